@@ -1,0 +1,204 @@
+"""What allocation needs to know of a network: its decisions and the shapes of its layers. Numbers only.
+
+Made by `cost.facts.network_facts` from a Graph; read by curvature, cost, allocate and report.
+Imports errors and format; knows no graph and no torch, so that allocation is testable with ten-line inputs.
+
+A *decision* is one named tensor whose format is chosen: a weight, or an activation tensor with all its consumers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from dyadiq.core.errors import ConfigError
+from dyadiq.core.format import Format
+
+__all__ = ["Decision", "DecisionKind", "LayerFacts", "NetworkFacts", "QuantConfig"]
+
+DecisionKind = Literal["weight", "activation"]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantConfig:
+    """Everything about quantization except the bits.
+
+    Attributes:
+        weight: Format of weights; its ``bits`` is only a default.
+        activation: Format of activations; its ``bits`` is only a default.
+        input_bits: Width of the network inputs, fixed (None: chosen like any activation).
+        output_bits: Width of the network outputs, fixed.
+        multiplier_bits: Largest width of a dyadic multiplier, 1 to 31.
+        product_bits: If given, every ``|accumulator * multiplier| + rounding`` stays below
+            ``2**product_bits``: multipliers are narrowed, per channel, until the proof holds
+            (24 makes float32 executors exact).
+    """
+
+    weight: Format = field(
+        default_factory=lambda: Format(8, signed=True, narrow=True, granularity="channel")
+    )
+    activation: Format = field(default_factory=lambda: Format(8))
+    input_bits: int | None = 8
+    output_bits: int = 16
+    multiplier_bits: int = 16
+    product_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ConfigError: A width out of range, or activations per channel or group.
+        """
+        if self.activation.granularity != "tensor":
+            raise ConfigError(
+                "activations have one scale per tensor (a consumer sums over channels); "
+                f"got granularity {self.activation.granularity!r}. Use 'tensor'."
+            )
+        if not 1 <= self.multiplier_bits <= 31:
+            raise ConfigError(f"multiplier_bits must be in [1, 31], got {self.multiplier_bits}.")
+        if self.product_bits is not None and not 8 <= self.product_bits <= 62:
+            raise ConfigError(f"product_bits must be in [8, 62], got {self.product_bits}.")
+        for name, bits in (("input_bits", self.input_bits), ("output_bits", self.output_bits)):
+            if bits is not None and not 1 <= bits <= 16:
+                raise ConfigError(f"{name} must be in [1, 16], got {bits}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> QuantConfig:
+        """Read a JSON object back.
+
+        Raises:
+            ConfigError: Unknown key or illegal value.
+        """
+        unknown = sorted(set(data) - set(cls.__slots__))
+        if unknown:
+            raise ConfigError(f"QuantConfig: unknown key {unknown[0]!r}.")
+        fields = dict(data)
+        for name in ("weight", "activation"):
+            if name in fields:
+                fields[name] = Format.from_json(fields[name])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One tensor whose bits are chosen.
+
+    Attributes:
+        name: Parameter name (``conv1.weight``) or activation tensor name (``layer1.0.relu``).
+        kind: ``weight`` or ``activation``.
+        shape: Weight shape, or activation shape without the batch dimension.
+        fixed_bits: The only allowed width (network input and output), or None.
+    """
+
+    name: str
+    kind: DecisionKind
+    shape: tuple[int, ...]
+    fixed_bits: int | None = None
+
+    @property
+    def n_elements(self) -> int:
+        """Number of elements (per sample for activations)."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """Shapes of one multiply-accumulate layer, in the letters of the BOPs formula.
+
+    Attributes:
+        name: Node name, the module path of the layer.
+        op: ``conv2d`` or ``linear``.
+        weight: Decision name of the weight.
+        input: Decision name of the activation it reads.
+        output: Decision name of the activation it ends in.
+        n: Inputs of one dot product, ``(C_in / groups) * KH * KW``.
+        m: Output channels.
+        n_positions: Output positions, ``H_out * W_out`` (1 for linear).
+        n_zero_weights: Exact zeros among the float weights (pruned; for ``f_p``).
+    """
+
+    name: str
+    op: str
+    weight: str
+    input: str
+    output: str
+    n: int
+    m: int
+    n_positions: int
+    n_zero_weights: int = 0
+
+    @property
+    def n_macs(self) -> int:
+        """Multiply-accumulates per sample."""
+        return self.n * self.m * self.n_positions
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights."""
+        return self.n * self.m
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """All decisions and layers of one network.
+
+    Attributes:
+        decisions: In the order of execution; names are unique.
+        layers: In the order of execution.
+        fixed_size_bytes: Bytes of the packed file that do not depend on any bits.
+        float_size_bytes: 4 bytes for each float parameter (BN statistics not counted).
+        config: Formats without bits.
+    """
+
+    decisions: tuple[Decision, ...]
+    layers: tuple[LayerFacts, ...]
+    fixed_size_bytes: int = 0
+    float_size_bytes: int = 0
+    config: QuantConfig = field(default_factory=QuantConfig)
+
+    def __post_init__(self) -> None:
+        """Check that names are unique and layers refer to decisions.
+
+        Raises:
+            ConfigError: A name appears twice, or a layer names an unknown decision.
+        """
+        names = [d.name for d in self.decisions]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ConfigError(f"decision name {twice[0]!r} appears twice.")
+        for layer in self.layers:
+            for name in (layer.weight, layer.input, layer.output):
+                if name not in names:
+                    raise ConfigError(f"layer {layer.name!r} refers to unknown decision {name!r}.")
+
+    def decision(self, name: str) -> Decision:
+        """Return a decision by name.
+
+        Raises:
+            ConfigError: No such decision.
+        """
+        for decision in self.decisions:
+            if decision.name == name:
+                return decision
+        raise ConfigError(f"no decision named {name!r}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> NetworkFacts:
+        """Read a JSON object back."""
+        return cls(
+            decisions=tuple(Decision(**{**d, "shape": tuple(d["shape"])}) for d in data["decisions"]),
+            layers=tuple(LayerFacts(**layer) for layer in data["layers"]),
+            fixed_size_bytes=data["fixed_size_bytes"],
+            float_size_bytes=data["float_size_bytes"],
+            config=QuantConfig.from_json(data["config"]),
+        )

@@ -1,0 +1,161 @@
+"""The choice: a format for every decision, with the certificate that says how good it is.
+
+Made by `allocate` or by a person; read by `quantize`, cost and report. Plain data, JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dyadiq.core.errors import ConfigError
+from dyadiq.core.facts import NetworkFacts
+from dyadiq.core.format import Format
+
+__all__ = ["BitPlan", "BudgetUse", "Certificate", "ParetoPoint", "Swap", "uniform_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUse:
+    """One budget and how much of it the plan uses, as integers in the cost's unit."""
+
+    metric: str
+    unit: str
+    limit: int
+    used: int
+    binding: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A single change of the plan that was not taken: what it would gain and cost.
+
+    ``loss_delta`` < 0 improves; ``cost_delta`` in the unit of the binding budget.
+    """
+
+    decision: str
+    from_bits: int
+    to_bits: int
+    loss_delta: float
+    cost_delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Proof of the plan's quality.
+
+    Attributes:
+        objective: Predicted loss increase of the plan.
+        lower_bound: No feasible plan can be below this.
+        gap: ``objective - lower_bound``, >= 0; 0 means proven optimal.
+        method: Solver and how the bound was obtained.
+        n_candidates: Number of plans the bound covers, as text (it can be huge).
+        next_best: The cheapest single swap that would lower the loss but breaks the budget.
+    """
+
+    objective: float
+    lower_bound: float
+    gap: float
+    method: str
+    n_candidates: str
+    next_best: Swap | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParetoPoint:
+    """One point of the front: cost, predicted loss, bits; ``label`` for uniform and chosen points."""
+
+    cost: int
+    objective: float
+    bits: Mapping[str, int]
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class BitPlan:
+    """Formats by decision name, and why.
+
+    Attributes:
+        formats: Decision name to `Format`, every decision present.
+        certificate: From the solver; None for a plan made by a person.
+        budgets: The budgets that were asked for.
+        costs: Metric name to exact integer cost of this plan.
+        front: Pareto points along the first budget's metric, for the report.
+        provenance: Sensitivity method, seed, versions.
+    """
+
+    formats: Mapping[str, Format]
+    certificate: Certificate | None = None
+    budgets: tuple[BudgetUse, ...] = ()
+    costs: Mapping[str, int] = field(default_factory=dict)
+    front: tuple[ParetoPoint, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bits(self) -> dict[str, int]:
+        """Decision name to bits."""
+        return {name: fmt.bits for name, fmt in self.formats.items()}
+
+    def check(self, facts: NetworkFacts) -> None:
+        """Check that the plan names exactly the decisions of a network.
+
+        Raises:
+            ConfigError: Missing or extra names, all of them listed, or a fixed width changed.
+        """
+        wanted = {d.name for d in facts.decisions}
+        missing, extra = sorted(wanted - set(self.formats)), sorted(set(self.formats) - wanted)
+        if missing or extra:
+            raise ConfigError(
+                f"the plan does not fit the network: missing {missing or 'none'}, unknown {extra or 'none'}."
+            )
+        for d in facts.decisions:
+            if d.fixed_bits is not None and self.formats[d.name].bits != d.fixed_bits:
+                raise ConfigError(
+                    f"{d.name}: its width is fixed at {d.fixed_bits} bits, the plan says "
+                    f"{self.formats[d.name].bits}. Change input_bits or output_bits instead."
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "formats": {n: f.to_json() for n, f in self.formats.items()},
+            "certificate": asdict(self.certificate) if self.certificate else None,
+            "budgets": [asdict(b) for b in self.budgets],
+            "costs": dict(self.costs),
+            "front": [asdict(p) for p in self.front],
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BitPlan:
+        """Read a JSON object back; only ``formats`` is required."""
+        cert = data.get("certificate")
+        if cert is not None:
+            swap = cert.get("next_best")
+            cert = Certificate(**{**cert, "next_best": Swap(**swap) if swap else None})
+        return cls(
+            formats={n: Format.from_json(f) for n, f in data["formats"].items()},
+            certificate=cert,
+            budgets=tuple(BudgetUse(**b) for b in data.get("budgets", ())),
+            costs=dict(data.get("costs", {})),
+            front=tuple(ParetoPoint(**p) for p in data.get("front", ())),
+            provenance=dict(data.get("provenance", {})),
+        )
+
+
+def uniform_plan(facts: NetworkFacts, weight_bits: int, activation_bits: int) -> BitPlan:
+    """Return the plan with one width for weights and one for activations; fixed widths stay.
+
+    Example:
+        >>> from dyadiq.core.facts import Decision
+        >>> facts = NetworkFacts((Decision("x", "activation", (4,), 8), Decision("w", "weight", (2, 4))), ())
+        >>> uniform_plan(facts, 4, 6).bits
+        {'x': 8, 'w': 4}
+    """
+    formats = {}
+    for d in facts.decisions:
+        base = facts.config.weight if d.kind == "weight" else facts.config.activation
+        bits = weight_bits if d.kind == "weight" else activation_bits
+        formats[d.name] = base.with_bits(d.fixed_bits or bits)
+    return BitPlan(formats)

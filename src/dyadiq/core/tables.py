@@ -1,0 +1,165 @@
+"""The two tables that allocation joins: what lower precision hurts, and what it saves.
+
+`SensitivityTable` comes from `analyze`, `CostTable` from `cost`; both are read by `allocate` and the report.
+Plain numbers by decision name and bits; no torch, no graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dyadiq.core.errors import ConfigError
+from dyadiq.core.facts import NetworkFacts
+
+__all__ = ["CostKind", "CostTable", "Interactions", "PairCost", "Sensitivity", "SensitivityTable"]
+
+CostKind = Literal["exact", "measured", "simulated", "estimated", "published"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """Expected loss increase of one decision at one width, with its standard error."""
+
+    value: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Cross terms: ``loss(x) ~ 1/2 * sum_{ij selected} matrix[i, j]``; index is (decision, bits)."""
+
+    index: tuple[tuple[str, int], ...]
+    matrix: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SensitivityTable:
+    """Expected loss increase per decision and bits.
+
+    Attributes:
+        method: ``gram``, ``trace``, ``squared_error``, ...
+        unit: ``nats`` (KL to the float model) or ``squared error``.
+        entries: Decision name to bits to `Sensitivity`. Fixed decisions may be absent.
+        facts: The network the table belongs to.
+        n_samples: Calibration samples used; 0 for data-free methods.
+        seed: Seed of the random parts; None if there are none.
+        curvature: Decision name to mean trace per element with its standard error, where the method has it.
+        interactions: Cross terms, where the method has them.
+        notes: Anything degraded, skipped or assumed.
+    """
+
+    method: str
+    unit: str
+    entries: Mapping[str, Mapping[int, Sensitivity]]
+    facts: NetworkFacts
+    n_samples: int = 0
+    seed: int | None = None
+    curvature: Mapping[str, Sensitivity] = field(default_factory=dict)
+    interactions: Interactions | None = None
+    notes: tuple[str, ...] = ()
+
+    def value(self, decision: str, bits: int) -> float:
+        """Return the expected loss increase; zero for a decision the table does not hold.
+
+        Raises:
+            ConfigError: The decision is known, the width is not.
+        """
+        row = self.entries.get(decision)
+        if row is None:
+            return 0.0
+        if bits not in row:
+            raise ConfigError(
+                f"sensitivity of {decision!r} was not measured at {bits} bits; "
+                f"measured: {', '.join(map(str, sorted(row)))}. Run analyze with these bits."
+            )
+        return row[bits].value
+
+
+@dataclass(frozen=True, slots=True)
+class PairCost:
+    """A cost that depends on two decisions at once (BOPs: weight bits and activation bits).
+
+    ``table[(bits_a, bits_b)]`` in the integer unit of its CostTable.
+    """
+
+    a: str
+    b: str
+    table: Mapping[tuple[int, int], int]
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """A cost metric as integers: ``total = fixed + sum unary + sum pairs``.
+
+    Attributes:
+        metric: ``size``, ``bops``, ``macs_bops``, ``energy``, ``avg_bits``, ``latency``, ...
+        unit: Unit of one count (``byte``, ``bop``, ``fJ``).
+        kind: How the numbers were obtained.
+        definition: One sentence with the formula.
+        unary: Decision name to bits to cost.
+        pairs: Costs of two decisions together.
+        fixed: Cost that no decision changes.
+        reference: The float32 network's cost in the same unit, the 100 % of relative budgets.
+    """
+
+    metric: str
+    unit: str
+    kind: CostKind
+    definition: str
+    unary: Mapping[str, Mapping[int, int]]
+    pairs: tuple[PairCost, ...] = ()
+    fixed: int = 0
+    reference: int | None = None
+
+    def total(self, bits: Mapping[str, int]) -> int:
+        """Return the cost of a choice, in exact integer arithmetic.
+
+        Raises:
+            ConfigError: The choice misses a decision, or a width is not in the table.
+        """
+        total = self.fixed
+        try:
+            for name, row in self.unary.items():
+                total += row[bits[name]]
+            for pair in self.pairs:
+                total += pair.table[bits[pair.a], bits[pair.b]]
+        except KeyError as err:
+            raise ConfigError(f"cost {self.metric!r} has no entry for {err.args[0]!r}.") from err
+        return total
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object (keys of mappings as strings)."""
+        return {
+            "metric": self.metric,
+            "unit": self.unit,
+            "kind": self.kind,
+            "definition": self.definition,
+            "unary": {n: {str(b): v for b, v in row.items()} for n, row in self.unary.items()},
+            "pairs": [
+                {"a": p.a, "b": p.b, "table": [[i, j, v] for (i, j), v in p.table.items()]}
+                for p in self.pairs
+            ],
+            "fixed": self.fixed,
+            "reference": self.reference,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CostTable:
+        """Read a JSON object back."""
+        return cls(
+            metric=data["metric"],
+            unit=data["unit"],
+            kind=data["kind"],
+            definition=data["definition"],
+            unary={n: {int(b): v for b, v in row.items()} for n, row in data["unary"].items()},
+            pairs=tuple(
+                PairCost(p["a"], p["b"], {(i, j): v for i, j, v in p["table"]}) for p in data["pairs"]
+            ),
+            fixed=data["fixed"],
+            reference=data["reference"],
+        )

@@ -1,0 +1,118 @@
+"""The integer dialect: operators, their attributes, and the program that lowering makes.
+
+Read by `ir.reference` (its meaning), `ir.proof` (its bounds), `quant.exact` and every target.
+The normative text is docs/spec/integer-program.md; this file is its data model. No torch.
+
+All tensors hold integer codes; a program's float inputs meet a `quantize` node first, and scales
+elsewhere are metadata of `TensorInfo`. Parameters of a node are inputs by name, int64 unless said:
+
+    op            inputs                                       attributes
+    quantize      x, scale (float64 []), zero_point []         -
+    conv2d        x, weight [O, I/g, KH, KW], bias [O]
+                  [, weight_zero_point [O] [, group_factor]]   stride, padding, dilation, groups, pad_value
+    linear        x, weight [O, I], bias [O]
+                  [, weight_zero_point [O] [, group_factor]]   -
+    requantize    x, multiplier [C] or [1], shift likewise     zero_point, clip_min, clip_max
+    add           two or more wide tensors                     -
+    clip          x                                            zero_point, clip_min, clip_max
+    concat        tensors of one type, channel axis            -
+    max_pool2d    x                                            kernel, stride, padding, dilation, ceil_mode
+    sum_pool2d    x, bias []                                   kernel, stride, padding, pad_value
+    flatten       x                                            -
+
+Meaning, in one line each (shift is arithmetic, floor):
+    conv2d/linear  acc = bias + sum (weight - weight_zero_point) * group_factor * padded(x)
+    requantize     y = clip(((x * multiplier + r) >> shift) + zero_point, clip_min, clip_max), r = 2^(shift-1) or 0
+    clip           y = clip(x + zero_point, clip_min, clip_max)
+    sum_pool2d     acc = bias + sum padded(x)
+A requantize or clip whose output type is bipolar gives +1 where its value before clipping is >= 0, else -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dyadiq.core.errors import GraphError
+from dyadiq.ir.graph import Graph, Node
+
+__all__ = ["INTEGER_OPS", "SPEC_VERSION", "IntegerProgram", "effective_weight"]
+
+SPEC_VERSION = 1
+
+INTEGER_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "quantize": (),
+        "conv2d": ("stride", "padding", "dilation", "groups", "pad_value"),
+        "linear": (),
+        "requantize": ("zero_point", "clip_min", "clip_max"),
+        "add": (),
+        "clip": ("zero_point", "clip_min", "clip_max"),
+        "concat": (),
+        "max_pool2d": ("kernel", "stride", "padding", "dilation", "ceil_mode"),
+        "sum_pool2d": ("kernel", "stride", "padding", "pad_value"),
+        "flatten": (),
+    }
+)
+
+
+@dataclass(frozen=True)
+class IntegerProgram:
+    """A network whose every step between input quantizer and outputs is integer arithmetic.
+
+    Attributes:
+        graph: Graph of the integer dialect. Output tensors carry ``scale`` and ``zero_point``:
+            ``real = (code - zero_point) * scale``.
+        spec_version: Version of docs/spec/integer-program.md it follows.
+        provenance: Plan, seeds, versions, hashes; JSON-able.
+    """
+
+    graph: Graph
+    spec_version: int = SPEC_VERSION
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a float graph.
+
+        Raises:
+            GraphError: Wrong dialect or unknown operator.
+        """
+        if self.graph.dialect != "integer":
+            raise GraphError(f"an IntegerProgram needs the integer dialect, got {self.graph.dialect!r}.")
+        for node in self.graph.nodes:
+            if node.op not in INTEGER_OPS:
+                raise GraphError(f"{node.name}: {node.op!r} is no operator of the integer dialect.")
+
+    def dequantize(self, outputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
+        """Return real values of output codes: ``(code - zero_point) * scale``."""
+        real = {}
+        for name, codes in outputs.items():
+            info = self.graph.tensors[name]
+            scale = np.asarray(1.0 if info.scale is None else info.scale, dtype=np.float64)
+            if scale.ndim == 1:
+                scale = scale.reshape(-1, *([1] * (len(info.shape) - 1)))
+            real[name] = (codes - info.zero_point) * scale
+        return real
+
+
+def effective_weight(graph: Graph, node: Node) -> NDArray[np.int64]:
+    """Return ``(weight - weight_zero_point) * group_factor`` of a conv2d or linear node, as int64.
+
+    Shapes:
+        weight ``[O, I, ...]``; weight_zero_point ``[O]`` or ``[1]``; group_factor ``[O, G]`` where G divides
+        the number of weights per output channel, taken in row-major order.
+    """
+    weight = np.asarray(graph.params[node.inputs[1]], dtype=np.int64)
+    if len(node.inputs) > 3:
+        zero_point = np.asarray(graph.params[node.inputs[3]], dtype=np.int64)
+        weight = weight - zero_point.reshape(-1, *([1] * (weight.ndim - 1)))
+    if len(node.inputs) > 4:
+        factor = np.asarray(graph.params[node.inputs[4]], dtype=np.int64)
+        flat = weight.reshape(*factor.shape, -1)
+        weight = (flat * factor[:, :, None]).reshape(weight.shape)
+    return weight

@@ -1,0 +1,102 @@
+"""Where activations are quantized, and which tensors are one decision.
+
+Used by cost (facts), curvature, quant and lowering, so that all of them mean the same thing.
+Works on a canonical float graph (batch norm folded, relu fused); values play no part.
+
+Rules (docs/spec/integer-program.md, section "Quantization sites"):
+- every graph input, and every output of conv2d, linear, add, concat and avg_pool2d, is a site;
+- max_pool2d, flatten and a relu left alone keep codes, scale and decision of their input;
+- a conv2d, linear or avg_pool2d whose only consumer is an add or concat is *wide*: its accumulator
+  is rescaled once, straight to the format of that add or concat (its own relu becomes the lower clip
+  of that rescale), and it is no decision of its own;
+- a tensor with several consumers is one decision, because it is quantized once, where it is made;
+- decisions of network inputs and outputs have fixed widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dyadiq.core.errors import GraphError
+from dyadiq.ir.graph import Graph
+
+__all__ = ["PASS_THROUGH_OPS", "SITE_OPS", "Sites", "find_sites"]
+
+SITE_OPS = ("conv2d", "linear", "add", "concat", "avg_pool2d")
+PASS_THROUGH_OPS = ("max_pool2d", "flatten", "relu")
+_ACCUMULATOR_OPS = ("conv2d", "linear", "avg_pool2d")
+_JOIN_OPS = ("add", "concat")
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """Quantization sites of one graph.
+
+    Attributes:
+        decisions: Names of the tensors that are quantized, in order of execution.
+        decision_of: Tensor name to the decision whose codes it carries; wide tensors are absent.
+        wide: Tensors that stay accumulators until the join that reads them.
+        inputs: Decisions of network inputs.
+        outputs: Decisions of network outputs.
+        nonnegative: Decisions whose real values are >= 0 by construction (after a relu).
+    """
+
+    decisions: tuple[str, ...]
+    decision_of: Mapping[str, str]
+    wide: frozenset[str]
+    inputs: frozenset[str]
+    outputs: frozenset[str]
+    nonnegative: frozenset[str]
+
+
+def find_sites(graph: Graph) -> Sites:
+    """Return the quantization sites of a canonical float graph.
+
+    Raises:
+        GraphError: The graph still holds a batch norm, or an output that is an unquantized input.
+    """
+    decisions: list[str] = list(graph.inputs)
+    decision_of = {name: name for name in graph.inputs}
+    wide: set[str] = set()
+    nonnegative: set[str] = set()  # tensors
+    for node in graph.nodes:
+        if node.op == "batch_norm":
+            raise GraphError(
+                f"{node.name}: batch norm must be folded before quantization sites are looked for. "
+                "Call canonicalize(graph) first."
+            )
+        if node.op in PASS_THROUGH_OPS:
+            source = graph.activations(node)[0]
+            decision_of[node.output] = decision_of[source]
+            if node.op == "relu" or source in nonnegative:
+                nonnegative.add(node.output)
+            continue
+        inherited = node.op in ("concat", "avg_pool2d", "add") and all(
+            i in nonnegative for i in graph.activations(node)
+        )
+        if node.attrs.get("activation") == "relu" or inherited:
+            nonnegative.add(node.output)
+        readers = graph.consumers(node.output)
+        if (
+            node.op in _ACCUMULATOR_OPS
+            and node.output not in graph.outputs
+            and len(readers) == 1
+            and readers[0].op in _JOIN_OPS
+            and readers[0].inputs.count(node.output) == 1
+        ):
+            wide.add(node.output)
+            continue
+        decisions.append(node.output)
+        decision_of[node.output] = node.output
+    outputs = frozenset(decision_of[name] for name in graph.outputs)
+    if outputs & set(graph.inputs):
+        raise GraphError("a network output is a network input; there is nothing to quantize.")
+    return Sites(
+        decisions=tuple(decisions),
+        decision_of=decision_of,
+        wide=frozenset(wide),
+        inputs=frozenset(graph.inputs),
+        outputs=outputs,
+        nonnegative=frozenset(nonnegative & set(decisions)),
+    )
