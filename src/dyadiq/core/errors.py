@@ -144,6 +144,4 @@ class MissingDependencyError(DyadiqError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         """Name the package and the extra that brings it."""
-        super().__init__(
-            f"the package {package!r} is not installed. Run: pip install 'dyadiq[{extra}]'"
-        )
+        super().__init__(f"the package {package!r} is not installed. Run: pip install 'dyadiq[{extra}]'")

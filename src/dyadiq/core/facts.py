@@ -36,9 +36,7 @@ class QuantConfig:
             (24 makes float32 executors exact).
     """
 
-    weight: Format = field(
-        default_factory=lambda: Format(8, signed=True, narrow=True, granularity="channel")
-    )
+    weight: Format = field(default_factory=lambda: Format(8, signed=True, narrow=True, granularity="channel"))
     activation: Format = field(default_factory=lambda: Format(8))
     input_bits: int | None = 8
     output_bits: int = 16

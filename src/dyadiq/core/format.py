@@ -70,7 +70,11 @@ class Format:
     percentile: float = 0.9999
 
     def __post_init__(self) -> None:
-        """Check every field, so that a wrong format never travels further."""
+        """Check every field, so that a wrong format never travels further.
+
+        Raises:
+            ConfigError: Any field out of its set.
+        """
         if isinstance(self.bits, bool) or not isinstance(self.bits, int):
             raise ConfigError(f"Format: bits must be an int, got {self.bits!r}.")
         if not 1 <= self.bits <= MAX_FORMAT_BITS:

@@ -47,7 +47,11 @@ class QType:
     bipolar: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse widths and flags that mean nothing."""
+        """Refuse widths and flags that mean nothing.
+
+        Raises:
+            ConfigError: Width out of range, or flags that contradict each other.
+        """
         if isinstance(self.bits, bool) or not isinstance(self.bits, int):
             raise ConfigError(f"QType: bits must be an int, got {self.bits!r}.")
         if not 1 <= self.bits <= MAX_BITS:

@@ -140,10 +140,7 @@ class CostTable:
             "kind": self.kind,
             "definition": self.definition,
             "unary": {n: {str(b): v for b, v in row.items()} for n, row in self.unary.items()},
-            "pairs": [
-                {"a": p.a, "b": p.b, "table": [[i, j, v] for (i, j), v in p.table.items()]}
-                for p in self.pairs
-            ],
+            "pairs": [{"a": p.a, "b": p.b, "table": [[i, j, v] for (i, j), v in p.table.items()]} for p in self.pairs],
             "fixed": self.fixed,
             "reference": self.reference,
         }
@@ -157,9 +154,7 @@ class CostTable:
             kind=data["kind"],
             definition=data["definition"],
             unary={n: {int(b): v for b, v in row.items()} for n, row in data["unary"].items()},
-            pairs=tuple(
-                PairCost(p["a"], p["b"], {(i, j): v for i, j, v in p["table"]}) for p in data["pairs"]
-            ),
+            pairs=tuple(PairCost(p["a"], p["b"], {(i, j): v for i, j, v in p["table"]}) for p in data["pairs"]),
             fixed=data["fixed"],
             reference=data["reference"],
         )
