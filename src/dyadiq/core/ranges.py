@@ -12,6 +12,7 @@ The result depends only on the order of the values, not on how they were cut int
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import final
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dyadiq.core.affine import AffineParams, fit_affine, fit_range
-from dyadiq.core.errors import DataError
+from dyadiq.core.errors import DataError, QuantError
 from dyadiq.core.format import Format
 
 __all__ = ["MOMENTUM", "SAMPLE_SIZE", "Observer", "make_observer"]
@@ -114,8 +115,10 @@ class _MovingAverageObserver(Observer):
 
     def _observe(self, x: NDArray[np.float64]) -> None:
         low, high = float(x.min()), float(x.max())
-        past_low, past_high = self._range or (low, high)
-        self._range = (MOMENTUM * past_low + (1 - MOMENTUM) * low, MOMENTUM * past_high + (1 - MOMENTUM) * high)
+        if self._range is not None:
+            low = MOMENTUM * self._range[0] + (1 - MOMENTUM) * low
+            high = MOMENTUM * self._range[1] + (1 - MOMENTUM) * high
+        self._range = (low, high)
 
     def _fit(self, nonnegative: bool) -> AffineParams:
         low, high = self._range or (self.low, self.high)
@@ -143,7 +146,7 @@ class _SampleObserver(Observer):
         return fit_affine(self._sample, self.fmt, nonnegative=nonnegative, name=self.name)
 
 
-_OBSERVERS = MappingProxyType(
+_OBSERVERS: Mapping[str, Callable[[Format, bool | None, str], Observer]] = MappingProxyType(
     {
         "minmax": _MinMaxObserver,
         "moving_average": _MovingAverageObserver,
@@ -161,10 +164,18 @@ def make_observer(fmt: Format, *, nonnegative: bool | None = False, name: str = 
         nonnegative: Whether the values are >= 0 by construction; None: decided from what is seen.
         name: For messages.
 
+    Raises:
+        QuantError: The format is per channel or group.
+
     Example:
         >>> observer = make_observer(Format(8, range_method="minmax"), nonnegative=True)
         >>> observer.update([0.0, 1.0]); observer.update([25.5])
         >>> observer.params().scale
         array([0.1])
     """
+    if fmt.granularity != "tensor":
+        raise QuantError(
+            f"activation {name!r}: activations have one scale per tensor, got granularity {fmt.granularity!r}. "
+            "Use 'tensor'."
+        )
     return _OBSERVERS[fmt.range_method](fmt, nonnegative, name)
