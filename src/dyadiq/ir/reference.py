@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.core.errors import DataError, GraphError, ProofError
+from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 
@@ -102,11 +103,11 @@ def quantize_input(graph: Graph, node: Node, x: NDArray[np.float64]) -> Codes:
     scale = float(graph.params[node.inputs[1]])
     zero_point = int(graph.params[node.inputs[2]])
     # Clipping before the cast keeps huge values inside int64.
-    steps = np.clip(np.floor(x / scale + 0.5) + zero_point, qtype.qmin, qtype.qmax)
-    return steps.astype(np.int64)
+    codes: Codes = np.clip(np.floor(x / scale + 0.5) + zero_point, qtype.qmin, qtype.qmax).astype(np.int64)
+    return codes
 
 
-def _qtype(graph: Graph, node: Node) -> Any:
+def _qtype(graph: Graph, node: Node) -> QType:
     qtype = graph.tensors[node.output].qtype
     if qtype is None:
         raise GraphError(f"{node.name}: its output {node.output!r} has no code type.")
@@ -167,7 +168,8 @@ def _saturate(graph: Graph, node: Node, wide: Codes) -> Codes:
     wide = wide + node.attrs["zero_point"]
     if _qtype(graph, node).bipolar:
         return np.where(wide >= 0, 1, -1).astype(np.int64)
-    return np.clip(wide, node.attrs["clip_min"], node.attrs["clip_max"])
+    codes: Codes = np.clip(wide, node.attrs["clip_min"], node.attrs["clip_max"])
+    return codes
 
 
 def _clip(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
@@ -195,7 +197,9 @@ def _max_pool2d(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
     more = ((0, 0), (0, 0), (0, max(0, need_h - x.shape[2])), (0, max(0, need_w - x.shape[3])))
     x = np.pad(x, more, constant_values=_qtype(graph, node).qmin)
     taps = [(i, j) for i in range(a["kernel"][0]) for j in range(a["kernel"][1])]
-    return np.maximum.reduce([_window(x, i, j, a["stride"], a["dilation"], (out_h, out_w)) for i, j in taps])
+    seen = [_window(x, i, j, a["stride"], a["dilation"], (out_h, out_w)) for i, j in taps]
+    largest: Codes = np.maximum.reduce(seen)
+    return largest
 
 
 def _sum_pool2d(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
