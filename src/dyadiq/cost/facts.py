@@ -1,0 +1,105 @@
+"""From a canonical float graph to the numbers that allocation needs: decisions and layer shapes.
+
+Used by analyze, cost, allocate and quantize, so that all of them name the same tensors.
+Reads a Graph; knows nothing of bits that are still to be chosen, and no torch.
+
+Order of decisions: network inputs first, then in execution order each layer's weight and the activation it ends in,
+joins (add, concat) and pools. Which activations are decisions is decided in `ir.sites`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dyadiq.core.errors import GraphError
+from dyadiq.core.facts import Decision, LayerFacts, NetworkFacts, QuantConfig
+from dyadiq.ir.graph import Graph, Node
+from dyadiq.ir.sites import Sites, find_sites
+
+__all__ = ["MAC_OPS", "network_facts"]
+
+MAC_OPS = ("conv2d", "linear")
+_BYTES_PER_FLOAT = 4
+
+
+def network_facts(graph: Graph, config: QuantConfig | None = None, *, fixed_size_bytes: int = 0) -> NetworkFacts:
+    """Return the decisions and layers of a canonical float graph.
+
+    A weight that two nodes share is one decision with two layers; an activation with several consumers is one
+    decision. The output of a layer whose accumulator goes straight into a join is the join's decision.
+
+    Args:
+        graph: Float dialect, batch norm folded (`ir.passes.canonicalize`).
+        config: Formats without bits; ``input_bits`` and ``output_bits`` become fixed widths.
+        fixed_size_bytes: Bytes of the packed file that no choice changes (header, scales, biases, program).
+
+    Returns:
+        The facts. ``float_size_bytes`` counts 4 bytes for every parameter of the canonical graph, so batch norm
+        parameters are already folded into weights and biases.
+
+    Raises:
+        GraphError: Integer dialect, unfolded batch norm, or a layer whose weight is no parameter.
+
+    Example:
+        >>> from dyadiq.ir.graph import TensorInfo
+        >>> graph = Graph(
+        ...     "float", ("x",), ("fc",), (Node("fc", "linear", ("x", "fc.weight"), "fc"),),
+        ...     {"x": TensorInfo((2,)), "fc": TensorInfo((3,))}, {"fc.weight": np.ones((3, 2), np.float32)},
+        ... )
+        >>> facts = network_facts(graph)
+        >>> [(d.name, d.fixed_bits) for d in facts.decisions], facts.layers[0].n_macs, facts.float_size_bytes
+        ([('x', 8), ('fc.weight', None), ('fc', 16)], 6, 24)
+    """
+    if graph.dialect != "float":
+        raise GraphError(f"network facts are read from a float graph, got the {graph.dialect} dialect.")
+    config = QuantConfig() if config is None else config
+    sites = find_sites(graph)
+    decisions = {
+        name: Decision(name, "activation", graph.tensors[name].shape, config.input_bits) for name in graph.inputs
+    }
+    layers = []
+    activations = set(sites.decisions)
+    for node in graph.nodes:
+        if node.op in MAC_OPS:
+            layer = _layer(graph, node, sites)
+            layers.append(layer)
+            decisions.setdefault(layer.weight, Decision(layer.weight, "weight", graph.params[layer.weight].shape))
+        if node.output in activations:
+            fixed = config.output_bits if node.output in sites.outputs else None
+            decisions[node.output] = Decision(node.output, "activation", graph.tensors[node.output].shape, fixed)
+    n_parameters = sum(int(p.size) for p in graph.params.values())
+    return NetworkFacts(
+        decisions=tuple(decisions.values()),
+        layers=tuple(layers),
+        fixed_size_bytes=fixed_size_bytes,
+        float_size_bytes=_BYTES_PER_FLOAT * n_parameters,
+        config=config,
+    )
+
+
+def _layer(graph: Graph, node: Node, sites: Sites) -> LayerFacts:
+    weight_name = node.inputs[1]
+    if weight_name not in graph.params:
+        raise GraphError(
+            f"{node.name}: the weight of a {node.op} must be a parameter, got the activation {weight_name!r}. "
+            "Products of two activations are not supported."
+        )
+    weight = graph.params[weight_name]
+    if node.output in sites.wide:
+        (join,) = graph.consumers(node.output)
+        output = sites.decision_of[join.output]
+    else:
+        output = sites.decision_of[node.output]
+    return LayerFacts(
+        name=node.name,
+        op=node.op,
+        weight=weight_name,
+        input=sites.decision_of[node.inputs[0]],
+        output=output,
+        n=math.prod(weight.shape[1:]),
+        m=weight.shape[0],
+        n_positions=math.prod(graph.tensors[node.output].shape[1:]),
+        n_zero_weights=int(np.count_nonzero(weight == 0)),
+    )
