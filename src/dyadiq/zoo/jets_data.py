@@ -1,0 +1,63 @@
+"""The ``jets`` data set: five-class jet tagging from 16 high-level features, read from the data pack.
+
+Used by the registry in `zoo`. The file ``jets/jets.npz`` lies in the folder that ``DYADIQ_DATA`` names; it was
+simulated after arXiv:1804.06913, with its own detector-level definition: accuracies are not those of that paper.
+
+The file holds raw features, shuffled jets, and a train and a test part that share no event.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dyadiq.core.errors import ConfigError
+from dyadiq.zoo.data import Dataset, Split, data_folder
+from dyadiq.zoo.npz_data import read_npz, standardized_dataset
+
+__all__ = ["load_jets_dataset"]
+
+_ARRAYS = ("x_train", "y_train", "x_test", "y_test", "feature_names", "classes")
+
+
+def load_jets_dataset(
+    *,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    validation_frac: float = 0.1,
+    n_train: int | None = None,
+    n_test: int | None = None,
+) -> Dataset:
+    """Load the jets, standardised with mean and deviation of the training part.
+
+    Args:
+        seed: Seed of the validation split.
+        data_dir: Folder of the data pack; ``$DYADIQ_DATA`` or ``../shared/data`` if not given.
+        validation_frac: Fraction of the training jets held out for choices.
+        n_train: Use only the first jets of the training part (before the validation split); the file is shuffled.
+        n_test: Use only the first jets of the test part.
+
+    Raises:
+        DataError: No file (says how to set ``DYADIQ_DATA``), NaN, or a missing class.
+        ArtifactError: The file is corrupt.
+        ConfigError: ``n_train`` or ``n_test`` below 1, or ``validation_frac`` not in (0, 1).
+    """
+    for name, limit in (("n_train", n_train), ("n_test", n_test)):
+        if limit is not None and limit < 1:
+            raise ConfigError(f"jets: {name} must be at least 1, got {limit}. Leave it out to use all jets.")
+    arrays = read_npz(data_folder(data_dir) / "jets" / "jets.npz", _ARRAYS)
+    return standardized_dataset(
+        "jets",
+        _first(arrays["x_train"], arrays["y_train"], n_train),
+        _first(arrays["x_test"], arrays["y_test"], n_test),
+        classes=tuple(str(c) for c in arrays["classes"]),
+        feature_names=tuple(str(f) for f in arrays["feature_names"]),
+        validation_frac=validation_frac,
+        seed=seed,
+    )
+
+
+def _first(x: NDArray[np.float32], y: NDArray[np.uint8], limit: int | None) -> Split:
+    return Split(x[:limit], y[:limit].astype(np.int64))
