@@ -365,7 +365,7 @@ def _expected(section: type[BaseModel] | None, key: str) -> str:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return f"a section with {', '.join(kind.model_fields)}"
     names = {str: "a text", int: "an integer", float: "a number"}
-    return names[kind] if kind in names else "a value"
+    return names.get(kind, "a value") if isinstance(kind, type) else "a value"
 
 
 def _kind(value: object) -> Literal["a table", "an array", "a text", "a truth value", "a number", "nothing"]:
