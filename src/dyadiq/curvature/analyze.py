@@ -1,0 +1,121 @@
+"""The public call of this package: check everything, then hand a `Problem` to one method.
+
+Used by the pipeline and by users; the methods themselves are in files of their own, listed in
+`dyadiq.curvature.METHODS`. Knows nothing of budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dyadiq import curvature
+from dyadiq.core.errors import ConfigError, UnknownNameError
+from dyadiq.core.facts import NetworkFacts, QuantConfig
+from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.core.tables import SensitivityTable
+from dyadiq.cost.facts import network_facts
+from dyadiq.curvature.problem import (
+    Loss,
+    Precision,
+    Problem,
+    check_parameters,
+    read_samples,
+    widths_to_measure,
+)
+from dyadiq.ir.execute import Batch
+from dyadiq.ir.graph import Graph
+from dyadiq.ir.passes import canonicalize
+from dyadiq.ir.sites import find_sites
+
+__all__ = ["analyze"]
+
+
+def analyze(
+    graph: Graph,
+    batches: Iterable[Batch] | None,
+    method: str = "gram",
+    *,
+    bits: Sequence[int] = (2, 3, 4, 6, 8),
+    activation_bits: Sequence[int] | None = None,
+    config: QuantConfig | None = None,
+    loss: Loss = "cross_entropy",
+    seed: int = 0,
+    n_probes: int | None = None,
+    max_samples: int | None = None,
+    precision: Precision = "float32",
+    progress: Progress = NO_PROGRESS,
+    facts: NetworkFacts | None = None,
+) -> SensitivityTable:
+    """Measure how much the loss grows when one decision at a time is quantized.
+
+    Methods: ``gram`` (forward passes, the best predictor of the KL divergence, with cross terms), ``kl`` (the
+    divergence itself, same forward passes), ``trace`` (HAWQ-V2's Omega from the exact Gauss-Newton trace),
+    ``squared_error`` (no curvature; weights need no data). Every entry carries its standard error over samples.
+    Decisions of fixed width (network input and output) are measured at that width only.
+
+    Args:
+        graph: A float graph, captured or canonical.
+        batches: Calibration data; labels are ignored. None where no data are needed.
+        method: A name in `dyadiq.curvature.METHODS`.
+        bits: Widths to measure for weights; empty leaves the weights out.
+        activation_bits: The same for activations; None means ``bits``.
+        config: Formats without bits; None means that of ``facts``, or the default one.
+        loss: ``cross_entropy`` (outputs are logits ``[N, C]``; unit nats) or ``mse`` (the sum of squared
+            differences of a sample's outputs).
+        seed: Seed of the random probes; unused without ``n_probes``.
+        n_probes: Only for ``trace``: None for the exact trace, by one backward pass per output; a number for that
+            many random-sign backward passes (unbiased, for networks with many outputs).
+        max_samples: Read at most so many samples.
+        precision: Of the forward and backward passes. Quantization and sums are always float64.
+        progress: Told of each step.
+        facts: Facts of the canonical graph, if known already.
+
+    Returns:
+        The table; rows in the order of execution.
+
+    Raises:
+        UnknownNameError: No such method.
+        ConfigError: A width, loss, precision or count out of its set; facts and config that disagree; an output
+            that the loss cannot take.
+        DataError: Fewer than two samples, NaN or infinity, a wrong shape, or no data where they are needed.
+        QuantError: NaN or infinity among the parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> from dyadiq.ir.graph import Node, TensorInfo
+        >>> infos = {"x": TensorInfo((2,)), "fc": TensorInfo((2,))}
+        >>> node = Node("fc", "linear", ("x", "fc.weight"), "fc")
+        >>> weight = np.array([[1.0, 0.3], [0.2, -1.0]])
+        >>> graph = Graph("float", ("x",), ("fc",), (node,), infos, {"fc.weight": weight})
+        >>> table = analyze(graph, [np.array([[1.0, 0.5], [-0.5, 1.0]])], bits=(3, 8))
+        >>> table.value("fc.weight", 3) > table.value("fc.weight", 8) > 0
+        True
+    """
+    if method not in curvature.METHODS:
+        raise UnknownNameError("method", method, curvature.METHODS)
+    if n_probes is not None and (method != "trace" or n_probes < 1):
+        raise ConfigError(
+            f"n_probes is a positive number of random probes for method 'trace', "
+            f"got n_probes={n_probes} with method {method!r}. Leave it out."
+        )
+    check_parameters(graph)
+    canonical = canonicalize(graph)
+    check_parameters(canonical)
+    if facts is not None and config is not None and facts.config != config:
+        raise ConfigError("analyze: facts were made with another config than the one given. Give only one of them.")
+    if facts is None:
+        facts = network_facts(canonical, config or QuantConfig())
+    widths = widths_to_measure(facts, bits, bits if activation_bits is None else activation_bits)
+    problem = Problem(
+        graph=canonical,
+        facts=facts,
+        sites=find_sites(canonical),
+        batches=read_samples(batches, precision, max_samples),
+        widths=widths,
+        loss=loss,
+        precision=precision,
+        seed=seed,
+        n_probes=n_probes,
+        progress=progress,
+    )
+    return curvature.METHODS[method](problem)

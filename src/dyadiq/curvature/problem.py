@@ -1,0 +1,193 @@
+"""One sensitivity measurement, checked and ready: what every method receives.
+
+Made by `analyze`; read by the methods of this package. Holds data and checks, no mathematics.
+
+Samples are kept in memory and cut into chunks of at most `CHUNK`, so that results and memory do not depend on
+how the user batched them (networks run in eval mode, where samples do not see each other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyadiq.core.errors import ConfigError, DataError, QuantError
+from dyadiq.core.facts import NetworkFacts
+from dyadiq.core.format import MAX_FORMAT_BITS
+from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.ir.execute import Batch, iterate_batches
+from dyadiq.ir.graph import Graph
+from dyadiq.ir.sites import Sites
+
+__all__ = ["CHUNK", "Loss", "Precision", "Problem", "check_parameters", "read_samples", "widths_to_measure"]
+
+CHUNK = 64
+
+Loss = Literal["cross_entropy", "mse"]
+Precision = Literal["float32", "float64"]
+
+_DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What to measure, and on what.
+
+    Attributes:
+        graph: Canonical float graph with one output.
+        facts: Its decisions.
+        sites: Where its activations are quantized.
+        batches: Input chunks ``[n, ...]`` in the chosen precision; empty if there are no data.
+        widths: Decision name to the widths to measure, ascending; decisions left out are absent.
+        loss: ``cross_entropy`` or ``mse``.
+        precision: Of forward and backward passes.
+        seed: Of random probes.
+        n_probes: Random probes of the trace; None for the exact one.
+        progress: Told of each step.
+    """
+
+    graph: Graph
+    facts: NetworkFacts
+    sites: Sites
+    batches: tuple[Tensor, ...]
+    widths: Mapping[str, tuple[int, ...]]
+    loss: Loss = "cross_entropy"
+    precision: Precision = "float32"
+    seed: int = 0
+    n_probes: int | None = None
+    progress: Progress = NO_PROGRESS
+
+    def __post_init__(self) -> None:
+        """Check what no method can work with.
+
+        Raises:
+            ConfigError: Unknown loss or precision, or a graph with several outputs.
+        """
+        for name, value, legal in (
+            ("loss", self.loss, get_args(Loss)),
+            ("precision", self.precision, get_args(Precision)),
+        ):
+            if value not in legal:
+                raise ConfigError(f"analyze: {name} must be one of {', '.join(legal)}, got {value!r}.")
+        if len(self.graph.outputs) != 1:
+            raise ConfigError(
+                f"analyze needs a network with one output, got {list(self.graph.outputs)}. "
+                "Wrap the model so that it returns the one the loss is computed from."
+            )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Torch type of forward and backward passes."""
+        return _DTYPES[self.precision]
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples."""
+        return sum(len(batch) for batch in self.batches)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Weights to measure, in order of execution."""
+        return tuple(d.name for d in self.facts.decisions if d.kind == "weight" and d.name in self.widths)
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Activations to measure, in order of execution."""
+        return tuple(d.name for d in self.facts.decisions if d.kind == "activation" and d.name in self.widths)
+
+    @property
+    def index(self) -> tuple[tuple[str, int], ...]:
+        """Every (decision, bits) to measure, in order of execution."""
+        return tuple((name, bits) for name, widths in self.widths.items() for bits in widths)
+
+    def require_samples(self, method: str) -> None:
+        """Check that there are data enough for a standard error.
+
+        Raises:
+            DataError: No data, or a single sample.
+        """
+        if not self.batches:
+            raise DataError(f"method {method!r} needs calibration data, got batches=None. Give at least two samples.")
+        if self.n_samples < 2:
+            raise DataError(f"method {method!r} needs at least two samples for its standard errors, got 1.")
+
+
+def widths_to_measure(
+    facts: NetworkFacts, bits: Sequence[int], activation_bits: Sequence[int]
+) -> dict[str, tuple[int, ...]]:
+    """Return the widths of each decision: the fixed one, or those asked for its kind; empty ones are left out.
+
+    Raises:
+        ConfigError: A width is no integer in 1 to 16, or nothing is left to measure.
+
+    Example:
+        >>> from dyadiq.core.facts import Decision
+        >>> x, w = Decision("x", "activation", (4,), fixed_bits=8), Decision("w", "weight", (2, 4))
+        >>> widths_to_measure(NetworkFacts((x, w), ()), (4, 2), (6,))
+        {'x': (8,), 'w': (2, 4)}
+    """
+    for name, asked in (("bits", bits), ("activation_bits", activation_bits)):
+        for width in asked:
+            if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MAX_FORMAT_BITS:
+                raise ConfigError(f"analyze: {name} must be integers in [1, {MAX_FORMAT_BITS}], got {width!r}.")
+    widths: dict[str, tuple[int, ...]] = {}
+    for decision in facts.decisions:
+        asked = bits if decision.kind == "weight" else activation_bits
+        if asked:
+            widths[decision.name] = tuple(sorted(set(asked))) if decision.fixed_bits is None else (decision.fixed_bits,)
+    if not widths:
+        raise ConfigError("analyze: nothing to measure; bits and activation_bits are empty. Give at least one width.")
+    return widths
+
+
+def read_samples(
+    batches: Iterable[Batch] | None, precision: Precision, max_samples: int | None = None
+) -> tuple[Tensor, ...]:
+    """Return the inputs as chunks of at most `CHUNK` samples; none if ``batches`` is None.
+
+    Raises:
+        ConfigError: ``max_samples`` below 2.
+        DataError: No batch, an unusable one, or batches of different sample shapes.
+
+    Example:
+        >>> [len(x) for x in read_samples([np.zeros((50, 3)), np.zeros((50, 3))], "float32", max_samples=80)]
+        [64, 16]
+    """
+    if max_samples is not None and max_samples < 2:
+        raise ConfigError(f"analyze: max_samples must be at least 2, got {max_samples}.")
+    if batches is None:
+        return ()
+    parts: list[Tensor] = []
+    n_read = 0
+    for inputs in iterate_batches(batches, _DTYPES.get(precision, torch.float32)):
+        if parts and inputs.shape[1:] != parts[0].shape[1:]:
+            raise DataError(
+                f"batch {len(parts)}: samples have shape {list(inputs.shape[1:])}, "
+                f"those of batch 0 {list(parts[0].shape[1:])}. All samples need one shape."
+            )
+        room = len(inputs) if max_samples is None else max_samples - n_read
+        parts.append(inputs.detach()[:room])
+        n_read += len(parts[-1])
+        if n_read == max_samples:
+            break
+    return torch.cat(parts).split(CHUNK)
+
+
+def check_parameters(graph: Graph) -> None:
+    """Check that all parameters are finite.
+
+    Raises:
+        QuantError: NaN or infinity in a parameter, named.
+    """
+    for name, value in graph.params.items():
+        n_bad = int(np.size(value) - np.isfinite(value).sum())
+        if n_bad:
+            raise QuantError(
+                f"{name}: {n_bad} of {np.size(value)} values are NaN or infinite; sensitivities would mean nothing. "
+                "Repair or retrain the model."
+            )
