@@ -152,7 +152,8 @@ def _conv2d(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
 
 
 def _linear(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
-    return values[node.inputs[0]] @ effective_weight(graph, node).T + graph.params[node.inputs[2]]
+    acc: Codes = values[node.inputs[0]] @ effective_weight(graph, node).T + graph.params[node.inputs[2]]
+    return acc
 
 
 def _requantize(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
