@@ -1,7 +1,8 @@
 """Files of the nouns that are plain numbers: plans, tables, facts.
 
 Used by the pipeline, the CLI and people's own scripts; imports core only. Graphs and programs: `ir.serialize`.
-All four are JSON files (`core.artifact`), so that they can be read, compared and, for plans, written by hand.
+All four are JSON files (`core.artifact`), so that they can be read, compared and, for plans, written by hand;
+a sensitivity table with interactions is a safetensors file, its matrix being large.
 Numbers come back exactly; infinities and NaN of a sensitivity table are kept as text.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dyadiq.core.artifact import read_artifact, write_artifact
 from dyadiq.core.errors import ArtifactError, ConfigError
@@ -126,11 +128,11 @@ def save_table(path: _Path, table: SensitivityTable) -> str:
         "interactions": None,
         "facts": table.facts.to_json(),
     }
-    cross = table.interactions
-    if cross is not None:
-        matrix = [[_number(v) for v in row] for row in np.asarray(cross.matrix, dtype=np.float64).tolist()]
-        payload["interactions"] = {"index": [list(i) for i in cross.index], "matrix": matrix}
-    return write_artifact(path, SENSITIVITY_SCHEMA, payload)
+    arrays = {}
+    if table.interactions is not None:
+        payload["interactions"] = [list(entry) for entry in table.interactions.index]
+        arrays["interactions"] = np.asarray(table.interactions.matrix, dtype=np.float64)
+    return write_artifact(path, SENSITIVITY_SCHEMA, payload, arrays)
 
 
 def load_table(path: _Path) -> SensitivityTable:
@@ -139,15 +141,14 @@ def load_table(path: _Path) -> SensitivityTable:
     Raises:
         ArtifactError: Damaged file, wrong hash, or not a sensitivity table.
     """
-    return _decode(path, "sensitivity table", _table_from_json, read_artifact(path, SENSITIVITY_SCHEMA)[0])
+    return _decode(path, "sensitivity table", _table_from_parts, read_artifact(path, SENSITIVITY_SCHEMA))
 
 
-def _table_from_json(data: Mapping[str, Any]) -> SensitivityTable:
+def _table_from_parts(parts: tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]]) -> SensitivityTable:
+    data, arrays = parts
     cross = data["interactions"]
     if cross is not None:
-        index = tuple((str(name), int(bits)) for name, bits in cross["index"])
-        rows = [[float(v) for v in row] for row in cross["matrix"]]
-        cross = Interactions(index, np.array(rows, dtype=np.float64).reshape(len(index), len(index)))
+        cross = Interactions(tuple((str(name), int(bits)) for name, bits in cross), arrays["interactions"])
     return SensitivityTable(
         method=data["method"],
         unit=data["unit"],
