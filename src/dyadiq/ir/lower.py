@@ -51,11 +51,16 @@ class WeightQuant:
 
 @dataclass(frozen=True, slots=True)
 class ActivationQuant:
-    """A quantized activation: ``real = (code - zero_point) * scale``."""
+    """A quantized activation: ``real = (code - zero_point) * scale``.
+
+    ``symmetric`` says that the zero point is 0 by format, not by chance; the structure of a program depends
+    on formats only, never on values, so that its size is known before it is calibrated.
+    """
 
     qtype: QType
     scale: float
     zero_point: int = 0
+    symmetric: bool = True
 
 
 def lower_graph(
@@ -193,7 +198,7 @@ class _Builder:
         relu: bool,
     ) -> str:
         if act.qtype.bipolar:  # the sign of the exact value: no scale, no rounding
-            ratio = np.ones(1)
+            ratio = np.ones_like(ratio)
             if relu:
                 raise QuantError(
                     f"{output}: a relu output is never negative, so bipolar codes cannot hold it. Use 1 bit unsigned."
@@ -209,7 +214,7 @@ class _Builder:
     def centred(self, tensor: str) -> str:
         """Return the codes of a tensor with zero point 0, subtracting it where there is one."""
         source, act = self.codes[tensor], self.act(tensor)
-        if act.zero_point == 0:
+        if act.symmetric and act.zero_point == 0:
             return source
         name = f"{source}:centred"
         if name not in self.tensors:
@@ -257,7 +262,7 @@ class _Builder:
         self.param(weight_name, weight.codes)
         self.param_types[weight_name] = weight.qtype
         inputs = [self.codes[x], weight_name, f"{node.name}:bias"]
-        if weight.zero_point.any() or weight.group_factor is not None:
+        if not weight.qtype.signed or weight.zero_point.any() or weight.group_factor is not None:
             inputs.append(self.param(f"{weight_name}.zero_point", weight.zero_point))
         if weight.group_factor is not None:
             inputs.append(self.param(f"{weight_name}.group_factor", weight.group_factor))
@@ -339,19 +344,12 @@ class _Builder:
         act = self.act(node.output)
         branches = []
         for position, tensor in enumerate(node.inputs):
-            if tensor not in self.sites.wide and self._same_format(self.act(tensor), act):
-                branches.append(self.codes[tensor])
-                continue
             source, ratio, relu = self._branch_ratio(tensor, act)
             name = f"{node.name}:branch{position}"
             info = TensorInfo(self.shape(tensor), act.qtype, np.asarray(act.scale), act.zero_point)
             branches.append(self._requantize_to(source, ratio, act, info, name, name, relu))
         output = Node(node.name, "concat", tuple(branches), node.output, {}, node.source)
         self.codes[node.output] = self.emit(output, self.info(node.output))
-
-    @staticmethod
-    def _same_format(a: ActivationQuant, b: ActivationQuant) -> bool:
-        return a == b
 
     def _lower_pass_through(self, node: Node) -> None:
         source, act = self.codes[node.inputs[0]], self.act(node.output)
