@@ -1,0 +1,209 @@
+"""Straight-through quantizers in torch: what `core.affine` does to values, with gradients.
+
+Used by `quant.module`; knows no graph. Values agree with `core.affine` in float64; in float32 a value within
+one rounding error of a tie may take the neighbouring code, which is why integers come from `core.affine` only.
+
+Learnable scales are ``scale * 2^log2_gain``: the buffer is the calibrated scale, the parameter starts at 0. So a
+scale stays positive under any optimiser, weight decay pulls towards the calibrated value, and steps are relative
+(a raw scale of 0.004 would be destroyed by one Adam step of 0.01). Power-of-two scales round the gain.
+
+Gradients: 1 inside the range and 0 outside for values; for the step, LSQ: ``code - x/step`` inside, the end code
+outside, times ``1/sqrt(n qmax)``. Sources: Bengio et al. 2013 (straight-through); Esser et al. 2020, LSQ, eq. (3)
+and section 2.2; Jain et al. 2020, TQT (scales in the log domain, power-of-two scales).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dyadiq.core.affine import AffineParams, quantize
+from dyadiq.core.qtype import QType
+
+__all__ = ["ActivationQuantizer", "Quantizer", "WeightQuantizer", "fake_quantize", "round_to_grid"]
+
+
+def fake_quantize(
+    x: Tensor, step: Tensor, zero_point: Tensor | int, qtype: QType, *, gradient_scale: float = 1.0
+) -> Tensor:
+    """Return ``(clip(floor(x / step + 1/2) + zero_point) - zero_point) * step``, differentiable in x and step.
+
+    Args:
+        x: Values.
+        step: Positive, broadcastable against ``x``.
+        zero_point: Code of 0.0, likewise.
+        qtype: Code type; bipolar gives ``+step`` where ``x >= 0``, else ``-step``, with range ``|x| <= 2 step``.
+        gradient_scale: Multiplies the gradient of ``step``.
+
+    Example:
+        >>> x = torch.tensor([0.3, 9.0], requires_grad=True)
+        >>> fake_quantize(x, torch.tensor(0.5), 0, QType(4, signed=True)).sum().backward()
+        >>> fake_quantize(x, torch.tensor(0.5), 0, QType(4, signed=True)).tolist(), x.grad
+        ([0.5, 3.5], tensor([1., 0.]))
+    """
+    result: Tensor
+    if qtype.bipolar:
+        result = _Bipolar.apply(x, step, gradient_scale)
+    else:
+        offset = zero_point if isinstance(zero_point, int) else zero_point.to(x.dtype)
+        result = _Uniform.apply(x, step, qtype.qmin - offset, qtype.qmax - offset, gradient_scale)
+    return result
+
+
+def round_to_grid(x: Tensor, step: Tensor, *, gradient_scale: float = 1.0) -> Tensor:
+    """Return ``floor(x / step + 1/2) * step``, without clipping; straight-through in x, LSQ in step.
+
+    Example:
+        >>> round_to_grid(torch.tensor([0.75, -0.75]), torch.tensor(0.5))
+        tensor([ 1.0000, -0.5000])
+    """
+    result: Tensor = _Uniform.apply(x, step, -math.inf, math.inf, gradient_scale)
+    return result
+
+
+class _Uniform(torch.autograd.Function):
+    """``clip(floor(x / step + 1/2), low, high) * step``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor | float, high: Tensor | float, scale: float) -> Tensor:
+        ratio = x / step
+        codes = torch.floor(ratio + 0.5)
+        clipped = torch.clamp(codes, low, high)  # type: ignore[arg-type]
+        inside = clipped == codes
+        # d(output)/d(step): the rounding error inside, the end code outside.
+        ctx.save_for_backward(inside, torch.where(inside, clipped - ratio, clipped) if step.requires_grad else None)
+        ctx.step_shape, ctx.scale = step.shape, scale
+        return clipped * step
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _gradients(ctx, gradient)
+
+
+class _Bipolar(torch.autograd.Function):
+    """``+step`` where ``x >= 0``, else ``-step``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, scale: float) -> Tensor:
+        ratio = x / step
+        codes = torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+        inside = ratio.abs() <= 2
+        ctx.save_for_backward(inside, torch.where(inside, codes - ratio, codes) if step.requires_grad else None)
+        ctx.step_shape, ctx.scale = step.shape, scale
+        return codes * step
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _gradients(ctx, gradient)[:3]
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    inside, step_factor = ctx.saved_tensors
+    for_x = gradient * inside if ctx.needs_input_grad[0] else None
+    for_step = None
+    if ctx.needs_input_grad[1]:
+        for_step = (gradient * step_factor).sum_to_size(ctx.step_shape) * ctx.scale
+    return for_x, for_step, None, None, None
+
+
+class Quantizer(nn.Module):
+    """Holds the scale and zero point of one tensor.
+
+    Attributes:
+        scale: Buffer ``[1]`` or ``[O]``, the calibrated scale.
+        log2_gain: Parameter of the same shape, or None where the scale is not learned.
+        zero_point: Buffer, int64, same shape.
+        group_factor: Buffer, int64 ``[O, G]``, or None.
+        enabled: False passes values through.
+
+    Args:
+        params: From `core.affine` or `core.ranges`.
+        learn_scale: Whether the scale is a parameter.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    group_factor: Tensor | None
+
+    def __init__(self, params: AffineParams, *, learn_scale: bool) -> None:
+        """Take over calibrated parameters; scales are kept in float32."""
+        super().__init__()
+        self.fmt, self.qtype, self.enabled = params.fmt, params.qtype, True
+        self.register_buffer("scale", torch.tensor(params.scale, dtype=torch.float32))
+        self.register_buffer("zero_point", torch.tensor(params.zero_point))
+        factor = params.group_factor
+        self.register_buffer("group_factor", None if factor is None else torch.tensor(factor))
+        self.log2_gain = nn.Parameter(torch.zeros_like(self.scale)) if learn_scale else None
+
+    def current_scale(self) -> Tensor:
+        """Return the scale now, ``[1]`` or ``[O]``, differentiable in the gain."""
+        if self.log2_gain is None:
+            return self.scale
+        gain = self.log2_gain
+        if self.fmt.scale == "pow2":
+            gain = round_to_grid(gain, torch.ones_like(gain))
+        return self.scale * torch.exp2(gain)
+
+    def affine_params(self) -> AffineParams:
+        """Return the scale and zero point now, as float64 of what the forward pass uses."""
+        scale = self.current_scale().detach().double().cpu().numpy()
+        factor = None if self.group_factor is None else self.group_factor.cpu().numpy()
+        return AffineParams(scale, self.zero_point.cpu().numpy(), self.qtype, factor, self.fmt)
+
+    def extra_repr(self) -> str:
+        """Say the code type and whether the scale is learned."""
+        return f"{self.qtype}, learn_scale={self.log2_gain is not None}"
+
+    def _gradient_scale(self, n_values: int) -> float:
+        """Return LSQ's ``1/sqrt(n qmax)`` for ``n`` values that share a scale."""
+        return 1.0 / math.sqrt(max(1, n_values) * self.qtype.qmax) if self.qtype.qmax else 1.0
+
+
+class WeightQuantizer(Quantizer):
+    """Quantizes a weight ``[O, ...]`` per tensor, channel or group."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the fake-quantized weight."""
+        if not self.enabled:
+            return weight
+        per_channel = (-1, *([1] * (weight.ndim - 1)))
+        step = self.current_scale().to(weight.dtype)
+        n_values = weight.numel() // step.numel()
+        step = step.reshape(per_channel)
+        if self.group_factor is not None:
+            n_channel = weight[0].numel()
+            factor = self.group_factor.repeat_interleave(n_channel // self.group_factor.shape[1], dim=1)
+            step = step * factor.reshape(weight.shape)
+        zero_point = self.zero_point.reshape(per_channel)
+        return fake_quantize(weight, step, zero_point, self.qtype, gradient_scale=self._gradient_scale(n_values))
+
+    def codes(self, weight: NDArray[np.float64], *, name: str) -> NDArray[np.int64]:
+        """Return the integer codes of a weight, by `core.affine`.
+
+        Raises:
+            QuantError: A weight is NaN or infinite.
+        """
+        return quantize(weight, self.affine_params(), name=name)
+
+
+class ActivationQuantizer(Quantizer):
+    """Quantizes an activation ``[N, ...]`` per tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the fake-quantized activation."""
+        if not self.enabled:
+            return x
+        step, scale = self.current_scale().to(x.dtype), self._gradient_scale(x[0].numel())
+        return fake_quantize(x, step.reshape(()), self.zero_point.reshape(()), self.qtype, gradient_scale=scale)
+
+    def round(self, x: Tensor) -> Tensor:
+        """Return ``x`` on this quantizer's grid but not clipped: a branch of a join, before the sum."""
+        if not self.enabled:
+            return x
+        step, scale = self.current_scale().to(x.dtype), self._gradient_scale(x[0].numel())
+        return round_to_grid(x, step.reshape(()), gradient_scale=scale)
