@@ -1,0 +1,275 @@
+"""Supervised training of any classifier: deterministic, and resumable at any moment to the same bytes.
+
+Used by the pipeline and by `finetune`. Knows nothing of quantization (`finetune` passes what differs).
+
+Everything random comes from ``(config.seed, epoch)``: the order of samples from its own generator, dropout and the
+like from the global generator, which is forked for the epoch and left as it was. The learning rate is a function of
+the step. So the state after an epoch is weights, optimizer moments and history, and a checkpoint holds just these.
+Same bytes means: same machine, same versions, same number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
+from torch import Tensor, nn
+
+from dyadiq.core.errors import DataError
+from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.train.checkpoint import Best, TrainState, fingerprint, model_hash, read_checkpoint, write_checkpoint
+from dyadiq.train.config import TrainConfig
+from dyadiq.train.distillation import distillation_loss
+from dyadiq.train.evaluate import device_of, evaluate, predict
+from dyadiq.train.optimizer import NamedOptimizer, make_optimizer
+from dyadiq.train.schedule import learning_rate_factor
+from dyadiq.zoo.data import Split, split_hash
+
+__all__ = ["EpochCallback", "TrainResult", "freeze_batchnorm_", "train"]
+
+EpochCallback = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did; the weights are in the model itself.
+
+    Attributes:
+        history: One record per epoch: ``epoch``, ``loss``, ``learning_rate``, and with a validation split
+            ``validation_accuracy`` and ``validation_loss``.
+        best_epoch: Epoch whose weights the model ended with; None: the last one.
+        validation_accuracy: On the validation split, of these weights; None without one.
+        n_resumed_epochs: Epochs that came from a checkpoint.
+    """
+
+    history: tuple[dict[str, Any], ...]
+    best_epoch: int | None = None
+    validation_accuracy: float | None = None
+    n_resumed_epochs: int = field(default=0, compare=False)
+
+
+def train(
+    model: nn.Module,
+    split: Split,
+    config: TrainConfig,
+    *,
+    validation: Split | None = None,
+    teacher: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = NO_PROGRESS,
+    on_epoch: EpochCallback | None = None,
+    freeze: Callable[[], None] | None = None,
+) -> TrainResult:
+    """Train a classifier in place: cross entropy, with distillation from a teacher if one is given.
+
+    ``loss = (1 - d) * CE + d * T^2 KL(teacher || student) + l1 * sum |w|``, with d = ``distill_weight`` (0 without
+    a teacher). The teacher's logits are computed once, in eval mode. With a validation split, the model ends with
+    the weights of its best epoch (accuracy, then loss), unless ``config.keep_best`` is off.
+
+    Args:
+        model: Takes ``[N, ...]`` float32, returns logits ``[N, C]``; trained where its parameters are.
+        split: What to learn from.
+        config: All settings.
+        validation: What to choose the best epoch by. Never the test split.
+        teacher: Model whose outputs to imitate as well.
+        checkpoint: File to write after every epoch and to resume from. Interrupted at any moment, the same call
+            ends with the same weights as an uninterrupted one.
+        progress: Receives one step per epoch.
+        on_epoch: Called with the record of each new epoch, after the checkpoint was written.
+        freeze: What ``freeze_bn_epoch`` does after ``model.train()``; stops batch norm statistics if not given.
+
+    Returns:
+        The history, and which epoch was kept.
+
+    Raises:
+        DataError: NaN or infinity in the samples, the weights or the loss; labels beyond the model's classes.
+        ConfigError: The checkpoint belongs to another training, or the model has nothing to train.
+        ArtifactError: The checkpoint is damaged.
+        StorageError: The checkpoint cannot be written; the one before it is intact.
+
+    Example:
+        >>> from dyadiq.zoo import build_model
+        >>> split = Split(np.eye(16, dtype=np.float32), np.arange(16) % 5)
+        >>> result = train(build_model("jet_tagger"), split, TrainConfig(epochs=2, batch_size=8))
+        >>> [record["epoch"] for record in result.history]
+        [0, 1]
+    """
+    _check_finite_inputs(model, split)
+    if freeze is None:
+        freeze = partial(freeze_batchnorm_, model)
+    named = make_optimizer(model, config)
+    identity = "" if checkpoint is None else _identity(model, split, config, validation, teacher)
+    state = TrainState(0, (), {}, {})
+    if checkpoint is not None and checkpoint.exists():
+        state = read_checkpoint(checkpoint, identity)
+        if config.freeze_bn_epoch is not None and state.n_epochs > config.freeze_bn_epoch:
+            freeze()
+        model.load_state_dict(state.model)
+        named.load_state(state.optimizer)
+    n_resumed = state.n_epochs
+    batches = _Batches(model, split, config, teacher)
+    progress.start("train", config.epochs)
+    try:
+        if n_resumed:
+            progress.advance(n_resumed, "resumed")
+        for epoch in range(n_resumed, config.epochs):
+            model.train()
+            if config.freeze_bn_epoch is not None and epoch >= config.freeze_bn_epoch:
+                freeze()
+            record = _train_epoch(model, named, batches, config, epoch)
+            best = state.best
+            if validation is not None:
+                record, best = _validate(model, validation, record, best)
+            state = TrainState(epoch + 1, (*state.history, record), model.state_dict(), named.state(), best)
+            if checkpoint is not None:
+                write_checkpoint(checkpoint, state, identity)
+            progress.advance(1, _note(record))
+            if on_epoch is not None:
+                on_epoch(dict(record))
+    finally:
+        progress.finish()
+    model.eval()
+    return _finish(model, state, config, n_resumed)
+
+
+def freeze_batchnorm_(model: nn.Module) -> None:
+    """Make every batch norm use and keep its running statistics, until the next ``model.train()``."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+class _Batches:
+    """The training tensors on the model's device, and the seeded order of each epoch."""
+
+    def __init__(self, model: nn.Module, split: Split, config: TrainConfig, teacher: nn.Module | None) -> None:
+        device = device_of(model)
+        self.x = torch.tensor(split.x, device=device)
+        self.y = torch.tensor(split.y, device=device)
+        self.teacher = None if teacher is None else predict(teacher, split.x).to(device)
+        self.size = min(config.batch_size, len(split))
+        self.count = len(split) // self.size
+        self.seed = config.seed
+
+    def of_epoch(self, epoch: int) -> list[Tensor]:
+        """Return the sample indices of each batch; the same for the same seed and epoch."""
+        generator = torch.Generator().manual_seed(_seed(self.seed, epoch, "order"))
+        order = torch.randperm(len(self.y), generator=generator).to(self.y.device)
+        return list(order[: self.count * self.size].reshape(self.count, self.size))
+
+
+def _seed(seed: int, epoch: int, use: str) -> int:
+    """Return a 63-bit seed that differs between epochs and uses."""
+    words = np.random.SeedSequence([seed, epoch, *use.encode()]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def _train_epoch(
+    model: nn.Module, named: NamedOptimizer, batches: _Batches, config: TrainConfig, epoch: int
+) -> dict[str, Any]:
+    """Run one epoch and return its record.
+
+    Raises:
+        DataError: The loss or a weight became NaN or infinite, or a label is beyond the model's classes.
+    """
+    n_steps = config.epochs * batches.count
+    total, factor = 0.0, 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_seed(config.seed, epoch, "modules"))
+        for number, index in enumerate(batches.of_epoch(epoch)):
+            factor = learning_rate_factor(config.schedule, epoch * batches.count + number, n_steps)
+            named.set_rate(factor)
+            loss = _loss(model, named, batches, index, config)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise DataError(_divergence(f"the loss is {value} in epoch {epoch}, batch {number}", config))
+            named.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            named.optimizer.step()
+            total += value
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise DataError(_divergence(f"weight {name!r} is not finite after epoch {epoch}", config))
+    return {"epoch": epoch, "loss": total / batches.count, "learning_rate": config.learning_rate * factor}
+
+
+def _loss(model: nn.Module, named: NamedOptimizer, batches: _Batches, index: Tensor, config: TrainConfig) -> Tensor:
+    logits, labels = model(batches.x[index]), batches.y[index]
+    if logits.ndim != 2 or int(labels.max()) >= logits.shape[1]:
+        raise DataError(
+            f"training: the model returns shape {list(logits.shape)}, but labels go up to {int(labels.max())}; "
+            "expected logits [N, classes]. Build the model with one output per class."
+        )
+    loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if batches.teacher is not None:
+        soft = distillation_loss(logits, batches.teacher[index], config.temperature)
+        loss = (1.0 - config.distill_weight) * loss + config.distill_weight * soft
+    if config.l1:
+        loss = loss + config.l1 * torch.stack([w.abs().sum() for w in named.penalized]).sum()
+    return loss
+
+
+def _validate(
+    model: nn.Module, validation: Split, record: dict[str, Any], best: Best | None
+) -> tuple[dict[str, Any], Best]:
+    """Return the record with validation results, and the better of the best epoch so far and this one."""
+    result = evaluate(model, validation)
+    record = record | {"validation_accuracy": result.accuracy, "validation_loss": result.loss}
+    if best is None or (result.accuracy, -result.loss) > (best.accuracy, -best.loss):
+        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        best = Best(record["epoch"], result.accuracy, result.loss, weights)
+    return record, best
+
+
+def _finish(model: nn.Module, state: TrainState, config: TrainConfig, n_resumed: int) -> TrainResult:
+    if state.best is None:
+        return TrainResult(state.history, n_resumed_epochs=n_resumed)
+    if not config.keep_best:
+        last = state.history[-1]["validation_accuracy"]
+        return TrainResult(state.history, validation_accuracy=last, n_resumed_epochs=n_resumed)
+    model.load_state_dict(state.best.model)
+    return TrainResult(state.history, state.best.epoch, state.best.accuracy, n_resumed)
+
+
+def _identity(
+    model: nn.Module, split: Split, config: TrainConfig, validation: Split | None, teacher: nn.Module | None
+) -> str:
+    return fingerprint(
+        config=config.to_json(),
+        data=split_hash(split),
+        validation=None if validation is None else split_hash(validation),
+        model=model_hash(model),
+        teacher=None if teacher is None else model_hash(teacher),
+    )
+
+
+def _check_finite_inputs(model: nn.Module, split: Split) -> None:
+    bad = [n for n, t in model.state_dict().items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if bad:
+        raise DataError(
+            f"training: {', '.join(map(repr, bad))} of {type(model).__name__} holds NaN or infinity before the first "
+            "step. Load or initialise the model again."
+        )
+    if not np.isfinite(split.x).all():
+        raise DataError("training: the samples hold NaN or infinity. Clean or drop them first.")
+
+
+def _divergence(what: str, config: TrainConfig) -> str:
+    return (
+        f"training diverged: {what}. The learning rate is {config.learning_rate}; try a tenth of it, "
+        "or look for outliers in the inputs."
+    )
+
+
+def _note(record: dict[str, Any]) -> str:
+    note = f"loss {record['loss']:.4f}"
+    if "validation_accuracy" in record:
+        note += f", validation {record['validation_accuracy']:.4f}"
+    return note
