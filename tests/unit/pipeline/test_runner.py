@@ -227,10 +227,8 @@ def test_always_stage_runs_each_time_and_dependents_only_when_its_files_change(f
 
 def test_foreign_folder_is_refused_and_untouched(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    with (
-        pytest.raises(ConfigError, match=r"exists and is not a run folder of Dyadiq; nothing was touched"),
-        RunFolder(tmp_path).locked(),
-    ):
+    refusal = r"exists and is not a run folder of Dyadiq; nothing was touched"
+    with pytest.raises(ConfigError, match=refusal), RunFolder(tmp_path).locked():
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
