@@ -1,0 +1,60 @@
+"""A made-up but complete set of results for report tests: a five-layer network with a mixed plan."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dyadiq.core.facts import Decision, LayerFacts, NetworkFacts
+from dyadiq.core.format import Format
+from dyadiq.core.plan import BitPlan, BudgetUse, Certificate, ParetoPoint, Swap
+from dyadiq.core.qtype import QType
+from dyadiq.core.tables import Sensitivity, SensitivityTable
+from dyadiq.ir.graph import Graph, Node, TensorInfo
+from dyadiq.ir.integer import IntegerProgram
+from dyadiq.report import ReportData
+
+NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "fc"]
+BITS = [8, 3, 2, 4, 6]
+
+
+def sample_report(*, mismatches: int = 0, name: str = "digits") -> ReportData:
+    rng = np.random.default_rng(0)
+    decisions = [Decision("x", "activation", (1, 8, 8), 8)]
+    layers, entries, formats = [], {}, {"x": Format(8)}
+    for i, (layer, bits) in enumerate(zip(NAMES, BITS, strict=True)):
+        weight, out = f"{layer}.weight", f"{layer}:out"
+        decisions += [Decision(weight, "weight", (16, 16, 3, 3)), Decision(out, "activation", (16, 8, 8))]
+        layers.append(LayerFacts(layer, "conv2d", weight, decisions[2 * i].name, out, 144, 16, 64))
+        formats |= {weight: Format(bits), out: Format(6)}
+        for decision in (weight, out):
+            entries[decision] = {
+                b: Sensitivity(float(4.0**-b * rng.uniform(0.5, 40)), float(4.0**-b * 0.3)) for b in (2, 3, 4, 6, 8)
+            }
+    table = SensitivityTable("gram", "nats", entries, NetworkFacts(tuple(decisions), tuple(layers)), 256, 0)
+    front = [ParetoPoint(c, 40.0 / c**1.2, {}) for c in range(3000, 12000, 600)]
+    front += [ParetoPoint(3500 * b // 2, 60.0 / (3500 * b // 2) ** 1.15, {}, f"uniform {b}/{b}") for b in (2, 4, 6)]
+    plan = BitPlan(
+        formats,
+        Certificate(0.0021, 0.0021, 0.0, "knapsack, exact", "9,765,625", Swap("fc.weight", 6, 8, -0.0004, 128)),
+        (BudgetUse("size", "byte", 6000, 5936, binding=True),),
+        {"size": 5936, "bops": 12_345_678},
+        tuple(front),
+    )
+    nodes = (Node("conv1", "flatten", ("x",), "acc"),)
+    tensors = {"x": TensorInfo((4,)), "acc": TensorInfo((4,), QType(19, signed=True))}
+    program = IntegerProgram(Graph("integer", ("x",), ("acc",), nodes, tensors, {}))
+    verify = {n: {"compared": 5390, "mismatches": 0, "exact": True} for n in ("exact", "onnx", "qonnx")}
+    verify["onnx"]["mismatches"] = mismatches
+    verify["qdq"] = {"compared": 5390, "mismatches": 31, "exact": False}
+    summary = {
+        "schema": "dyadiq.run/1",
+        "name": name,
+        "accuracy": {"float": 0.9889, "integer": 0.9852},
+        "n_eval": 539,
+        "size_bytes": 5936,
+        "size_float_bytes": 46000,
+        "bops": 12_345_678,
+        "verify": verify,
+        "provenance": {"seed": 0, "torch": "2.13.0", "recipe sha256": "ab" * 32, "program sha256": "cd" * 32},
+    }
+    return ReportData(summary, plan, table, program, "dyadiq run recipes/digits.toml", ("qdq differs by nature",))

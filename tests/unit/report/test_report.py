@@ -1,0 +1,104 @@
+"""The report: what it says, that it stands alone, and that a browser renders it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import struct
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from dyadiq.report import render_report, write_report
+from report_sample import sample_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def test_verdict_says_accuracy_size_and_equality_in_one_sentence():
+    verdict = sample_report().verdict()
+    assert "classifies 98.52 % of 539 test samples (-0.37 points against float)" in verdict
+    assert "5,936 bytes (12.9 % of float32)" in verdict
+    assert "the same integers in all 3 exact executors" in verdict
+
+
+def test_verdict_tells_of_mismatches_when_there_are_any():
+    assert "differed in 7 integers" in sample_report(mismatches=7).verdict()
+    assert '<td class="bad">7</td>' in render_report(sample_report(mismatches=7))
+
+
+def test_report_stands_alone_and_is_small(tmp_path):
+    path = write_report(sample_report(), tmp_path / "report.html")
+    text = path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 2_000_000
+    assert "<script" not in text
+    assert not re.search(r'(src|href)="(?!#)', text)
+    assert not re.search(r"url\((?!#)", text)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_same_results_give_the_same_bytes():
+    assert render_report(sample_report()) == render_report(sample_report())
+
+
+def test_names_from_outside_are_escaped():
+    assert "<b>x</b>" not in render_report(sample_report(name="<b>x</b>"))
+
+
+def test_every_decision_layer_and_executor_is_shown():
+    text = render_report(sample_report())
+    for name in (
+        "layer1.0.conv2",
+        "fc:out",
+        "certified Pareto front",
+        "uniform",
+        "qonnx",
+        "fc.weight from 6 to 8 bits",
+    ):
+        assert name in text
+    assert "proven optimal" in text
+
+
+def test_markup_is_balanced_and_ids_are_unique():
+    void = {"meta", "br", "link", "img", "input"}
+    stack: list[str] = []
+    ids: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            ids.extend(v for k, v in attrs if k == "id")
+            if tag not in void:
+                stack.append(tag)
+
+        def handle_startendtag(self, tag, attrs):
+            ids.extend(v for k, v in attrs if k == "id")
+
+        def handle_endtag(self, tag):
+            assert stack.pop() == tag
+
+    Checker().feed(render_report(sample_report()))
+    assert not stack
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
+def test_chromium_renders_the_report(tmp_path):
+    page, shot = write_report(sample_report(), tmp_path / "report.html"), tmp_path / "shot.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += [
+        "--disable-background-networking",
+        "--disable-component-update",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    arguments = [*flags, "--window-size=1000,2400", f"--screenshot={shot}", page.as_uri()]
+    subprocess.run([CHROMIUM, *arguments], check=True, capture_output=True, timeout=120)
+    width, height = struct.unpack(">II", shot.read_bytes()[16:24])
+    assert (width, height) == (1000, 2400)
+    # Text extracted by the browser itself: the page was laid out, not only parsed.
+    dom = subprocess.run([CHROMIUM, *flags, "--dump-dom", page.as_uri()], check=True, capture_output=True, timeout=120)
+    assert b"Bits along the network" in dom.stdout
+    matplotlib_image = pytest.importorskip("matplotlib.image")
+    pixels = matplotlib_image.imread(shot)
+    assert len(set(map(tuple, (pixels[::7, ::7, :3] * 255).astype(int).reshape(-1, 3)))) > 50
