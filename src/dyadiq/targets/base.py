@@ -1,0 +1,178 @@
+"""What a target is: one place where an IntegerProgram can be written to and run again.
+
+How to add a target: (1) write one file here with a class that derives from `Target`; `check` collects every
+node it cannot express in a `Problems` and raises them together, `write` puts files down atomically with
+`save_bytes`, `emulate` runs what `write` wrote and returns codes; (2) add one line to `TARGETS` in
+`targets/__init__.py`; (3) add one test. `verify` then compares it with the reference, integer for integer.
+
+Used by every target and by `verify`. Knows no format; optional packages come in through `require`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dyadiq.core.artifact import atomic_write_bytes
+from dyadiq.core.errors import ArtifactError, DataError, ExportError, MissingDependencyError
+from dyadiq.ir.graph import Node
+from dyadiq.ir.integer import IntegerProgram
+
+__all__ = ["Codes", "Problems", "Target", "checked_feeds", "require", "save_bytes"]
+
+Codes = dict[str, NDArray[np.int64]]
+
+
+class Target(ABC):
+    """One executor of integer programs, reached through a file.
+
+    Attributes:
+        name: Key in `TARGETS`, and what the user writes on the command line.
+        filename: Name of the file that `write` makes when it is given a folder.
+        exact: Whether codes must equal the reference; where False, differences are counted and reported.
+        on_grid: Whether comparison starts from on-grid inputs ``(code - zero_point) * scale``, because the
+            executor computes in float32 and would round raw data before the input quantizer sees them.
+    """
+
+    name: ClassVar[str]
+    filename: ClassVar[str]
+    exact: ClassVar[bool] = True
+    on_grid: ClassVar[bool] = False
+
+    @abstractmethod
+    def check(self, program: IntegerProgram) -> list[str]:
+        """Return notes on how the program will be expressed; an empty list when there is nothing to say.
+
+        Raises:
+            ExportError: The target cannot express the program; names every offending node.
+        """
+
+    @abstractmethod
+    def write(self, program: IntegerProgram, path: Path) -> list[Path]:
+        """Write the program and return the files made.
+
+        Args:
+            program: The program; checked first.
+            path: A file with the target's suffix, or a folder (made when missing) that gets ``filename``.
+
+        Raises:
+            ExportError: As `check`.
+            StorageError: The disk is full or not writable.
+        """
+
+    @abstractmethod
+    def emulate(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Codes:
+        """Run what `write` wrote on real inputs ``[N, ...]`` by name and return output codes ``[N, ...]``.
+
+        Raises:
+            ArtifactError: No such file, or one that does not load.
+            DataError: Inputs missing, or of the wrong shape.
+        """
+
+    def file(self, path: Path) -> Path:
+        """Return the artifact's file for a folder, or the path itself if it has the target's suffix."""
+        path = Path(path)
+        return path if path.suffix == Path(self.filename).suffix else path / self.filename
+
+    def existing_file(self, path: Path) -> Path:
+        """Return the artifact's file.
+
+        Raises:
+            ArtifactError: It is not there.
+        """
+        file = self.file(path)
+        if not file.is_file():
+            raise ArtifactError(f"target {self.name!r}: there is no file {file}. Write the program first.")
+        return file
+
+
+class Problems:
+    """Collects what a target cannot express, so that the user sees all of it at once.
+
+    Example:
+        >>> problems = Problems("qonnx")
+        >>> problems.add(Node("fc1", "linear", (), "fc1"), "weights per group")
+        >>> problems.raise_if_any()
+        Traceback (most recent call last):
+        dyadiq.core.errors.ExportError: target 'qonnx' cannot express 1 node of the program:
+          fc1 (linear): weights per group
+    """
+
+    def __init__(self, target: str) -> None:
+        """Start with none, for a target of this name."""
+        self.target = target
+        self._lines: list[str] = []
+
+    def add(self, node: Node, reason: str) -> None:
+        """Note that a node cannot be expressed, and why (with what to do)."""
+        where = f" at {node.source}" if node.source else ""
+        self._lines.append(f"{node.name} ({node.op}){where}: {reason}")
+
+    def raise_if_any(self, advice: str = "") -> None:
+        """Raise if anything was noted.
+
+        Raises:
+            ExportError: Lists all of it.
+        """
+        if self._lines:
+            nodes = "node" if len(self._lines) == 1 else "nodes"
+            listed = "".join(f"\n  {line}" for line in self._lines)
+            tail = f"\n{advice}" if advice else ""
+            raise ExportError(
+                f"target {self.target!r} cannot express {len(self._lines)} {nodes} of the program:{listed}{tail}"
+            )
+
+
+def require(module: str, extra: str = "onnx") -> Any:
+    """Import an optional package.
+
+    Raises:
+        MissingDependencyError: It is not installed; names the extra that brings it.
+
+    Example:
+        >>> require("json").dumps([1])
+        '[1]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(module.partition(".")[0], extra) from error
+
+
+def save_bytes(file: Path, data: bytes) -> Path:
+    """Write a file whole or not at all, making its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(file, data)
+    return file
+
+
+def checked_feeds(
+    shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, NDArray[Any]]
+) -> tuple[dict[str, NDArray[np.float64]], int]:
+    """Return inputs as float64 by name, and how many samples there are.
+
+    Args:
+        shapes: Shape per sample that each input must have.
+        inputs: Real values ``[N, ...]``.
+
+    Raises:
+        DataError: Names or shapes differ from what the artifact was written for, or no samples.
+    """
+    if set(inputs) != set(shapes):
+        raise DataError(f"the artifact has inputs {sorted(shapes)}, got {sorted(inputs)}.")
+    feeds = {name: np.asarray(inputs[name], dtype=np.float64) for name in shapes}
+    for name, shape in shapes.items():
+        if feeds[name].ndim == 0 or feeds[name].shape[1:] != tuple(shape):
+            raise DataError(
+                f"input {name!r}: expected shape [N, {', '.join(map(str, shape))}], got {feeds[name].shape}."
+            )
+    counts = {len(feed) for feed in feeds.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise DataError(f"inputs must have the same number of samples, at least one; got {sorted(counts)}.")
+    return feeds, counts.pop()
