@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from dyadiq.core.errors import ArtifactError
+from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.targets.base import Codes, checked_feeds, require
 
-__all__ = ["IR_VERSION", "OnnxBuilder", "OnnxModel", "output_facts"]
+__all__ = ["IR_VERSION", "OnnxBuilder", "OnnxModel", "output_facts", "pool_window"]
 
 IR_VERSION = 10  # onnxruntime 1.18 and later; enough for opset 21
 _BATCH = "N"
@@ -120,6 +121,19 @@ def output_facts(program: IntegerProgram) -> dict[str, Any]:
         scale = np.asarray(1.0 if info.scale is None else info.scale, dtype=np.float64)
         facts[name] = {"scale": scale.tolist(), "zero_point": info.zero_point}
     return facts
+
+
+def pool_window(graph: Graph, node: Node) -> tuple[list[int], list[int]]:
+    """Return ONNX pads ``[h_begin, w_begin, h_end, w_end]`` of a max_pool2d and how far its last window reaches.
+
+    End pads reach exactly as far as the last window does, which makes ``ceil_mode`` explicit: runtimes disagree on it.
+    """
+    a = node.attrs
+    in_hw, out_hw = (graph.tensors[name].shape[1:] for name in (node.inputs[0], node.output))
+    windows = zip(out_hw, a["stride"], a["dilation"], a["kernel"], strict=True)
+    reach = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in windows]
+    end = [max(0, r - n - p) for r, n, p in zip(reach, in_hw, a["padding"], strict=True)]
+    return [*a["padding"], *end], reach
 
 
 class OnnxModel:

@@ -29,7 +29,7 @@ from dyadiq.ir.graph import Node
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import prove
 from dyadiq.targets.base import Codes, Problems, Target, save_bytes
-from dyadiq.targets.onnx_graph import OnnxBuilder, OnnxModel, output_facts
+from dyadiq.targets.onnx_graph import OnnxBuilder, OnnxModel, output_facts, pool_window
 from dyadiq.targets.onnx_product import INT32_MAX, DotProduct, plan_product
 
 __all__ = ["OnnxTarget"]
@@ -299,17 +299,7 @@ class _Emitter:
     def max_pool2d(self, node: Node, dtype: str) -> str:
         """MaxPool on 8-bit codes; on wider ones the maximum over shifted slices (MaxPool has no such types)."""
         a, x = node.attrs, self.source(node)
-        (height, width), out_hw = (
-            self.graph.tensors[node.inputs[0]].shape[1:],
-            self.graph.tensors[node.output].shape[1:],
-        )
-        reach = [
-            (o - 1) * s + d * (k - 1) + 1
-            for o, s, d, k in zip(out_hw, a["stride"], a["dilation"], a["kernel"], strict=True)
-        ]
-        # Pads at the end reach as far as the last window does, which makes ceil_mode explicit.
-        end = [max(0, r - n - p) for r, n, p in zip(reach, in_hw, a["padding"], strict=True)]
-        pads = [*a["padding"], *end]
+        pads, reach = pool_window(self.graph, node)
         if x.dtype in ("uint8", "int8") and all(p < k for p, k in zip(pads, (*a["kernel"], *a["kernel"]), strict=True)):
             pooled = self.onnx.node(
                 "MaxPool",
