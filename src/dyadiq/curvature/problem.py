@@ -175,7 +175,7 @@ def read_samples(
         n_read += len(parts[-1])
         if n_read == max_samples:
             break
-    return torch.cat(parts).split(CHUNK)
+    return tuple(torch.split(torch.cat(parts), CHUNK))
 
 
 def check_parameters(graph: Graph) -> None:

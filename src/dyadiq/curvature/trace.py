@@ -5,7 +5,8 @@ Per sample n, with S from `losses` and J_n the Jacobian of the outputs with resp
     t_n = tr(J_n^T S_n S_n^T J_n) = sum_c || J_n^T S_n[:, c] ||^2,          one backward pass per output c.
 
 In a piecewise-linear network (ReLU, max pooling, folded batch norm, residuals) this is exactly the trace of the
-Hessian block of v, whatever the labels, and it is never negative; no double backward pass, no random probes. Then
+Hessian block of v, whatever the labels (unless one weight is read by several layers in a row: then it is the
+Gauss-Newton part), and it is never negative; no double backward pass, no random probes. Then
 
     curvature   mean_n t_n / n_elements(v)                       "mean trace per element"
     Omega_w  =  1/2 * (mean_n t_n / n_elements) * ||Q_b(w) - w||^2

@@ -84,8 +84,8 @@ def _patches(node: Node, weight_shape: tuple[int, ...], x: Tensor, delta: Tensor
         padding=tuple(node.attrs["padding"]),
         stride=tuple(node.attrs["stride"]),
     )
-    d = delta.flatten(2)
-    return u.unflatten(1, (groups, -1)), d.unflatten(1, (groups, -1))
+    n, n_positions = len(x), u.shape[2]
+    return u.reshape(n, groups, -1, n_positions), delta.reshape(n, groups, -1, n_positions)
 
 
 def _squared(values: Tensor) -> Tensor:

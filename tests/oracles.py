@@ -1,0 +1,51 @@
+"""Slow, obvious versions of what the package computes fast. Float64, dense, no shortcuts.
+
+Append; do not change what others compare with.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
+
+from dyadiq.ir.execute import graph_params, run_graph
+
+__all__ = ["hessian", "hessian_traces", "softmax_root"]
+
+
+def hessian(function, point):
+    """Dense Hessian ``[n, n]`` of a scalar function of a vector: reverse mode twice.
+
+    `torch.func.hessian` goes forward over reverse, which this torch cannot do without a deprecation warning.
+    """
+    return torch.func.jacrev(torch.func.grad(function))(point)
+
+
+def hessian_traces(graph, inputs, name, labels=None):
+    """Trace of the dense Hessian of each sample's loss in one weight or activation tensor, ``[N]``.
+
+    The loss is the cross-entropy of ``labels``; without labels the sum of squared differences to zero targets.
+    """
+    params = graph_params(graph, torch.float64)
+    traces = []
+    for i in range(len(inputs)):
+        x = torch.as_tensor(inputs[i : i + 1], dtype=torch.float64)
+        seen = {}
+        run_graph(graph, x, params, lambda key, value, seen=seen: seen.update({key: value}))
+        is_weight = name in graph.params
+
+        def loss(flat, x=x, i=i, is_weight=is_weight, shape=params[name].shape if is_weight else seen[name].shape):
+            value = flat.reshape(shape)
+            if is_weight:
+                (z,) = run_graph(graph, x, {**params, name: value})
+            else:
+                (z,) = run_graph(graph, x, params, lambda key, old: value if key == name else old)
+            return z.square().sum() if labels is None else F.cross_entropy(z, torch.tensor([labels[i]]))
+
+        start = (params[name] if is_weight else seen[name]).flatten()
+        traces.append(hessian(loss, start).trace())
+    return torch.stack(traces).numpy()
+
+
+def softmax_root(logits):
+    """Return the dense matrix ``S = diag(sqrt p) - p sqrt(p)^T`` of one sample."""
+    p = logits.softmax(0)
+    return torch.diag(p.sqrt()) - torch.outer(p, p.sqrt())
