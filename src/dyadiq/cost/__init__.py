@@ -19,6 +19,7 @@ from dyadiq.cost.energy import energy_cost
 from dyadiq.cost.facts import network_facts
 from dyadiq.cost.macs_bops import macs_bops_cost
 from dyadiq.cost.options import candidate_bits
+from dyadiq.cost.size import size_cost
 from dyadiq.cost.weight_bits import weight_bits_cost
 
 __all__ = ["COSTS", "CostModel", "candidate_bits", "cost_tables", "network_facts"]
@@ -27,6 +28,7 @@ CostModel = Callable[[NetworkFacts, Sequence[int], Sequence[int]], CostTable]
 
 COSTS: Mapping[str, CostModel] = MappingProxyType(
     {
+        "size": size_cost,
         "bops": bops_cost,
         "macs_bops": macs_bops_cost,
         "energy": energy_cost,
@@ -55,8 +57,8 @@ def cost_tables(
 
     Example:
         >>> facts = NetworkFacts((), ())
-        >>> sorted(cost_tables(facts, [8], metrics=["energy", "bops"]))
-        ['bops', 'energy']
+        >>> sorted(cost_tables(facts, [8], metrics=["size", "bops"]))
+        ['bops', 'size']
     """
     names = tuple(COSTS) if metrics is None else tuple(metrics)
     for name in names:

@@ -1,0 +1,27 @@
+"""Bit allocation: from losses and costs to the plan of least loss within the budgets, with a proof.
+
+`allocate` is the call. The solvers take a `Problem` of plain numbers and can be used alone: `solve_knapsack` (one
+budget, exact), `solve_milp` (several budgets and pair costs), `solve_brute_force` (the oracle).
+"""
+
+from __future__ import annotations
+
+from dyadiq.allocate.allocate import allocate
+from dyadiq.allocate.brute_force import solve_brute_force
+from dyadiq.allocate.knapsack import solve_knapsack
+from dyadiq.allocate.milp import solve_milp
+from dyadiq.allocate.problem import Constraint, Pair, Problem, Solution, build_problem
+from dyadiq.allocate.solve import solve
+
+__all__ = [
+    "Constraint",
+    "Pair",
+    "Problem",
+    "Solution",
+    "allocate",
+    "build_problem",
+    "solve",
+    "solve_brute_force",
+    "solve_knapsack",
+    "solve_milp",
+]
