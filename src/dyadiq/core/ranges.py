@@ -38,9 +38,10 @@ class Observer(ABC):
         fmt: The wish; granularity ``tensor``.
         nonnegative: Whether values are >= 0 by construction; None: decided from what was seen.
         name: For messages.
+        seed: Of the sample; only ``percentile`` and ``mse`` draw one.
     """
 
-    def __init__(self, fmt: Format, nonnegative: bool | None, name: str) -> None:
+    def __init__(self, fmt: Format, nonnegative: bool | None, name: str, seed: int) -> None:
         """Start with nothing seen."""
         self.fmt, self.name = fmt, name
         self.low, self.high, self.count = np.inf, -np.inf, 0
@@ -109,8 +110,8 @@ class _MinMaxObserver(Observer):
 class _MovingAverageObserver(Observer):
     """Moving averages of the minimum and maximum of each batch: ``r <- m r + (1 - m) batch``."""
 
-    def __init__(self, fmt: Format, nonnegative: bool | None, name: str) -> None:
-        super().__init__(fmt, nonnegative, name)
+    def __init__(self, fmt: Format, nonnegative: bool | None, name: str, seed: int) -> None:
+        super().__init__(fmt, nonnegative, name, seed)
         self._range: tuple[float, float] | None = None
 
     def _observe(self, x: NDArray[np.float64]) -> None:
@@ -129,9 +130,9 @@ class _MovingAverageObserver(Observer):
 class _SampleObserver(Observer):
     """A uniform sample of the values, fitted like a tensor (``percentile``, ``mse``)."""
 
-    def __init__(self, fmt: Format, nonnegative: bool | None, name: str) -> None:
-        super().__init__(fmt, nonnegative, name)
-        self._generator = np.random.Generator(np.random.PCG64(0))
+    def __init__(self, fmt: Format, nonnegative: bool | None, name: str, seed: int) -> None:
+        super().__init__(fmt, nonnegative, name, seed)
+        self._generator = np.random.Generator(np.random.PCG64(seed))
         self._keys, self._sample = np.empty(0), np.empty(0)
 
     def _observe(self, x: NDArray[np.float64]) -> None:
@@ -146,7 +147,7 @@ class _SampleObserver(Observer):
         return fit_affine(self._sample, self.fmt, nonnegative=nonnegative, name=self.name)
 
 
-_OBSERVERS: Mapping[str, Callable[[Format, bool | None, str], Observer]] = MappingProxyType(
+_OBSERVERS: Mapping[str, Callable[[Format, bool | None, str, int], Observer]] = MappingProxyType(
     {
         "minmax": _MinMaxObserver,
         "moving_average": _MovingAverageObserver,
@@ -156,13 +157,16 @@ _OBSERVERS: Mapping[str, Callable[[Format, bool | None, str], Observer]] = Mappi
 )
 
 
-def make_observer(fmt: Format, *, nonnegative: bool | None = False, name: str = "activation") -> Observer:
+def make_observer(
+    fmt: Format, *, nonnegative: bool | None = False, name: str = "activation", seed: int = 0
+) -> Observer:
     """Return an observer that follows ``fmt.range_method``.
 
     Args:
         fmt: The wish; granularity ``tensor``.
         nonnegative: Whether the values are >= 0 by construction; None: decided from what is seen.
         name: For messages.
+        seed: Of the sample; only ``percentile`` and ``mse`` draw one.
 
     Raises:
         QuantError: The format is per channel or group.
@@ -178,4 +182,4 @@ def make_observer(fmt: Format, *, nonnegative: bool | None = False, name: str = 
             f"activation {name!r}: activations have one scale per tensor, got granularity {fmt.granularity!r}. "
             "Use 'tensor'."
         )
-    return _OBSERVERS[fmt.range_method](fmt, nonnegative, name)
+    return _OBSERVERS[fmt.range_method](fmt, nonnegative, name, seed)

@@ -15,6 +15,7 @@ and section 2.2; Jain et al. 2020, TQT (scales in the log domain, power-of-two s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,10 @@ def fake_quantize(
         >>> fake_quantize(x, torch.tensor(0.5), 0, QType(4, signed=True)).tolist(), x.grad
         ([0.5, 3.5], tensor([1., 0.]))
     """
-    result: Tensor
     if qtype.bipolar:
-        result = _Bipolar.apply(x, step, gradient_scale)
-    else:
-        offset = zero_point if isinstance(zero_point, int) else zero_point.to(x.dtype)
-        result = _Uniform.apply(x, step, qtype.qmin - offset, qtype.qmax - offset, gradient_scale)
-    return result
+        return _BIPOLAR(x, step, gradient_scale)
+    offset = zero_point if isinstance(zero_point, int) else zero_point.to(x.dtype)
+    return _UNIFORM(x, step, qtype.qmin - offset, qtype.qmax - offset, gradient_scale)
 
 
 def round_to_grid(x: Tensor, step: Tensor, *, gradient_scale: float = 1.0) -> Tensor:
@@ -62,8 +60,7 @@ def round_to_grid(x: Tensor, step: Tensor, *, gradient_scale: float = 1.0) -> Te
         >>> round_to_grid(torch.tensor([0.75, -0.75]), torch.tensor(0.5))
         tensor([ 1.0000, -0.5000])
     """
-    result: Tensor = _Uniform.apply(x, step, -math.inf, math.inf, gradient_scale)
-    return result
+    return _UNIFORM(x, step, -math.inf, math.inf, gradient_scale)
 
 
 class _Uniform(torch.autograd.Function):
@@ -81,7 +78,7 @@ class _Uniform(torch.autograd.Function):
         return clipped * step
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return _gradients(ctx, gradient)
 
 
@@ -98,8 +95,13 @@ class _Bipolar(torch.autograd.Function):
         return codes * step
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return _gradients(ctx, gradient)[:3]
+
+
+# torch leaves `Function.apply` untyped.
+_UNIFORM: Callable[..., Tensor] = _Uniform.apply
+_BIPOLAR: Callable[..., Tensor] = _Bipolar.apply
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -144,7 +146,7 @@ class Quantizer(nn.Module):
         """Return the scale now, ``[1]`` or ``[O]``, differentiable in the gain."""
         if self.log2_gain is None:
             return self.scale
-        gain = self.log2_gain
+        gain: Tensor = self.log2_gain
         if self.fmt.scale == "pow2":
             gain = round_to_grid(gain, torch.ones_like(gain))
         return self.scale * torch.exp2(gain)
@@ -154,6 +156,14 @@ class Quantizer(nn.Module):
         scale = self.current_scale().detach().double().cpu().numpy()
         factor = None if self.group_factor is None else self.group_factor.cpu().numpy()
         return AffineParams(scale, self.zero_point.cpu().numpy(), self.qtype, factor, self.fmt)
+
+    def codes(self, values: NDArray[np.float64], *, name: str) -> NDArray[np.int64]:
+        """Return integer codes, by `core.affine`.
+
+        Raises:
+            QuantError: A value is NaN or infinite.
+        """
+        return quantize(values, self.affine_params(), name=name)
 
     def extra_repr(self) -> str:
         """Say the code type and whether the scale is learned."""
@@ -172,7 +182,7 @@ class WeightQuantizer(Quantizer):
         if not self.enabled:
             return weight
         per_channel = (-1, *([1] * (weight.ndim - 1)))
-        step = self.current_scale().to(weight.dtype)
+        step = self.current_scale().double()
         n_values = weight.numel() // step.numel()
         step = step.reshape(per_channel)
         if self.group_factor is not None:
@@ -180,15 +190,9 @@ class WeightQuantizer(Quantizer):
             factor = self.group_factor.repeat_interleave(n_channel // self.group_factor.shape[1], dim=1)
             step = step * factor.reshape(weight.shape)
         zero_point = self.zero_point.reshape(per_channel)
-        return fake_quantize(weight, step, zero_point, self.qtype, gradient_scale=self._gradient_scale(n_values))
-
-    def codes(self, weight: NDArray[np.float64], *, name: str) -> NDArray[np.int64]:
-        """Return the integer codes of a weight, by `core.affine`.
-
-        Raises:
-            QuantError: A weight is NaN or infinite.
-        """
-        return quantize(weight, self.affine_params(), name=name)
+        # In float64, so that codes are those of `core.affine` on ties too.
+        scale = self._gradient_scale(n_values)
+        return fake_quantize(weight.double(), step, zero_point, self.qtype, gradient_scale=scale).to(weight.dtype)
 
 
 class ActivationQuantizer(Quantizer):

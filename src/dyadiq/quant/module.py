@@ -1,0 +1,302 @@
+"""The quantized network as an ordinary `nn.Module`: trains, saves, loads, and lowers to integers.
+
+Used by training loops, `quant.lower`, `quant.store` and the public face. Holds the model's parameters and batch norm
+statistics under the model's own names, and quantizers under ``quantizers.<decision>``.
+
+Forward, in mode ``fake``, says in real values what the integer program says in integers (docs/spec/integer-program.md):
+inputs on their grid; weights folded, then quantized; biases on the grid ``s_w s_x``; one rounding per
+site; branches of an add rounded to its grid before the sum, clipped after. ``float`` leaves all of that out;
+``exact`` returns the integers themselves. Computes in the parameters' dtype: float32 may differ from the integers by
+a step near ties, which is why accuracy is measured in ``exact``. Source: DESIGN section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dyadiq.core.affine import AffineParams
+from dyadiq.core.errors import DataError, QuantError, UnknownNameError
+from dyadiq.core.facts import QuantConfig
+from dyadiq.core.plan import BitPlan
+from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.cost.facts import network_facts
+from dyadiq.ir.execute import Batch, graph_params, run_node
+from dyadiq.ir.graph import Graph, Node
+from dyadiq.ir.lower import ActivationQuant, WeightQuant
+from dyadiq.ir.passes import canonicalize
+from dyadiq.ir.reference import named_inputs
+from dyadiq.ir.sites import find_sites
+from dyadiq.quant.calibrate import calibrate_activations, check_finite_params, fit_weights
+from dyadiq.quant.exact import ExactExecutor
+from dyadiq.quant.fake_quant import ActivationQuantizer, Quantizer, WeightQuantizer, round_to_grid
+from dyadiq.quant.fold import Layer, find_layers, fold
+from dyadiq.quant.lower import lower
+from dyadiq.quant.named import Scope, add_module_, add_tensors_, tensors_by_name
+
+__all__ = ["MODES", "QuantModule", "quantize"]
+
+MODES = ("float", "fake", "exact")
+_QUANTIZERS = "quantizers"
+_JOINS = ("add", "concat")
+
+
+def quantize(
+    graph: Graph,
+    plan: BitPlan,
+    calibration: Iterable[Batch],
+    *,
+    config: QuantConfig | None = None,
+    learn_scales: bool = True,
+    freeze_bn: bool = True,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> QuantModule:
+    """Return a module that runs a captured graph as the plan says.
+
+    Args:
+        graph: From `ir.capture`, batch norms and all.
+        plan: A format for every decision (`cost.facts.network_facts`).
+        calibration: Batches that the ranges of activations are taken from.
+        config: Everything about quantization except the bits.
+        learn_scales: Whether scales are parameters.
+        freeze_bn: True: batch norms keep their statistics from the start. False: they are live in training until
+            ``freeze_batchnorm_()``.
+        seed: Of the samples that range methods keep.
+        progress: One step a calibration batch.
+
+    Raises:
+        ConfigError: The plan does not fit the network.
+        DataError: No calibration batch, or an activation that is not finite.
+        GraphError: The graph cannot be made canonical.
+        QuantError: A parameter is not finite, or a tensor cannot be quantized as asked.
+    """
+    config = QuantConfig() if config is None else config
+    check_finite_params(graph.params)
+    canonical = canonicalize(graph)
+    plan.check(network_facts(canonical, config))
+    params = fit_weights(canonical, plan.formats)
+    params |= calibrate_activations(canonical, plan.formats, calibration, seed=seed, progress=progress)
+    return QuantModule(graph, plan, config, params, learn_scales=learn_scales, freeze_bn=freeze_bn)
+
+
+class QuantModule(nn.Module):
+    """A network with a quantizer at every decision; made by `quantize`.
+
+    Attributes:
+        graph: The captured graph; its parameter values are those at capture, the module's own are in ``state_dict``.
+        plan: Formats by decision.
+        config: Everything about quantization except the bits.
+        mode: ``float``, ``fake`` or ``exact``; see `set_mode_`.
+        batchnorm_frozen: Whether batch norms use running statistics in training too.
+        batchnorm_momentum: Weight of a batch in the running statistics.
+
+    Raises:
+        QuantError: The model has its own attribute ``quantizers``.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: BitPlan,
+        config: QuantConfig,
+        params: Mapping[str, AffineParams],
+        *,
+        learn_scales: bool = True,
+        freeze_bn: bool = True,
+        batchnorm_momentum: float = 0.1,
+    ) -> None:
+        """Register the model's tensors under its names, and a quantizer a decision.
+
+        Raises:
+            QuantError: The model has its own attribute ``quantizers``.
+        """
+        super().__init__()
+        taken = sorted(n for n in graph.params if n.split(".")[0] == _QUANTIZERS)
+        if taken:
+            raise QuantError(
+                f"{taken[0]}: the name 'quantizers' is taken by QuantModule's own state. Rename the model's attribute."
+            )
+        self.graph, self.plan, self.config = graph, plan, config
+        self.mode, self.learn_scales = "fake", learn_scales
+        self.batchnorm_frozen, self.batchnorm_momentum = freeze_bn, batchnorm_momentum
+        self._canonical = canonicalize(graph)
+        self._sites = find_sites(self._canonical)
+        self._layers = find_layers(graph, self._canonical)
+        self._executor: tuple[tuple[tuple[int, int], ...], ExactExecutor] | None = None
+        self._add_model_tensors()
+        self._weight_names = tuple(dict.fromkeys(layer.weight for layer in self._layers.values()))
+        scope = Scope()
+        for name in self._weight_names:
+            add_module_(scope, name, WeightQuantizer(params[name], learn_scale=learn_scales))
+        for name in self._sites.decisions:
+            add_module_(scope, name, ActivationQuantizer(params[name], learn_scale=learn_scales))
+        self._modules[_QUANTIZERS] = scope
+
+    def _add_model_tensors(self) -> None:
+        tensors = graph_params(self.graph)
+        norms = [node for node in self.graph.nodes if node.op == "batch_norm"]
+        statistics = {name for node in norms for name in node.inputs[3:]}
+        buffers = {name: tensors[name] for name in tensors if name in statistics}
+        for node in norms:  # As torch names it, so that state dicts of the model fit.
+            buffers[node.inputs[3].removesuffix("running_mean") + "num_batches_tracked"] = torch.tensor(0)
+        add_tensors_(self, {n: t for n, t in tensors.items() if n not in statistics}, buffers)
+
+    # -- modes and state -----------------------------------------------------------------------------
+
+    def set_mode_(self, mode: str) -> QuantModule:
+        """Set what forward returns: ``float`` or ``fake`` values, or the ``exact`` integers.
+
+        Raises:
+            UnknownNameError: No such mode.
+        """
+        if mode not in MODES:
+            raise UnknownNameError("mode", mode, MODES)
+        self.mode = mode
+        return self
+
+    def freeze_batchnorm_(self) -> QuantModule:
+        """Use running statistics from now on, in training too."""
+        self.batchnorm_frozen = True
+        return self
+
+    def quantizers_by_name(self) -> dict[str, Quantizer]:
+        """Return the quantizer of every decision."""
+        found = self._modules[_QUANTIZERS].named_modules()  # type: ignore[union-attr]
+        return {name: module for name, module in found if isinstance(module, Quantizer)}
+
+    def load_float_state_dict_(self, state: Mapping[str, Tensor]) -> QuantModule:
+        """Load the user model's own state dict by name; quantizers stay as they are.
+
+        Raises:
+            QuantError: Names are missing or unknown, all of them listed.
+        """
+        wanted = {name for name in self.state_dict() if not name.startswith(f"{_QUANTIZERS}.")}
+        missing, unknown = sorted(wanted - set(state)), sorted(set(state) - wanted)
+        if missing or unknown:
+            raise QuantError(
+                f"the state dict does not fit the model: missing {missing or 'none'}, unknown {unknown or 'none'}."
+            )
+        self.load_state_dict(dict(state), strict=False)
+        return self
+
+    # -- forward -------------------------------------------------------------------------------------
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the output, or a tuple of them, in the order of the model's own.
+
+        Args:
+            *inputs: In the order of ``graph.inputs``.
+
+        Raises:
+            DataError: Inputs of the wrong number or shape, not finite (exact mode), or too few for a live batch norm.
+
+        Shapes:
+            Inputs ``[N, *shape]``. Values in the parameters' dtype; int64 codes in exact mode.
+        """
+        self._check_inputs(inputs)
+        outputs = self._run_exact(inputs) if self.mode == "exact" else self._run_real(inputs)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
+        expected = [["N", *self.graph.tensors[name].shape] for name in self.graph.inputs]
+        got = [list(x.shape) for x in inputs]
+        if len(got) != len(expected) or any(g[1:] != e[1:] or not g for g, e in zip(got, expected, strict=True)):
+            raise DataError(f"inputs {list(self.graph.inputs)}: got shapes {got}, expected {expected}.")
+
+    def _run_real(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        tensors = tensors_by_name(self, skip=(_QUANTIZERS,))
+        quantizers = self.quantizers_by_name() if self.mode == "fake" else {}
+        values: dict[str, Tensor] = {}
+        dtype = next(iter(tensors.values())).dtype if tensors else torch.float32
+        for name, x in zip(self._canonical.inputs, inputs, strict=True):
+            # In float64, so that network inputs get the very codes of the integer program.
+            values[name] = quantizers[name](x.double()).to(dtype) if quantizers else x.to(dtype)
+        for node in self._canonical.nodes:
+            arguments = [values[name] for name in self._canonical.activations(node)]
+            if node.name in self._layers:
+                result = self._run_layer(self._layers[node.name], arguments[0], tensors, quantizers)
+            else:
+                if quantizers and node.op in _JOINS:
+                    arguments = [_activation(quantizers, node.output).round(x) for x in arguments]
+                result = run_node(node, arguments)
+            values[node.output] = quantizers[node.output](result) if node.output in quantizers else result
+        return [values[name] for name in self._canonical.outputs]
+
+    def _run_layer(
+        self, layer: Layer, x: Tensor, tensors: Mapping[str, Tensor], quantizers: Mapping[str, Quantizer]
+    ) -> Tensor:
+        live = self.training and not self.batchnorm_frozen
+        weight, bias = fold(layer, tensors, live_input=x if live else None, momentum=self.batchnorm_momentum)
+        if quantizers:
+            weight_quantizer = quantizers[layer.weight]
+            input_quantizer = quantizers[self._sites.decision_of[layer.node.inputs[0]]]
+            weight = weight_quantizer(weight)
+            if bias is not None and weight_quantizer.enabled and input_quantizer.enabled:
+                # The grid of the accumulator; its scales are learned elsewhere.
+                grid = (weight_quantizer.current_scale().double() * input_quantizer.current_scale().double()).detach()
+                bias = round_to_grid(bias.double(), grid).to(bias.dtype)
+        return run_node(layer.node, [x, weight, *([] if bias is None else [bias])])
+
+    def _run_exact(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        """Run the integer program, lowered again whenever a tensor of this module changed."""
+        state = [*self.parameters(), *self.buffers()]
+        key = tuple((id(tensor), tensor._version) for tensor in state)
+        if self._executor is None or self._executor[0] != key:
+            self._executor = key, ExactExecutor(lower(self))
+        executor = self._executor[1]
+        given = {name: x.detach().cpu().numpy() for name, x in zip(self.graph.inputs, inputs, strict=True)}
+        arrays = {name: torch.from_numpy(x) for name, x in named_inputs(executor.graph, given).items()}
+        outputs = executor(arrays)
+        return [outputs[name].to(inputs[0].device) for name in self.graph.outputs]
+
+    # -- lowering ------------------------------------------------------------------------------------
+
+    def folded_graph(self) -> Graph:
+        """Return the canonical graph with the current parameters, batch norms folded, in float64."""
+        params: dict[str, np.ndarray[Any, Any]] = {}
+        for node, weight, bias in self._folded_layers():
+            params[node.inputs[1]] = weight.double().cpu().numpy()
+            if bias is not None:
+                params[node.inputs[2]] = bias.double().cpu().numpy()
+        return self._canonical.replace(params=params)
+
+    def weight_quants(self) -> dict[str, WeightQuant]:
+        """Return the codes and scales of every weight, by parameter name.
+
+        Raises:
+            QuantError: A weight became NaN or infinite.
+        """
+        quants = {}
+        quantizers = self.quantizers_by_name()
+        for node, weight, _ in self._folded_layers():
+            name = node.inputs[1]
+            quantizer = quantizers[name]
+            params = quantizer.affine_params()
+            codes = quantizer.codes(weight.double().cpu().numpy(), name=name)
+            quants[name] = WeightQuant(codes, params.qtype, params.scale, params.zero_point, params.group_factor)
+        return quants
+
+    def activation_quants(self) -> dict[str, ActivationQuant]:
+        """Return the scale and zero point of every activation decision, by tensor name."""
+        quants = {}
+        quantizers = self.quantizers_by_name()
+        for name in self._sites.decisions:
+            params = quantizers[name].affine_params()
+            quants[name] = ActivationQuant(params.qtype, float(params.scale[0]), int(params.zero_point[0]))
+        return quants
+
+    def _folded_layers(self) -> list[tuple[Node, Tensor, Tensor | None]]:
+        tensors = tensors_by_name(self, skip=(_QUANTIZERS,))
+        with torch.no_grad():
+            return [(layer.node, *fold(layer, tensors)) for layer in self._layers.values()]
+
+
+def _activation(quantizers: Mapping[str, Quantizer], name: str) -> ActivationQuantizer:
+    quantizer = quantizers[name]
+    assert isinstance(quantizer, ActivationQuantizer)  # our own bug otherwise
+    return quantizer
