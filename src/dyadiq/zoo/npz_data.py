@@ -50,7 +50,9 @@ def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) 
         )
     required = tuple(required)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # The file is opened here, because np.load leaves it open when the archive is damaged.
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ArtifactError(f"{path}: holds a single array, expected an .npz with {', '.join(required)}.")
             missing = [name for name in required if name not in archive.files]
