@@ -92,7 +92,7 @@ class TensorSpec:
             raise ExportError(f"tensor name of {len(self.name)} characters does not fit a .dyq record. Shorten it.")
         if self.qtype is not None and self.qtype.bits > MAX_PACKED_BITS:
             raise ExportError(
-                f"{self.name}: {self.qtype} cannot be packed; expected at most {MAX_PACKED_BITS} bits. Narrow the tensor."
+                f"{self.name}: {self.qtype} cannot be packed; expected at most {MAX_PACKED_BITS} bits. Narrow it."
             )
 
     @property
@@ -270,28 +270,28 @@ def read_container(path: str | os.PathLike[str]) -> Container:
     names_at = _HEADER.size + _RECORD.size * n_tensors
     first_payload = names_at + _aligned(name_bytes) + _aligned(structure_bytes)
     if first_payload > data.size:
-        raise _damaged(path, f"its sections end at byte {first_payload}, the file at {data.size}")
-    if zlib.crc32(data[_HEADER.size : first_payload]) != body_crc32:
-        raise _damaged(path, "the checksum of its records, names and structure is wrong")
+        raise ArtifactError(_damaged(path, f"its sections end at byte {first_payload}, the file at {data.size}"))
+    if zlib.crc32(data[_HEADER.size : first_payload].data) != body_crc32:
+        raise ArtifactError(_damaged(path, "the checksum of its records, names and structure is wrong"))
     specs, crcs = _read_records(path, data[:first_payload].tobytes(), n_tensors, name_bytes)
     layout = _layout(structure_bytes, specs)
     for i, spec in enumerate(specs):
         record = data[_HEADER.size + i * _RECORD.size :][: _RECORD.size].tobytes()
         if record != _RECORD.pack(*_record(spec, layout.payloads[i], crcs[i])):
-            raise _damaged(path, f"the record of tensor {spec.name!r} is not where or what it must be")
+            raise ArtifactError(_damaged(path, f"the record of tensor {spec.name!r} is not where or what it must be"))
     if layout.file_bytes != data.size:
-        raise _damaged(path, f"its tensors end at byte {layout.file_bytes}, the file at {data.size}")
+        raise ArtifactError(_damaged(path, f"its tensors end at byte {layout.file_bytes}, the file at {data.size}"))
     if sum(len(spec.name.encode()) for spec in specs) != name_bytes:
-        raise _damaged(path, "its names do not fill their section")
+        raise ArtifactError(_damaged(path, "its names do not fill their section"))
     payloads = {}
     for spec, start, crc in zip(specs, layout.payloads, crcs, strict=True):
         payload = data[start : start + spec.payload_bytes]
-        if zlib.crc32(payload) != crc:
-            raise _damaged(path, f"the checksum of tensor {spec.name!r} is wrong")
+        if zlib.crc32(payload.data) != crc:
+            raise ArtifactError(_damaged(path, f"the checksum of tensor {spec.name!r} is wrong"))
         payloads[spec.name] = payload
     _check_padding(path, data, layout, specs, name_bytes, structure_bytes)
     if len(payloads) != len(specs):
-        raise _damaged(path, "two of its tensors have one name")
+        raise ArtifactError(_damaged(path, "two of its tensors have one name"))
     structure = data[layout.structure : layout.structure + structure_bytes].tobytes()
     return Container(Path(path), structure, {spec.name: spec for spec in specs}, payloads)
 
@@ -310,7 +310,7 @@ def _map(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise ArtifactError(f"{path}: no such file. Check the path, or export the program first.") from err
     except OSError as err:
         raise ArtifactError(f"{path}: cannot be read: {err.strerror or err}. Check path and permissions.") from err
-    raise _damaged(path, f"it has {size} bytes, a header alone has {_HEADER.size}")
+    raise ArtifactError(_damaged(path, f"it has {size} bytes, a header alone has {_HEADER.size}"))
 
 
 def _read_header(path: str | os.PathLike[str], data: NDArray[np.uint8]) -> tuple[int, int, int, int]:
@@ -329,9 +329,9 @@ def _read_header(path: str | os.PathLike[str], data: NDArray[np.uint8]) -> tuple
             "Upgrade Dyadiq, or export the program again with this version."
         )
     if zlib.crc32(raw[:-4]) != own or version != CONTAINER_VERSION or header_bytes != _HEADER.size or any(raw[44:60]):
-        raise _damaged(path, "the checksum of its header is wrong")
+        raise ArtifactError(_damaged(path, "the checksum of its header is wrong"))
     if file_bytes != data.size:
-        raise _damaged(path, f"it has {data.size} bytes, its header says {file_bytes}")
+        raise ArtifactError(_damaged(path, f"it has {data.size} bytes, its header says {file_bytes}"))
     return n_tensors, name_bytes, structure_bytes, body
 
 
@@ -349,15 +349,16 @@ def _read_records(
     for i in range(n_tensors):
         length, kind, bits, flags, ndim, *rest = _RECORD.unpack_from(data, _HEADER.size + i * _RECORD.size)
         dims, crc = rest[:MAX_DIMS], rest[-1]
+        if kind not in (_KIND_CODES, _KIND_FLOAT64) or names_at + length > end or ndim > MAX_DIMS:
+            reason = f"record {i} means nothing: kind {kind}, {ndim} dimensions, a name of {length} bytes"
+            raise ArtifactError(_damaged(path, reason))
         try:
-            if kind not in (_KIND_CODES, _KIND_FLOAT64) or names_at + length > end or ndim > MAX_DIMS:
-                raise ConfigError(f"kind {kind}, {ndim} dimensions, a name of {length} bytes")
             qtype = None
             if kind == _KIND_CODES:
                 qtype = QType(bits, bool(flags & _SIGNED), narrow=bool(flags & _NARROW), bipolar=bool(flags & _BIPOLAR))
             specs.append(TensorSpec(data[names_at : names_at + length].decode(), tuple(dims[:ndim]), qtype))
         except (ConfigError, ExportError, UnicodeDecodeError) as err:
-            raise _damaged(path, f"record {i} means nothing: {err}") from err
+            raise ArtifactError(_damaged(path, f"record {i} means nothing: {err}")) from err
         names_at += length
         crcs.append(crc)
     return tuple(specs), tuple(crcs)
@@ -380,8 +381,8 @@ def _check_padding(
     sections += [(start, spec.payload_bytes) for start, spec in zip(layout.payloads, specs, strict=True)]
     for start, length in sections:
         if data[start + length : start + _aligned(length)].any():
-            raise _damaged(path, f"padding after byte {start + length} is not zero")
+            raise ArtifactError(_damaged(path, f"padding after byte {start + length} is not zero"))
 
 
-def _damaged(path: str | os.PathLike[str], reason: str) -> ArtifactError:
-    return ArtifactError(f"{path}: damaged .dyq file: {reason}. Export the program again.")
+def _damaged(path: str | os.PathLike[str], reason: str) -> str:
+    return f"{path}: damaged .dyq file: {reason}. Export the program again."

@@ -20,7 +20,15 @@ from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import SPEC_VERSION, IntegerProgram
 
-__all__ = ["graph_from_payload", "graph_to_payload", "load_graph", "load_program", "save_graph", "save_program"]
+__all__ = [
+    "graph_from_payload",
+    "graph_to_payload",
+    "load_graph",
+    "load_program",
+    "save_graph",
+    "save_program",
+    "tuples_from_lists",
+]
 
 GRAPH_SCHEMA = "dyadiq.graph/1"
 PROGRAM_SCHEMA = "dyadiq.program/1"
@@ -85,7 +93,7 @@ def graph_from_payload(payload: Mapping[str, Any], arrays: _Arrays) -> Graph:
         inputs=tuple(payload["inputs"]),
         outputs=tuple(payload["outputs"]),
         nodes=tuple(
-            Node(n["name"], n["op"], tuple(n["inputs"]), n["output"], _with_tuples(n["attrs"]), n["source"])
+            Node(n["name"], n["op"], tuple(n["inputs"]), n["output"], tuples_from_lists(n["attrs"]), n["source"])
             for n in payload["nodes"]
         ),
         tensors={
@@ -158,11 +166,16 @@ def load_program(path: _Path) -> IntegerProgram:
     return program
 
 
-def _with_tuples(value: Any) -> Any:
-    """Return JSON with lists as tuples, all the way down."""
+def tuples_from_lists(value: Any) -> Any:
+    """Return a JSON value with lists as tuples, all the way down.
+
+    Example:
+        >>> tuples_from_lists({"stride": [1, 2]})
+        {'stride': (1, 2)}
+    """
     if isinstance(value, dict):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(_with_tuples(item) for item in value) if isinstance(value, list) else value
+        return {key: tuples_from_lists(item) for key, item in value.items()}
+    return tuple(tuples_from_lists(item) for item in value) if isinstance(value, list) else value
 
 
 def _decode(path: _Path, noun: str, decode: Callable[[], _T]) -> _T:
