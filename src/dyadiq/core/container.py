@@ -42,6 +42,8 @@ __all__ = [
     "container_size_bytes",
     "read_container",
     "tensor_payload_bytes",
+    "type_flags",
+    "type_from_flags",
     "write_container",
 ]
 
@@ -123,32 +125,43 @@ def container_size_bytes(structure_bytes: int, specs: Iterable[TensorSpec]) -> i
         >>> container_size_bytes(10, [TensorSpec("w", (3, 5), QType(3, signed=True))])
         320
     """
-    return _layout(structure_bytes, tuple(specs)).file_bytes
+    return _payload_offsets(structure_bytes, tuple(specs))[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Offsets of everything in a file."""
+def type_flags(qtype: QType) -> int:
+    """Return the flags byte of a type: 1 signed, 2 narrow, 4 bipolar.
 
-    names: int
-    structure: int
-    payloads: tuple[int, ...]
-    file_bytes: int
+    Example:
+        >>> type_flags(QType(4, signed=True, narrow=True))
+        3
+    """
+    return _SIGNED * qtype.signed | _NARROW * qtype.narrow | _BIPOLAR * qtype.bipolar
+
+
+def type_from_flags(bits: int, flags: int) -> QType:
+    """Return the type of a width and a flags byte, the inverse of `type_flags`.
+
+    Raises:
+        ConfigError: They contradict each other.
+
+    Example:
+        >>> str(type_from_flags(4, 3))
+        'int4n'
+    """
+    return QType(bits, bool(flags & _SIGNED), narrow=bool(flags & _NARROW), bipolar=bool(flags & _BIPOLAR))
 
 
 def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-def _layout(structure_bytes: int, specs: Sequence[TensorSpec]) -> _Layout:
-    names = _HEADER.size + _RECORD.size * len(specs)
-    structure = names + _aligned(sum(len(spec.name.encode()) for spec in specs))
-    offset = structure + _aligned(structure_bytes)
-    payloads = []
+def _payload_offsets(structure_bytes: int, specs: Sequence[TensorSpec]) -> list[int]:
+    """Return where each payload starts, and last the length of the file."""
+    names = sum(len(spec.name.encode()) for spec in specs)
+    offsets = [_HEADER.size + _RECORD.size * len(specs) + _aligned(names) + _aligned(structure_bytes)]
     for spec in specs:
-        payloads.append(offset)
-        offset += _aligned(spec.payload_bytes)
-    return _Layout(names, structure, tuple(payloads), offset)
+        offsets.append(offsets[-1] + _aligned(spec.payload_bytes))
+    return offsets
 
 
 def write_container(
@@ -165,19 +178,15 @@ def write_container(
     specs = tuple(spec for spec, _ in pairs)
     if len({spec.name for spec in specs}) != len(specs):
         raise ExportError(f"{path}: two tensors have one name among {[s.name for s in specs]}. Rename one.")
-    layout = _layout(len(structure), specs)
-    buffer = bytearray(layout.file_bytes)
-    names = b"".join(spec.name.encode() for spec in specs)
-    buffer[layout.names : layout.names + len(names)] = names
-    buffer[layout.structure : layout.structure + len(structure)] = structure
-    for i, (spec, values) in enumerate(pairs):
-        payload = _encode(spec, values)
-        start = layout.payloads[i]
-        buffer[start : start + len(payload)] = payload
-        _RECORD.pack_into(buffer, _HEADER.size + i * _RECORD.size, *_record(spec, start, zlib.crc32(payload)))
-    _HEADER.pack_into(buffer, 0, *_header(layout, len(specs), len(names), len(structure), buffer))
-    atomic_write_bytes(path, buffer)
-    return layout.file_bytes
+    payloads = [_encode(spec, values) for spec, values in pairs]
+    head = _head(structure, specs, [zlib.crc32(payload) for payload in payloads])
+    data = b"".join([head, *(_padded(payload) for payload in payloads)])
+    atomic_write_bytes(path, data)
+    return len(data)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(_aligned(len(data)) - len(data))
 
 
 def _encode(spec: TensorSpec, values: NDArray[Any]) -> bytes:
@@ -200,22 +209,20 @@ def _encode(spec: TensorSpec, values: NDArray[Any]) -> bytes:
         raise QuantError(f"{spec.name}: {err}") from err
 
 
-def _record(spec: TensorSpec, offset: int, crc32: int) -> tuple[int, ...]:
-    """Return the fields of a tensor's record."""
-    q = spec.qtype
-    flags = 0 if q is None else _SIGNED * q.signed | _NARROW * q.narrow | _BIPOLAR * q.bipolar
-    kind, bits = (_KIND_FLOAT64, 64) if q is None else (_KIND_CODES, q.bits)
-    dims = (*spec.shape, *([0] * (MAX_DIMS - len(spec.shape))))
-    return (len(spec.name.encode()), kind, bits, flags, len(spec.shape), *dims, offset, spec.payload_bytes, crc32)
-
-
-def _header(layout: _Layout, n_tensors: int, name_bytes: int, structure_bytes: int, file: Any) -> tuple[Any, ...]:
-    """Return the fields of the header of a file whose other bytes are in place."""
-    first_payload = layout.structure + _aligned(structure_bytes)
-    body_crc32 = zlib.crc32(memoryview(file)[_HEADER.size : first_payload])
-    fields = (_MAGIC, CONTAINER_VERSION, _HEADER.size, n_tensors, layout.file_bytes, name_bytes, structure_bytes)
-    own_crc32 = zlib.crc32(_HEADER.pack(*fields, body_crc32, 0)[:-4])
-    return (*fields, body_crc32, own_crc32)
+def _head(structure: bytes, specs: Sequence[TensorSpec], crcs: Sequence[int]) -> bytes:
+    """Return all bytes before the first payload; writer and reader make them in this one way."""
+    names = b"".join(spec.name.encode() for spec in specs)
+    offsets = _payload_offsets(len(structure), specs)
+    records = []
+    for spec, offset, crc in zip(specs, offsets, crcs, strict=False):
+        q, name_bytes, ndim = spec.qtype, len(spec.name.encode()), len(spec.shape)
+        kind, bits, flags = (_KIND_FLOAT64, 64, 0) if q is None else (_KIND_CODES, q.bits, type_flags(q))
+        dims = (*spec.shape, *([0] * (MAX_DIMS - ndim)))
+        records.append(_RECORD.pack(name_bytes, kind, bits, flags, ndim, *dims, offset, spec.payload_bytes, crc))
+    body = b"".join([*records, _padded(names), _padded(structure)])
+    fields = (_MAGIC, CONTAINER_VERSION, _HEADER.size, len(specs), offsets[-1], len(names), len(structure))
+    own_crc32 = zlib.crc32(_HEADER.pack(*fields, zlib.crc32(body), 0)[:-4])
+    return _HEADER.pack(*fields, zlib.crc32(body), own_crc32) + body
 
 
 @dataclass(frozen=True)
@@ -268,31 +275,30 @@ def read_container(path: str | os.PathLike[str]) -> Container:
     data = _map(path)
     n_tensors, name_bytes, structure_bytes, body_crc32 = _read_header(path, data)
     names_at = _HEADER.size + _RECORD.size * n_tensors
-    first_payload = names_at + _aligned(name_bytes) + _aligned(structure_bytes)
+    structure_at = names_at + _aligned(name_bytes)
+    first_payload = structure_at + _aligned(structure_bytes)
     if first_payload > data.size:
         raise ArtifactError(_damaged(path, f"its sections end at byte {first_payload}, the file at {data.size}"))
-    if zlib.crc32(data[_HEADER.size : first_payload].data) != body_crc32:
+    head = data[:first_payload].tobytes()
+    if zlib.crc32(head[_HEADER.size :]) != body_crc32:
         raise ArtifactError(_damaged(path, "the checksum of its records, names and structure is wrong"))
-    specs, crcs = _read_records(path, data[:first_payload].tobytes(), n_tensors, name_bytes)
-    layout = _layout(structure_bytes, specs)
-    for i, spec in enumerate(specs):
-        record = data[_HEADER.size + i * _RECORD.size :][: _RECORD.size].tobytes()
-        if record != _RECORD.pack(*_record(spec, layout.payloads[i], crcs[i])):
-            raise ArtifactError(_damaged(path, f"the record of tensor {spec.name!r} is not where or what it must be"))
-    if layout.file_bytes != data.size:
-        raise ArtifactError(_damaged(path, f"its tensors end at byte {layout.file_bytes}, the file at {data.size}"))
-    if sum(len(spec.name.encode()) for spec in specs) != name_bytes:
-        raise ArtifactError(_damaged(path, "its names do not fill their section"))
+    specs, crcs = _read_records(path, head, n_tensors, name_bytes)
+    if sum(spec.payload_bytes for spec in specs) > data.size:
+        raise ArtifactError(_damaged(path, f"its tensors take more than the {data.size} bytes of the file"))
+    structure = head[structure_at : structure_at + structure_bytes]
+    # One comparison for offsets, lengths, overlaps, padding and unused fields: there is one way to write them.
+    if head != _head(structure, specs, crcs):
+        raise ArtifactError(_damaged(path, "its header or records are not what its tensors ask for"))
     payloads = {}
-    for spec, start, crc in zip(specs, layout.payloads, crcs, strict=True):
-        payload = data[start : start + spec.payload_bytes]
-        if zlib.crc32(payload.data) != crc:
+    for spec, start, crc in zip(specs, _payload_offsets(structure_bytes, specs), crcs, strict=False):
+        end = start + spec.payload_bytes
+        payloads[spec.name] = data[start:end]
+        if zlib.crc32(data[start:end].data) != crc:
             raise ArtifactError(_damaged(path, f"the checksum of tensor {spec.name!r} is wrong"))
-        payloads[spec.name] = payload
-    _check_padding(path, data, layout, specs, name_bytes, structure_bytes)
+        if data[end : _aligned(end)].any():
+            raise ArtifactError(_damaged(path, f"padding after tensor {spec.name!r} is not zero"))
     if len(payloads) != len(specs):
         raise ArtifactError(_damaged(path, "two of its tensors have one name"))
-    structure = data[layout.structure : layout.structure + structure_bytes].tobytes()
     return Container(Path(path), structure, {spec.name: spec for spec in specs}, payloads)
 
 
@@ -353,35 +359,13 @@ def _read_records(
             reason = f"record {i} means nothing: kind {kind}, {ndim} dimensions, a name of {length} bytes"
             raise ArtifactError(_damaged(path, reason))
         try:
-            qtype = None
-            if kind == _KIND_CODES:
-                qtype = QType(bits, bool(flags & _SIGNED), narrow=bool(flags & _NARROW), bipolar=bool(flags & _BIPOLAR))
+            qtype = type_from_flags(bits, flags) if kind == _KIND_CODES else None
             specs.append(TensorSpec(data[names_at : names_at + length].decode(), tuple(dims[:ndim]), qtype))
         except (ConfigError, ExportError, UnicodeDecodeError) as err:
             raise ArtifactError(_damaged(path, f"record {i} means nothing: {err}")) from err
         names_at += length
         crcs.append(crc)
     return tuple(specs), tuple(crcs)
-
-
-def _check_padding(
-    path: str | os.PathLike[str],
-    data: NDArray[np.uint8],
-    layout: _Layout,
-    specs: Sequence[TensorSpec],
-    name_bytes: int,
-    structure_bytes: int,
-) -> None:
-    """Check that every byte between sections and payloads is zero.
-
-    Raises:
-        ArtifactError: One is not.
-    """
-    sections = [(layout.names, name_bytes), (layout.structure, structure_bytes)]
-    sections += [(start, spec.payload_bytes) for start, spec in zip(layout.payloads, specs, strict=True)]
-    for start, length in sections:
-        if data[start + length : start + _aligned(length)].any():
-            raise ArtifactError(_damaged(path, f"padding after byte {start + length} is not zero"))
 
 
 def _damaged(path: str | os.PathLike[str], reason: str) -> str:

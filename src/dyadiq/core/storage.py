@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dyadiq.core.errors import ArtifactError, StorageError
 
-__all__ = ["TEMPORARY_SUFFIX", "atomic_write_bytes", "atomic_write_text", "read_bytes", "sha256_file"]
+__all__ = ["TEMPORARY_SUFFIX", "atomic_write_bytes", "atomic_write_text", "make_folder", "read_bytes", "sha256_file"]
 
 TEMPORARY_SUFFIX = ".dyadiq-tmp"
 
@@ -28,6 +28,7 @@ _ADVICE = {
     errno.ENOENT: "the folder does not exist. Create it first",
     errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another path",
     errno.EISDIR: "the path is a folder. Name a file in it",
+    errno.EEXIST: "a file is in the way. Choose another path",
     errno.EFBIG: "the file is larger than the system allows. Raise the limit or choose another disk",
 }
 
@@ -62,12 +63,26 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes | bytearray | m
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as err:
-        advice = _ADVICE.get(err.errno or 0, "check the disk and the path")
-        reason = err.strerror or str(err)
-        raise StorageError(
-            f"cannot write {target} ({len(data)} bytes): {reason}; {advice}. Nothing was changed."
-        ) from err
+        raise StorageError(f"cannot write {target} ({len(data)} bytes): {_explain(err)}. Nothing was changed.") from err
     _sync_folder(target.parent)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and those above it; one that is there is fine.
+
+    Raises:
+        StorageError: The disk is full, read-only, not permitted, or a file is in the way.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise StorageError(f"cannot make the folder {folder}: {_explain(err)}.") from err
+    return folder
+
+
+def _explain(err: OSError) -> str:
+    return f"{err.strerror or err}; {_ADVICE.get(err.errno or 0, 'check the disk and the path')}"
 
 
 def _sync_folder(folder: Path) -> None:
