@@ -16,6 +16,8 @@ import numpy as np
 from dyadiq.core.errors import GraphError
 from dyadiq.core.facts import Decision, LayerFacts, NetworkFacts, QuantConfig
 from dyadiq.ir.graph import Graph, Node
+from dyadiq.ir.packed import packed_size_parts
+from dyadiq.ir.probe import probe_program
 from dyadiq.ir.sites import Sites, find_sites
 
 __all__ = ["MAC_OPS", "network_facts"]
@@ -24,7 +26,7 @@ MAC_OPS = ("conv2d", "linear")
 _BYTES_PER_FLOAT = 4
 
 
-def network_facts(graph: Graph, config: QuantConfig | None = None, *, fixed_size_bytes: int = 0) -> NetworkFacts:
+def network_facts(graph: Graph, config: QuantConfig | None = None, *, fixed_size_bytes: int | None = None) -> NetworkFacts:
     """Return the decisions and layers of a canonical float graph.
 
     A weight that two nodes share is one decision with two layers; an activation with several consumers is one
@@ -33,7 +35,8 @@ def network_facts(graph: Graph, config: QuantConfig | None = None, *, fixed_size
     Args:
         graph: Float dialect, batch norm folded (`ir.passes.canonicalize`).
         config: Formats without bits; ``input_bits`` and ``output_bits`` become fixed widths.
-        fixed_size_bytes: Bytes of the packed file that no choice changes (header, scales, biases, program).
+        fixed_size_bytes: Bytes of the packed file that no choice changes (header, scales, biases, program); None:
+            found by lowering a blank program of the same structure.
 
     Returns:
         The facts. ``float_size_bytes`` counts 4 bytes for every parameter of the canonical graph, so batch norm
@@ -69,6 +72,8 @@ def network_facts(graph: Graph, config: QuantConfig | None = None, *, fixed_size
         if node.output in activations:
             fixed = config.output_bits if node.output in sites.outputs else None
             decisions[node.output] = Decision(node.output, "activation", graph.tensors[node.output].shape, fixed)
+    if fixed_size_bytes is None:
+        fixed_size_bytes, _ = packed_size_parts(probe_program(graph, config))
     n_parameters = sum(int(p.size) for p in graph.params.values())
     return NetworkFacts(
         decisions=tuple(decisions.values()),
