@@ -10,11 +10,17 @@ from types import MappingProxyType
 
 from dyadiq.core.errors import UnknownNameError
 from dyadiq.targets.base import Target
+from dyadiq.targets.dyq import DyqTarget
+from dyadiq.targets.exact import ExactTarget
 from dyadiq.targets.onnx_integer import OnnxTarget
+from dyadiq.targets.qonnx import QonnxTarget
+from dyadiq.targets.reference import ReferenceTarget
 
 __all__ = ["TARGETS", "Target", "get_target"]
 
-TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in (OnnxTarget(),)})
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {target.name: target for target in (ReferenceTarget(), ExactTarget(), OnnxTarget(), QonnxTarget(), DyqTarget())}
+)
 
 
 def get_target(name: str) -> Target:

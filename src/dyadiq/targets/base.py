@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.artifact import atomic_write_bytes
 from dyadiq.core.errors import ArtifactError, DataError, ExportError, MissingDependencyError
+from dyadiq.core.storage import atomic_write_bytes, make_folder
 from dyadiq.ir.graph import Node
 from dyadiq.ir.integer import IntegerProgram
 
@@ -53,6 +53,13 @@ class Target(ABC):
             ExportError: The target cannot express the program; names every offending node.
         """
 
+    def unproven(self, program: IntegerProgram) -> Problems:
+        """Return the nodes for which the executor is not proven to give the reference's integers; none by default.
+
+        `write` writes them all the same; `verify` refuses them unless told not to raise.
+        """
+        return Problems(self.name)
+
     @abstractmethod
     def write(self, program: IntegerProgram, path: Path) -> list[Path]:
         """Write the program and return the files made.
@@ -74,6 +81,14 @@ class Target(ABC):
             ArtifactError: No such file, or one that does not load.
             DataError: Inputs missing, or of the wrong shape.
         """
+
+    def input_codes(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Codes:
+        """Return the codes that the artifact's input quantizers make of raw inputs, by input name (``on_grid`` only).
+
+        Raises:
+            NotImplementedError: The target takes raw data; its input quantizer is compared with everything else.
+        """
+        raise NotImplementedError(f"target {self.name!r} takes raw data; only on-grid targets compare it apart.")
 
     def file(self, path: Path) -> Path:
         """Return the artifact's file for a folder, or the path itself if it has the target's suffix."""
@@ -107,12 +122,16 @@ class Problems:
     def __init__(self, target: str) -> None:
         """Start with none, for a target of this name."""
         self.target = target
-        self._lines: list[str] = []
+        self.lines: list[str] = []
+
+    def __bool__(self) -> bool:
+        """Whether anything was noted."""
+        return bool(self.lines)
 
     def add(self, node: Node, reason: str) -> None:
         """Note that a node cannot be expressed, and why (with what to do)."""
         where = f" at {node.source}" if node.source else ""
-        self._lines.append(f"{node.name} ({node.op}){where}: {reason}")
+        self.lines.append(f"{node.name} ({node.op}){where}: {reason}")
 
     def raise_if_any(self, advice: str = "") -> None:
         """Raise if anything was noted.
@@ -120,12 +139,12 @@ class Problems:
         Raises:
             ExportError: Lists all of it.
         """
-        if self._lines:
-            nodes = "node" if len(self._lines) == 1 else "nodes"
-            listed = "".join(f"\n  {line}" for line in self._lines)
+        if self.lines:
+            nodes = "node" if len(self.lines) == 1 else "nodes"
+            listed = "".join(f"\n  {line}" for line in self.lines)
             tail = f"\n{advice}" if advice else ""
             raise ExportError(
-                f"target {self.target!r} cannot express {len(self._lines)} {nodes} of the program:{listed}{tail}"
+                f"target {self.target!r} cannot express {len(self.lines)} {nodes} of the program:{listed}{tail}"
             )
 
 
@@ -146,8 +165,12 @@ def require(module: str, extra: str = "onnx") -> Any:
 
 
 def save_bytes(file: Path, data: bytes) -> Path:
-    """Write a file whole or not at all, making its folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file whole or not at all, making its folder; return the file.
+
+    Raises:
+        StorageError: The disk is full or not writable; nothing was changed.
+    """
+    make_folder(file.parent)
     atomic_write_bytes(file, data)
     return file
 
