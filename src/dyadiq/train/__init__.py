@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.evaluate import Evaluation, accuracy, evaluate, predict
+from dyadiq.train.finetune import FINETUNE_CONFIG, finetune
 from dyadiq.train.loop import TrainResult, train
 
-__all__ = ["Evaluation", "TrainConfig", "TrainResult", "accuracy", "evaluate", "predict", "train"]
+__all__ = [
+    "FINETUNE_CONFIG",
+    "Evaluation",
+    "TrainConfig",
+    "TrainResult",
+    "accuracy",
+    "evaluate",
+    "finetune",
+    "predict",
+    "train",
+]

@@ -65,7 +65,7 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress = NO_PROGRESS,
     on_epoch: EpochCallback | None = None,
-    freeze: Callable[[], None] | None = None,
+    freeze: Callable[[], object] | None = None,
 ) -> TrainResult:
     """Train a classifier in place: cross entropy, with distillation from a teacher if one is given.
 

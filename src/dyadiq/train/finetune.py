@@ -1,0 +1,112 @@
+"""Fine-tuning of a `QuantModule`, for those without a training loop of their own.
+
+Used by the public face and the pipeline. The loop is `loop.train`; this file adds what quantized networks need:
+a small learning rate, quantizer scales that learn slower still (`optimizer.make_optimizer`), batch norms frozen by the
+module's own switch, and inputs given as batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from dyadiq.core.errors import DataError
+from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.ir.execute import Batch
+from dyadiq.quant.module import QuantModule
+from dyadiq.train.config import TrainConfig
+from dyadiq.train.loop import EpochCallback, TrainResult, train
+from dyadiq.zoo.data import Split
+
+__all__ = ["FINETUNE_CONFIG", "batches_to_split", "finetune"]
+
+FINETUNE_CONFIG = TrainConfig(epochs=5, learning_rate=1e-3, freeze_bn_epoch=0)
+
+
+def finetune(
+    qmod: QuantModule,
+    data: Split | Iterable[Batch],
+    *,
+    epochs: int | None = None,
+    config: TrainConfig = FINETUNE_CONFIG,
+    validation: Split | None = None,
+    teacher: nn.Module | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = NO_PROGRESS,
+    on_epoch: EpochCallback | None = None,
+) -> TrainResult:
+    """Train a quantized network in place, in mode ``fake``; its own mode is restored afterwards.
+
+    Args:
+        qmod: From `quantize`.
+        data: A split, or batches ``(inputs, labels)``. Batches are read once and shuffled anew in every epoch, so
+            random augmentation in a loader is drawn only once.
+        epochs: Stands in for ``config.epochs``.
+        config: All other settings.
+        validation: What to choose the best epoch by. Never the test split.
+        teacher: Usually the float model; its outputs are imitated as well.
+        checkpoint: File to write after every epoch and to resume from, as in `train`.
+        progress: Receives one step per epoch.
+        on_epoch: Called with the record of each new epoch.
+
+    Returns:
+        The history, and which epoch was kept.
+
+    Raises:
+        DataError: No or unlabelled batches; NaN or infinity in the samples, the weights or the loss.
+        ConfigError: The checkpoint belongs to another training.
+        ArtifactError: The checkpoint is damaged.
+        StorageError: The checkpoint cannot be written; the one before it is intact.
+    """
+    split = data if isinstance(data, Split) else batches_to_split(data)
+    mode = qmod.mode
+    qmod.set_mode_("fake")
+    try:
+        return train(
+            qmod,
+            split,
+            config if epochs is None else replace(config, epochs=epochs),
+            validation=validation,
+            teacher=teacher,
+            checkpoint=checkpoint,
+            progress=progress,
+            on_epoch=on_epoch,
+            freeze=qmod.freeze_batchnorm_,
+        )
+    finally:
+        qmod.set_mode_(mode)
+
+
+def batches_to_split(batches: Iterable[Batch]) -> Split:
+    """Join labelled batches.
+
+    Raises:
+        DataError: No batch, a batch without labels, or one whose samples and labels do not pair up.
+
+    Example:
+        >>> len(batches_to_split([(torch.zeros(2, 3), torch.tensor([0, 1])), (torch.ones(1, 3), torch.tensor([1]))]))
+        3
+    """
+    parts = []
+    for number, batch in enumerate(batches):
+        if not isinstance(batch, tuple | list) or len(batch) < 2:
+            raise DataError(
+                f"batch {number}: got {type(batch).__name__} without labels, expected (inputs, labels). "
+                "Fine-tuning needs labels; a Split is taken as well."
+            )
+        x, y = (t.detach().cpu().numpy() if isinstance(t, torch.Tensor) else np.asarray(t) for t in batch[:2])
+        try:
+            parts.append(Split(x, y))
+        except DataError as err:
+            raise DataError(f"batch {number}: {err}") from err
+    if not parts:
+        raise DataError(
+            "no batches: got an empty iterable, expected at least one. "
+            "A generator can be read only once; pass a list, a DataLoader or a Split."
+        )
+    return Split(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))

@@ -1,0 +1,93 @@
+"""Fine-tuning a quantized network: better than before, deterministic, resumable."""
+
+import numpy as np
+import pytest
+import torch
+from tests.graphs import mlp
+
+from dyadiq.core.errors import DataError
+from dyadiq.core.facts import QuantConfig
+from dyadiq.core.plan import uniform_plan
+from dyadiq.cost.facts import network_facts
+from dyadiq.ir.execute import run_graph
+from dyadiq.quant.module import quantize
+from dyadiq.train import FINETUNE_CONFIG, TrainConfig, evaluate, finetune
+from dyadiq.train.finetune import batches_to_split
+from dyadiq.zoo import Split
+
+GRAPH = mlp((4, 8, 3))
+CONFIG = TrainConfig(epochs=3, batch_size=16, learning_rate=0.01, freeze_bn_epoch=0)
+
+
+def labelled(n=96, seed=0):
+    """Samples labelled by the float network itself."""
+    x = np.random.default_rng(seed).normal(size=(n, 4)).astype(np.float32)
+    return Split(x, run_graph(GRAPH, torch.tensor(x))[0].argmax(dim=1).numpy())
+
+
+def quantized(bits=2):
+    config = QuantConfig(input_bits=4)
+    plan = uniform_plan(network_facts(GRAPH, config), bits, bits)
+    return quantize(GRAPH, plan, [labelled().x], config=config)
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_finetuning_lowers_the_loss_and_restores_the_mode():
+    qmod, split = quantized(), labelled()
+    before = evaluate(qmod, split).loss
+    finetune(qmod.set_mode_("exact"), split, epochs=15, config=CONFIG)
+    assert qmod.mode == "exact"
+    assert evaluate(qmod.set_mode_("fake"), split).loss < before
+
+
+def test_scales_are_learned_and_batches_are_taken():
+    qmod, split = quantized(), labelled()
+    batches = [(split.x[:50], split.y[:50]), (torch.tensor(split.x[50:]), torch.tensor(split.y[50:]))]
+    result = finetune(qmod, batches, epochs=1)
+    gains = [q.log2_gain for q in qmod.quantizers_by_name().values()]
+    assert any(bool(gain.any()) for gain in gains)
+    assert len(result.history) == 1
+    other = quantized()
+    finetune(other, split, epochs=1, config=FINETUNE_CONFIG)
+    assert same(qmod, other)
+
+
+def test_resumed_finetuning_ends_with_the_same_bytes(tmp_path):
+    whole, resumed = quantized(), quantized()
+    options = {"config": CONFIG, "validation": labelled(40, seed=1), "teacher": quantized(8)}
+    finetune(whole, labelled(), checkpoint=tmp_path / "whole", **options)
+
+    def interrupt(record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(quantized(), labelled(), checkpoint=tmp_path / "cut", on_epoch=interrupt, **options)
+    finetune(resumed, labelled(), checkpoint=tmp_path / "cut", **options)
+    assert same(whole, resumed)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "cut").read_bytes()
+
+
+def test_batchnorm_is_frozen_by_the_module_itself():
+    qmod = quantized()
+    qmod.batchnorm_frozen = False
+    seen = []
+    config = TrainConfig(**CONFIG.to_json() | {"freeze_bn_epoch": 2})
+    finetune(qmod, labelled(), config=config, on_epoch=lambda record: seen.append(qmod.batchnorm_frozen))
+    assert seen == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], r"no batches: got an empty iterable"),
+        ([torch.zeros(2, 4)], r"batch 0: got Tensor without labels, expected \(inputs, labels\)"),
+        ([(np.zeros((2, 4)), np.array([0]))], r"batch 0: got 2 samples but 1 labels"),
+    ],
+)
+def test_unlabelled_or_missing_batches_are_refused(batches, message):
+    with pytest.raises(DataError, match=message):
+        batches_to_split(batches)
