@@ -43,7 +43,7 @@ class Network:
         """
         changed = dict(changed or {})
         for node in self._graph.nodes:
-            if node.output not in changed and any(name in changed for name in node.inputs):
+            if any(name in changed for name in node.inputs):
                 arguments = [self._look_up(name, values, changed) for name in node.inputs]
                 changed[node.output] = run_node(node, arguments)
         return self._look_up(self._output, values, changed)

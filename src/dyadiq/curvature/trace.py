@@ -81,6 +81,9 @@ def trace(problem: Problem) -> SensitivityTable:
         n_samples=problem.n_samples,
         seed=None if problem.n_probes is None else problem.seed,
         curvature=curvature,
+        notes=()
+        if problem.n_probes is None
+        else (f"traces estimated with {problem.n_probes} random probes per sample",),
     )
 
 

@@ -89,6 +89,7 @@ def test_seed_is_recorded_and_decides_the_probes_when_there_are_some():
     assert measure(graph, [x]).seed is None
     first, again, other = (measure(graph, [x], n_probes=2, seed=s) for s in (5, 5, 6))
     assert first.seed == 5
+    assert first.notes == ("traces estimated with 2 random probes per sample",)
     assert first.curvature == again.curvature
     assert first.curvature != other.curvature
 
