@@ -177,7 +177,7 @@ def _front(
 def _explain(
     problem: Problem, known: Mapping[str, CostTable], limits: Mapping[str, int], budget: Mapping[str, float | str]
 ) -> tuple[str, dict[str, float]]:
-    """Return the message and the smallest reachable values: what was asked, what is reachable, which budgets contradict each other, what to do."""
+    """Return the message (asked, reachable, contradicting budgets, what to do) and the smallest reachable values."""
     best = {c.name: smallest_total(problem, c) for c in problem.constraints}
     alone = [m for m in limits if best[m] > limits[m]]
     lines = []

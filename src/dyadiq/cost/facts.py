@@ -26,7 +26,9 @@ MAC_OPS = ("conv2d", "linear")
 _BYTES_PER_FLOAT = 4
 
 
-def network_facts(graph: Graph, config: QuantConfig | None = None, *, fixed_size_bytes: int | None = None) -> NetworkFacts:
+def network_facts(
+    graph: Graph, config: QuantConfig | None = None, *, fixed_size_bytes: int | None = None
+) -> NetworkFacts:
     """Return the decisions and layers of a canonical float graph.
 
     A weight that two nodes share is one decision with two layers; an activation with several consumers is one
