@@ -29,6 +29,8 @@ Bits = Annotated[int, Field(ge=1, le=16)]
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class _Section(BaseModel):
@@ -51,21 +53,32 @@ class ModelSection(_Section):
 
 
 class TrainSection(_Section):
-    """``[train]``: float training."""
+    """``[train]``: float training; the fields of `train.TrainConfig`, with its defaults."""
 
-    epochs: Count = 20
-    batch_size: Count = 64
+    epochs: Count = 10
+    batch_size: Count = 128
     learning_rate: Positive = 1e-3
-    weight_decay: Annotated[float, Field(ge=0.0)] = 1e-4
-    optimizer: str = "adam"
-    schedule: str = "cosine"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    schedule: Literal["cosine", "onecycle", "constant"] = "cosine"
+    weight_decay: NotNegative = 0.0
+    momentum: BelowOne = 0.9
+    label_smoothing: BelowOne = 0.0
+    l1: NotNegative = 0.0
+    keep_best: bool = True
 
 
 class FinetuneSection(TrainSection):
-    """``[finetune]``: training of the quantized network; ``epochs = 0`` leaves it as calibrated."""
+    """``[finetune]``: training of the quantized network; ``epochs = 0`` leaves it as calibrated.
+
+    ``distill = true`` imitates the float network as well, with the share ``distill_weight``.
+    """
 
     epochs: Annotated[int, Field(ge=0)] = 5
-    distill: Fraction = 0.0
+    distill: bool = False
+    distill_weight: Fraction = 0.5
+    temperature: Positive = 2.0
+    freeze_bn_epoch: Annotated[int, Field(ge=0)] | None = None
+    scale_rate_frac: NotNegative = 0.1
 
 
 class FormatSection(_Section):

@@ -1,0 +1,132 @@
+"""``dyadiq doctor``: what is here, what is missing, and the line that installs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from dyadiq.cli.guard import EXIT_NO, command
+from dyadiq.cli.output import print_json, print_table, print_text
+
+__all__ = ["doctor"]
+
+_REQUIRED = ("torch", "numpy", "scipy", "pydantic", "safetensors", "jinja2", "matplotlib", "rich", "click")
+_OPTIONAL = (
+    ("onnx", "onnx", "targets onnx, qonnx, qdq"),
+    ("onnxruntime", "onnx", "running targets onnx and qdq"),
+    ("qonnx", "onnx", "target qonnx"),
+    ("scikit-learn", "data", "the digits data set"),
+)
+_PROGRAMS = (
+    ("chromium", "the test that renders the report", "apt-get install chromium"),
+    ("iverilog", "simulating Verilog", "apt-get install iverilog"),
+    ("yosys", "Verilog synthesis estimates", "apt-get install yosys"),
+)
+# onnx from 1.23 on writes IR version 14, which onnxruntime up to 1.31 refuses to load.
+_ONNX_LIMIT = (1, 23)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: ``ok``; ``missing`` (something optional is off); or ``broken`` (Dyadiq cannot work)."""
+
+    what: str
+    status: Literal["ok", "missing", "broken"]
+    found: str
+    advice: str = ""
+
+
+@command("doctor")
+def doctor(as_json: bool) -> int:
+    """Check Python, packages, programs, the data folder and write access; say how to fix what is missing."""
+    findings = [finding for check in _CHECKS for finding in check()]
+    broken = [f for f in findings if f.status == "broken"]
+    if as_json:
+        print_json({"schema": "dyadiq.doctor/1", "ok": not broken, "findings": [asdict(f) for f in findings]})
+    else:
+        print_table(("what", "status", "found", "do this"), [(f.what, f.status, f.found, f.advice) for f in findings])
+        print_text("Dyadiq can work here." if not broken else f"Dyadiq cannot work here: {len(broken)} broken.")
+    return EXIT_NO if broken else 0
+
+
+def _python() -> list[Finding]:
+    fine = sys.version_info >= (3, 11)
+    advice = "" if fine else "install Python 3.11 or newer"
+    return [Finding("Python", "ok" if fine else "broken", platform.python_version(), advice)]
+
+
+def _required() -> list[Finding]:
+    return [
+        Finding(name, "ok", version) if version else Finding(name, "broken", "-", f"pip install {name}")
+        for name, version in ((name, _version(name)) for name in _REQUIRED)
+    ]
+
+
+def _optional() -> list[Finding]:
+    findings = []
+    for name, extra, use in _OPTIONAL:
+        version = _version(name)
+        if version is None:
+            findings.append(Finding(name, "missing", "-", f"for {use}: pip install 'dyadiq[{extra}]'"))
+        elif name == "onnx" and _numbers(version) >= _ONNX_LIMIT:
+            findings.append(
+                Finding(name, "broken", version, "writes an IR that onnxruntime refuses: pip install 'onnx<1.23'")
+            )
+        else:
+            findings.append(Finding(name, "ok", version))
+    return findings
+
+
+def _programs() -> list[Finding]:
+    findings = []
+    for name, use, line in _PROGRAMS:
+        path = shutil.which(name)
+        findings.append(Finding(name, "ok", path) if path else Finding(name, "missing", "-", f"for {use}: {line}"))
+    compiler = next((p for p in map(shutil.which, ("c++", "g++", "clang++")) if p), None)
+    if compiler is None:
+        findings.append(Finding("C++ compiler", "missing", "-", "for native code: apt-get install g++"))
+    else:
+        findings.append(Finding("C++ compiler", "ok", compiler))
+    return findings
+
+
+def _data() -> list[Finding]:
+    folder = os.environ.get("DYADIQ_DATA")
+    advice = "for the jets recipe: export DYADIQ_DATA=<folder of the data pack>"
+    if folder is None:
+        return [Finding("DYADIQ_DATA", "missing", "not set", advice)]
+    if not Path(folder).is_dir():
+        return [Finding("DYADIQ_DATA", "missing", f"{folder} is no folder", advice)]
+    return [Finding("DYADIQ_DATA", "ok", folder)]
+
+
+def _writable() -> list[Finding]:
+    here = Path.cwd()
+    try:
+        with tempfile.TemporaryFile(dir=here):
+            return [Finding("current folder", "ok", f"{here} is writable")]
+    except OSError as err:
+        return [Finding("current folder", "broken", f"{here}: {err.strerror}", "run in a folder you may write to")]
+
+
+_CHECKS: tuple[Callable[[], list[Finding]], ...] = (_python, _required, _optional, _programs, _data, _writable)
+
+
+def _version(package: str) -> str | None:
+    module = {"scikit-learn": "sklearn"}.get(package, package)
+    if importlib.util.find_spec(module) is None:
+        return None
+    return metadata.version(package)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -1,0 +1,84 @@
+"""``dyadiq list``: everything that has a name, with the file it comes from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dyadiq.cli.guard import command
+from dyadiq.cli.output import print_json, print_table
+
+__all__ = ["list_"]
+
+
+def _methods() -> Mapping[str, Any]:
+    from dyadiq.curvature import METHODS
+
+    return METHODS
+
+
+def _costs() -> Mapping[str, Any]:
+    from dyadiq.cost import COSTS
+
+    return COSTS
+
+
+def _targets() -> Mapping[str, Any]:
+    from dyadiq.targets import TARGETS
+
+    return TARGETS
+
+
+def _models() -> Mapping[str, Any]:
+    from dyadiq.zoo import MODELS
+
+    return MODELS
+
+
+def _datasets() -> Mapping[str, Any]:
+    from dyadiq.zoo import DATASETS
+
+    return DATASETS
+
+
+def _stages() -> Mapping[str, Any]:
+    from dyadiq.pipeline.stages import STAGES
+
+    return {stage.name: stage.run for stage in STAGES}
+
+
+_KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
+    "targets": _targets,
+    "methods": _methods,
+    "costs": _costs,
+    "models": _models,
+    "datasets": _datasets,
+    "stages": _stages,
+}
+
+
+@command("list")
+@click.argument("kind", type=click.Choice(tuple(_KINDS)), required=False)
+def list_(kind: str | None, as_json: bool) -> None:
+    """List targets, sensitivity methods, costs, models, data sets and stages (or one KIND of them)."""
+    kinds = tuple(_KINDS) if kind is None else (kind,)
+    rows = [(k, name, *_about(entry)) for k in kinds for name, entry in _KINDS[k]().items()]
+    if as_json:
+        entries = [dict(zip(("kind", "name", "about", "file"), row, strict=True)) for row in rows]
+        print_json({"schema": "dyadiq.list/1", "entries": entries})
+    else:
+        print_table(("kind", "name", "about", "file"), rows)
+
+
+def _about(entry: Any) -> tuple[str, str]:
+    """Return the first line of an entry's docstring (or of its module's), and its file inside the package."""
+    thing = entry if inspect.isroutine(entry) or inspect.isclass(entry) else type(entry)
+    module = inspect.getmodule(thing)
+    text = inspect.getdoc(thing) or inspect.getdoc(module) or ""
+    file = Path(inspect.getfile(thing))
+    inside = file.parts[file.parts.index("dyadiq") :] if "dyadiq" in file.parts else file.parts[-1:]
+    return text.partition("\n")[0], "/".join(inside)

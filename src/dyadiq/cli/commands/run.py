@@ -1,0 +1,106 @@
+"""``dyadiq run``: the whole pipeline, and the short table of what happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dyadiq.cli.guard import EXIT_NO, command
+from dyadiq.cli.output import (
+    RichProgress,
+    StageLines,
+    bits_strip,
+    print_json,
+    print_table,
+    print_text,
+    stderr_console,
+)
+
+if TYPE_CHECKING:
+    from dyadiq.pipeline.run import RunResult
+    from dyadiq.recipe import Recipe
+
+__all__ = ["execute", "print_summary", "resolve_recipe", "run"]
+
+
+@command("run")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe value; repeatable.")
+@click.option("--resume", is_flag=True, help="Continue an unfinished run: always done, stated for readability.")
+def run(recipe: Path, overrides: tuple[str, ...], resume: bool, as_json: bool) -> int:
+    """Run RECIPE (a .toml file, or a run folder) from training to report.
+
+    Stages whose inputs did not change are kept, so the same command continues a run that was stopped.
+    """
+    del resume
+    result = execute(resolve_recipe(recipe, overrides), until=None)
+    assert result.summary is not None
+    if as_json:
+        print_json(result.summary)
+    else:
+        print_summary(result.summary)
+    return 0 if result.summary["accepted"] else EXIT_NO
+
+
+def resolve_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Return the recipe of a file, or that of a run folder."""
+    from dyadiq.pipeline.run import open_run
+    from dyadiq.recipe import load_recipe, parse_recipe
+
+    if not path.is_dir():
+        return load_recipe(path, overrides)
+    _, recipe = open_run(path)
+    return parse_recipe(recipe.model_dump(mode="json"), overrides, where=str(path)) if overrides else recipe
+
+
+def execute(recipe: Recipe, until: str | None) -> RunResult:
+    """Run the pipeline with progress on stderr."""
+    from dyadiq.pipeline.run import run_recipe
+
+    console = stderr_console()
+    progress = RichProgress(console)
+    console.print(f"{recipe.name}: seed {recipe.seed}, {recipe.threads} threads, folder {recipe.folder}")
+    try:
+        return run_recipe(recipe, until=until, progress=progress, listener=StageLines(console))
+    finally:
+        progress.close()
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print the short table of a finished run."""
+    accuracy = summary["accuracy"]
+    size, size_float = summary["size_bytes"], summary["size_float_bytes"]
+    bops, bops_float = summary["bops"], summary["bops_float"]
+    rows = [
+        ("accuracy, float", f"{100 * accuracy['float']:.2f} %", f"{summary['n_eval']:,} test samples"),
+        (
+            "accuracy, integer",
+            f"{100 * accuracy['integer']:.2f} %",
+            f"{100 * (accuracy['integer'] - accuracy['float']):+.2f} points; measured on the integer program",
+        ),
+        ("size", f"{size:,} bytes", f"{100 * size / size_float:.1f} % of {size_float:,} bytes of float32"),
+        ("bit operations", f"{bops:,}", f"{100 * bops / bops_float:.1f} % of float32, per sample"),
+        ("weight bits", bits_strip(summary["weight_bits"].values()), "in order of execution (g is 16)"),
+        ("activation bits", bits_strip(summary["activation_bits"].values()), "network input to output"),
+    ]
+    gap = summary["certificate"]["gap"]
+    if gap is not None:
+        rows.append(("plan", f"gap {gap:.3g}", "proven optimal for its sensitivities" if gap == 0 else "to the bound"))
+    print_table((summary["name"], "", ""), rows)
+    print_table(
+        ("compared with the reference", "integers", "different", ""),
+        [
+            (name, v["compared"], v["mismatches"], "must be equal" if v["exact"] else "not exact by nature; reported")
+            for name, v in summary["verify"].items()
+        ],
+    )
+    if summary["uniform"]:
+        print_table(
+            ("uniform plans beside it", "accuracy", "bytes", "bit operations"),
+            [(p["label"], f"{100 * p['accuracy']:.2f} %", p["size_bytes"], p["bops"]) for p in summary["uniform"]],
+        )
+    print_table(("written", ""), [*sorted(summary["artifacts"].items()), ("summary", summary["summary"])])
+    for reason in summary["refusals"]:
+        print_text(f"Not accepted: {reason}")

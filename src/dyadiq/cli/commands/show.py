@@ -1,0 +1,231 @@
+"""``dyadiq show``: any file or folder of ours as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dyadiq.cli.guard import command
+from dyadiq.cli.output import print_json, print_table, print_text
+
+if TYPE_CHECKING:
+    from dyadiq.core.facts import NetworkFacts
+    from dyadiq.ir.graph import Graph
+
+__all__ = ["show", "show_file"]
+
+
+@command("show")
+@click.argument("path", type=click.Path(path_type=Path))
+def show(path: Path, as_json: bool) -> None:
+    """Show PATH: a run folder, a summary, plan, sensitivity table, graph, program, or packed .dyq file."""
+    show_file(path, as_json=as_json)
+
+
+def show_file(path: Path, *, as_json: bool) -> None:
+    """Print a file or run folder; as JSON: the stored document without its arrays.
+
+    Raises:
+        ArtifactError: Missing, damaged, or nothing of ours.
+    """
+    if path.is_dir():
+        _show_run(path, as_json=as_json)
+        return
+    if path.suffix == ".dyq":
+        _show_dyq(path, as_json=as_json)
+        return
+    from dyadiq.core.artifact import read_artifact
+
+    schema = _schema_of(path)
+    if schema == "dyadiq.run/1":
+        document = json.loads(path.read_text(encoding="utf-8"))
+        _show_summary(document, as_json=as_json)
+        return
+    payload, arrays = read_artifact(path, schema, require_hash=False)
+    if as_json:
+        shapes = {name: [str(a.dtype), list(a.shape)] for name, a in arrays.items()}
+        print_json({"schema": schema, "payload": payload, "arrays": shapes})
+        return
+    shower = _SHOWERS.get(schema.partition("/")[0])
+    if shower is not None:
+        shower(path)
+    else:
+        print_text(f"{schema}: {path}")
+        print_table(("array", "type", "shape"), [(n, str(a.dtype), _shape(a.shape)) for n, a in arrays.items()])
+
+
+def _schema_of(path: Path) -> str:
+    """Return the schema a file says it has.
+
+    Raises:
+        ArtifactError: No such file, or none of ours.
+    """
+    from dyadiq.core.artifact import read_artifact
+    from dyadiq.core.errors import ArtifactError
+    from dyadiq.core.storage import read_bytes
+
+    data = read_bytes(path)
+    try:
+        if data[8:9] == b"{":
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            document = json.loads(header["__metadata__"]["dyadiq"])
+        else:
+            document = json.loads(data)
+        schema = document["schema"]
+        if isinstance(schema, str):
+            return schema
+    except (ValueError, KeyError, TypeError):
+        read_artifact(path, "dyadiq.plan/1")  # says what is wrong with the file
+    raise ArtifactError(f"{path}: not a file of Dyadiq. Give a run folder, summary.json, an artifact, or a .dyq file.")
+
+
+def _show_run(path: Path, *, as_json: bool) -> None:
+    from dyadiq.pipeline.run import open_run
+    from dyadiq.pipeline.stages import STAGES
+    from dyadiq.pipeline.summary import read_summary
+
+    folder, recipe = open_run(path)
+    summary = read_summary(folder)
+    if summary is not None:
+        _show_summary(summary, as_json=as_json)
+        return
+    records = {stage.name: folder.record(stage.name) for stage in STAGES}
+    done = {name: record.seconds for name, record in records.items() if record is not None}
+    if as_json:
+        print_json({"schema": "dyadiq.unfinished-run/1", "name": recipe.name, "seconds": done})
+        return
+    print_text(f"{recipe.name}: not finished; the same recipe continues it")
+    print_table(
+        ("stage", "done", "seconds"), [(n, r is not None, r.seconds if r else None) for n, r in records.items()]
+    )
+
+
+def _show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
+    from dyadiq.cli.commands.run import print_summary
+
+    if as_json:
+        print_json(summary)
+    else:
+        print_summary(summary)
+
+
+def _show_dyq(path: Path, *, as_json: bool) -> None:
+    from dyadiq.core.storage import read_bytes
+    from dyadiq.targets.dyq import read_dyq
+
+    program = read_dyq(path)
+    if as_json:
+        nodes = [{"name": n.name, "op": n.op, "inputs": n.inputs, "output": n.output} for n in program.graph.nodes]
+        size = len(read_bytes(path))
+        print_json({"schema": "dyadiq.dyq/1", "size_bytes": size, "spec_version": program.spec_version, "nodes": nodes})
+    else:
+        print_text(f"packed program, {path.stat().st_size:,} bytes, spec version {program.spec_version}")
+        _print_graph(program.graph)
+
+
+def _show_graph(path: Path) -> None:
+    from dyadiq.ir.serialize import load_graph
+
+    graph = load_graph(path)
+    print_text(f"float graph: inputs {', '.join(graph.inputs)}; outputs {', '.join(graph.outputs)}")
+    _print_graph(graph)
+
+
+def _show_program(path: Path) -> None:
+    from dyadiq.ir.serialize import load_program
+
+    program = load_program(path)
+    print_text(f"integer program, spec version {program.spec_version}")
+    _print_graph(program.graph)
+
+
+def _print_graph(graph: Graph) -> None:
+    rows = []
+    for node in graph.nodes:
+        info = graph.tensors[node.output]
+        weight = next((str(graph.param_types[i]) for i in node.inputs[1:2] if i in graph.param_types), None)
+        kind = str(info.qtype) if info.qtype is not None else "real"
+        rows.append((node.name, node.op, ", ".join(graph.activations(node)), weight, kind, _shape(info.shape)))
+    print_table(("node", "op", "reads", "weight", "makes", "shape"), rows)
+    count = sum(int(p.size) for p in graph.params.values())
+    print_text(f"{len(graph.nodes)} nodes, {len(graph.params)} parameter tensors, {count:,} numbers")
+
+
+def _show_plan(path: Path) -> None:
+    from dyadiq.core.store import load_plan
+
+    plan = load_plan(path)
+    print_table(
+        ("tensor", "bits", "scheme", "granularity", "scale"),
+        [(n, f.bits, f.scheme, f.granularity, f.scale) for n, f in plan.formats.items()],
+    )
+    if plan.budgets:
+        print_table(
+            ("budget", "limit", "used", "unit", "binding"),
+            [(b.metric, b.limit, b.used, b.unit, b.binding) for b in plan.budgets],
+        )
+    if plan.costs:
+        print_table(("cost", "total"), plan.costs.items())
+    found = plan.certificate
+    if found is not None:
+        print_text(
+            f"predicted loss increase {found.objective:.4g}, no plan can be below {found.lower_bound:.4g} "
+            f"(gap {found.gap:.3g}; {found.method}; {found.n_candidates} plans)"
+        )
+        if found.next_best is not None:
+            s = found.next_best
+            print_text(
+                f"next best: {s.decision} from {s.from_bits} to {s.to_bits} bits would save {-s.loss_delta:.3g} "
+                f"for {s.cost_delta:,} more"
+            )
+
+
+def _show_sensitivity(path: Path) -> None:
+    from dyadiq.core.store import load_table
+
+    table = load_table(path)
+    widths = sorted({b for row in table.entries.values() for b in row})
+    print_text(f"{table.method}: expected loss increase in {table.unit}, {table.n_samples} samples (± standard error)")
+    rows = []
+    for name, row in table.entries.items():
+        cells = [f"{row[b].value:.2e} ±{row[b].stderr:.0e}" if b in row else None for b in widths]
+        rows.append((name, *cells))
+    print_table(("tensor", *(f"{b} bits" for b in widths)), rows)
+    for note in table.notes:
+        print_text(f"note: {note}")
+
+
+def _show_facts(path: Path) -> None:
+    from dyadiq.core.store import load_facts
+
+    facts: NetworkFacts = load_facts(path)
+    rows = [(d.name, d.kind, _shape(d.shape), d.n_elements, d.fixed_bits) for d in facts.decisions]
+    print_table(("tensor", "kind", "shape", "elements", "fixed bits"), rows)
+
+
+def _show_cost(path: Path) -> None:
+    from dyadiq.core.store import load_cost
+
+    table = load_cost(path)
+    print_text(f"{table.metric} in {table.unit} ({table.kind}): {table.definition}")
+    widths = sorted({b for row in table.unary.values() for b in row})
+    rows = [(name, *(row.get(b) for b in widths)) for name, row in table.unary.items()]
+    print_table(("tensor", *(f"{b} bits" for b in widths)), rows)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "scalar"
+
+
+_SHOWERS: Mapping[str, Callable[[Path], None]] = {
+    "dyadiq.graph": _show_graph,
+    "dyadiq.program": _show_program,
+    "dyadiq.plan": _show_plan,
+    "dyadiq.sensitivity": _show_sensitivity,
+    "dyadiq.facts": _show_facts,
+    "dyadiq.cost": _show_cost,
+}

@@ -1,0 +1,21 @@
+"""Stage ``capture``: the float model as a canonical graph (batch norm folded, activations fused)."""
+
+from __future__ import annotations
+
+from dyadiq.pipeline.sources import dataset, float_model
+from dyadiq.pipeline.stage import Stage, StageContext
+
+__all__ = ["STAGE"]
+
+
+def _run(context: StageContext) -> None:
+    import torch
+
+    from dyadiq.ir.capture import capture
+    from dyadiq.ir.serialize import save_graph
+
+    example = torch.from_numpy(dataset(context).train.x[:2])
+    save_graph(context.folder / "graph.safetensors", capture(float_model(context), (example,)))
+
+
+STAGE = Stage("capture", "capture the model as a graph", ("data", "float"), ("data", "model"), _run)

@@ -1,0 +1,54 @@
+"""From a plan to a trained `QuantModule`: shared by the stages of the chosen plan and the uniform ones beside it.
+
+So that every plan is calibrated and fine-tuned alike.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dyadiq.core.plan import BitPlan
+from dyadiq.pipeline.sources import calibration_batches, dataset, float_model, graph
+from dyadiq.pipeline.stage import StageContext
+
+if TYPE_CHECKING:
+    from dyadiq.quant.module import QuantModule
+
+__all__ = ["calibrated", "finetune_"]
+
+
+def calibrated(context: StageContext, plan: BitPlan) -> QuantModule:
+    """Return the network quantized as the plan says, ranges taken from training samples."""
+    from dyadiq.quant.module import quantize
+
+    return quantize(
+        graph(context),
+        plan,
+        calibration_batches(context, context.recipe.calibrate.n_samples),
+        config=context.recipe.quant.to_config(),
+        seed=context.recipe.seed,
+        progress=context.progress,
+    )
+
+
+def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dict[str, Any]:
+    """Fine-tune as the recipe says and return the history; nothing happens at ``epochs = 0``."""
+    from dyadiq.train import TrainConfig
+    from dyadiq.train.finetune import finetune
+
+    settings = context.recipe.finetune.model_dump()
+    distill = settings.pop("distill")
+    if settings["epochs"] == 0:
+        return {"history": [], "best_epoch": None}
+    data = dataset(context)
+    result = finetune(
+        qmod,
+        data.train,
+        config=TrainConfig(**settings, seed=context.recipe.seed),
+        validation=data.validation,
+        teacher=float_model(context) if distill else None,
+        checkpoint=checkpoint,
+        progress=context.progress,
+    )
+    return {"history": list(result.history), "best_epoch": result.best_epoch}

@@ -1,0 +1,71 @@
+"""Stage ``report``: one offline HTML file of everything the run found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dyadiq.core.errors import ConfigError
+from dyadiq.pipeline.stage import Stage, StageContext
+from dyadiq.pipeline.store import RunFolder, StageRecord
+from dyadiq.pipeline.summary import build_summary
+from dyadiq.recipe import Recipe, load_recipe
+
+__all__ = ["REPORTED", "STAGE", "write_run_report"]
+
+# Stages that the report tells of.
+REPORTED = (
+    "data",
+    "float",
+    "capture",
+    "analyze",
+    "allocate",
+    "quantize",
+    "finetune",
+    "lower",
+    "export",
+    "verify",
+    "evaluate",
+    "compare",
+)
+_SECTIONS = tuple(name for name in Recipe.model_fields if name not in ("out", "seed", "threads"))
+
+
+def _run(context: StageContext) -> None:
+    _write(RunFolder(context.run), context.recipe, context.folder / "report.html")
+
+
+def write_run_report(folder: RunFolder, path: Path) -> Path:
+    """Write the report of a run whose stages are done.
+
+    Raises:
+        ConfigError: A stage is missing.
+        StorageError: The file cannot be written.
+    """
+    return _write(folder, load_recipe(folder.path / "recipe.json"), path)
+
+
+def _write(folder: RunFolder, recipe: Recipe, path: Path) -> Path:
+    from dyadiq.core.store import load_plan, load_table
+    from dyadiq.ir.serialize import load_program
+    from dyadiq.report import ReportData, write_report
+
+    records: dict[str, StageRecord] = {}
+    for name in REPORTED:
+        record = folder.record(name)
+        if record is None:
+            raise ConfigError(f"{folder.path}: stage {name!r} has not finished. Run the recipe again; it continues.")
+        records[name] = record
+    run = folder.path
+    table = load_table(run / "analyze" / "sensitivity.safetensors")
+    data = ReportData(
+        summary=build_summary(recipe, folder, records),
+        plan=load_plan(run / "allocate" / "plan.json"),
+        table=table,
+        program=load_program(run / "lower" / "program.safetensors"),
+        command=f"dyadiq run {run}",
+        notes=table.notes,
+    )
+    return write_report(data, path)
+
+
+STAGE = Stage("report", "write the report", REPORTED, _SECTIONS, _run)

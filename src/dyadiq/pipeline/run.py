@@ -1,0 +1,98 @@
+"""`run_recipe`: a recipe to a finished run folder, in one call.
+
+Used by the command line and by `dyadiq.run`. Holds the folder's lock from the first stage to the summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dyadiq.core.errors import ConfigError, UnknownNameError
+from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.pipeline.runner import StageEvent, run_stages
+from dyadiq.pipeline.stages import STAGES
+from dyadiq.pipeline.store import RunFolder
+from dyadiq.pipeline.summary import build_summary
+from dyadiq.recipe import Recipe, load_recipe
+
+__all__ = ["RunResult", "open_run", "run_recipe"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left.
+
+    Attributes:
+        folder: The run folder.
+        summary: The document of schema ``dyadiq.run/1``; None when only some stages were asked for.
+        kept: Stages that were not run again.
+    """
+
+    folder: Path
+    summary: dict[str, Any] | None
+    kept: tuple[str, ...]
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    until: str | None = None,
+    progress: Progress = NO_PROGRESS,
+    listener: Callable[[StageEvent], None] = lambda event: None,
+) -> RunResult:
+    """Run every stage that needs it, and write ``summary.json``.
+
+    Args:
+        recipe: What to do and where.
+        until: Stop after this stage; None runs all and writes the summary.
+        progress: Draws bars.
+        listener: Told of every stage.
+
+    Raises:
+        UnknownNameError: No stage is named like ``until``.
+        DyadiqError: Whatever a stage refuses; finished stages are kept.
+    """
+    import torch
+
+    names = [stage.name for stage in STAGES]
+    if until is not None and until not in names:
+        raise UnknownNameError("stage", until, names)
+    stages = STAGES if until is None else STAGES[: names.index(until) + 1]
+    folder = RunFolder(recipe.folder)
+    kept: list[str] = []
+
+    def listen(event: StageEvent) -> None:
+        if event.status == "kept":
+            kept.append(event.stage)
+        listener(event)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
+    try:
+        with folder.locked():
+            folder.write_recipe(recipe.model_dump(mode="json"))
+            records = run_stages(stages, recipe, folder, progress=progress, listener=listen)
+            summary = None
+            if until is None:
+                summary = build_summary(recipe, folder, records)
+                folder.write_summary(summary)
+            folder.tidy()
+    finally:
+        torch.set_num_threads(threads)
+    return RunResult(folder.path, summary, tuple(kept))
+
+
+def open_run(path: Path) -> tuple[RunFolder, Recipe]:
+    """Return an existing run folder and the recipe it was made from.
+
+    Raises:
+        ConfigError: Not a run folder.
+    """
+    folder = RunFolder(path)
+    folder.check()
+    recipe = load_recipe(path / "recipe.json")
+    return folder, recipe.model_copy(update={"out": str(path)})
+

@@ -1,0 +1,98 @@
+"""What stages read from outside and from earlier stages: data set, float model, graph, samples for calibration.
+
+Used by the stage files. Loads; decides nothing. Choices see training and validation data only;
+the test split is read by `evaluate` and `verify` alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dyadiq.core.artifact import read_artifact, write_artifact
+from dyadiq.core.errors import ConfigError
+from dyadiq.pipeline.stage import StageContext
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from dyadiq.ir.graph import Graph
+    from dyadiq.zoo.data import Dataset
+
+__all__ = [
+    "STATE_SCHEMA",
+    "calibration_batches",
+    "dataset",
+    "float_model",
+    "graph",
+    "load_state",
+    "new_model",
+    "save_state",
+]
+
+STATE_SCHEMA = "dyadiq.state/1"
+_BATCH = 256
+
+
+def dataset(context: StageContext) -> Dataset:
+    """Return the recipe's data set, loaded once per process."""
+    from dyadiq.zoo import load_dataset
+
+    section = context.recipe.data
+    if "dataset" not in context.memory:
+        context.memory["dataset"] = load_dataset(section.name, **{"seed": context.recipe.seed, **section.options})
+    loaded: Dataset = context.memory["dataset"]
+    return loaded
+
+
+def new_model(context: StageContext) -> nn.Module:
+    """Return the recipe's model with seeded initial weights.
+
+    Raises:
+        ConfigError: The model's arguments are wrong.
+    """
+    from dyadiq.zoo import build_model
+
+    section = context.recipe.model
+    arguments = dict(section.args)
+    seed = arguments.pop("seed", context.recipe.seed)
+    if not isinstance(seed, int):
+        raise ConfigError(f"model.args.seed: got {seed!r}, expected an integer.")
+    return build_model(section.name, seed=seed, **arguments)
+
+
+def float_model(context: StageContext) -> nn.Module:
+    """Return the float model with the weights that the float stage left."""
+    model = new_model(context)
+    load_state(context.path("float", "weights.safetensors"), model)
+    return model.eval()
+
+
+def graph(context: StageContext) -> Graph:
+    """Return the canonical float graph."""
+    from dyadiq.ir.serialize import load_graph
+
+    return load_graph(context.path("capture", "graph.safetensors"))
+
+
+def calibration_batches(context: StageContext, n_samples: int) -> list[NDArray[np.float32]]:
+    """Return the first ``n_samples`` training inputs in batches; fewer if the split has fewer."""
+    x = dataset(context).train.x[:n_samples]
+    return [x[start : start + _BATCH] for start in range(0, len(x), _BATCH)]
+
+
+def save_state(path: Path, model: nn.Module) -> None:
+    """Store a module's state under its own names."""
+    write_artifact(path, STATE_SCHEMA, {}, {n: t.detach().cpu().numpy() for n, t in model.state_dict().items()})
+
+
+def load_state(path: Path, model: nn.Module) -> None:
+    """Load a stored state, all names and shapes strictly as the module's own."""
+    import torch
+
+    _, arrays = read_artifact(path, STATE_SCHEMA)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=True)

@@ -1,0 +1,129 @@
+"""The document of a finished run, schema ``dyadiq.run/1``, put together from what the stages wrote.
+
+Used by `pipeline.run` and the report stage. Computes only ratios and verdicts; every number is in a stage's file.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dyadiq.core.plan import BitPlan
+from dyadiq.core.store import load_plan, load_table
+from dyadiq.core.tables import SensitivityTable
+from dyadiq.pipeline.runner import versions
+from dyadiq.pipeline.stage import read_json
+from dyadiq.pipeline.store import RunFolder, StageRecord
+from dyadiq.recipe import AcceptSection, Recipe
+
+__all__ = ["SUMMARY_SCHEMA", "build_summary", "read_summary"]
+
+SUMMARY_SCHEMA = "dyadiq.run/1"
+
+
+def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, StageRecord]) -> dict[str, Any]:
+    """Return the summary of a run whose stages up to ``evaluate`` are done; ``report`` is empty until it is written."""
+    run = folder.path
+    plan = load_plan(run / "allocate" / "plan.json")
+    table = load_table(run / "analyze" / "sensitivity.safetensors")
+    metrics = read_json(run / "evaluate" / "metrics.json")
+    verification = read_json(run / "verify" / "verify.json")
+    exported = read_json(run / "export" / "export.json")["files"]
+    artifacts = {kind: str(run / "export" / files[0]) for kind, files in exported.items()}
+    artifacts |= {
+        "plan": str(run / "allocate" / "plan.json"),
+        "program": str(run / "lower" / "program.safetensors"),
+        "sensitivity": str(run / "analyze" / "sensitivity.safetensors"),
+    }
+    report = run / "report" / "report.html"
+    size_bytes = Path(artifacts["dyq"]).stat().st_size
+    kinds = {d.name: d.kind for d in table.facts.decisions}
+    summary: dict[str, Any] = {
+        "schema": SUMMARY_SCHEMA,
+        "name": recipe.name,
+        "accuracy": {"float": metrics["float"]["test"], "integer": metrics["integer"]["test"]},
+        "validation_accuracy": {"float": metrics["float"]["validation"], "integer": metrics["integer"]["validation"]},
+        "n_eval": metrics["n_eval"],
+        "size_bytes": size_bytes,
+        "size_float_bytes": table.facts.float_size_bytes,
+        "bops": plan.costs["bops"],
+        "bops_float": metrics["bops_float"],
+        "costs": dict(plan.costs),
+        "plan": plan.bits,
+        "weight_bits": {name: b for name, b in plan.bits.items() if kinds[name] == "weight"},
+        "activation_bits": {name: b for name, b in plan.bits.items() if kinds[name] == "activation"},
+        "certificate": _certificate(plan),
+        "verify": verification,
+        "uniform": read_json(run / "compare" / "uniform.json"),
+        "seconds": {name: record.seconds for name, record in records.items()},
+        "artifacts": artifacts,
+        "report": str(report) if report.is_file() else None,
+        "summary": str(run / "summary.json"),
+        "seed": recipe.seed,
+        "provenance": _provenance(recipe, folder, table, records),
+    }
+    summary["refusals"] = _refusals(recipe.accept, summary)
+    summary["accepted"] = not summary["refusals"]
+    return summary
+
+
+def _certificate(plan: BitPlan) -> dict[str, Any]:
+    found = plan.certificate
+    if found is None:
+        return {"gap": None, "method": "uniform bits of the recipe; nothing was optimised"}
+    return {
+        "gap": found.gap,
+        "objective": found.objective,
+        "lower_bound": found.lower_bound,
+        "method": found.method,
+        "n_candidates": found.n_candidates,
+    }
+
+
+def _provenance(
+    recipe: Recipe, folder: RunFolder, table: SensitivityTable, records: Mapping[str, StageRecord]
+) -> dict[str, Any]:
+    data = read_json(folder.path / "data" / "data.json")
+    return {
+        "recipe sha256": recipe.sha256,
+        "data": f"{data['name']}, sha256 {data['sha256']}",
+        "samples": ", ".join(f"{n:,} {part}" for part, n in data["n"].items()),
+        "seed": recipe.seed,
+        "threads": recipe.threads,
+        "sensitivity": f"{table.method} on {table.n_samples} samples, {table.unit}",
+        **{f"{name} sha256": records["export"].files[f"dyq/{name}"] for name in ("program.dyq",)},
+        **{f"{name} version": version for name, version in versions().items()},
+        "python version": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _refusals(accept: AcceptSection, summary: Mapping[str, Any]) -> list[str]:
+    """Return why the answer is no: executors that differ, and floors of the recipe that are missed."""
+    reasons = [
+        f"{name} differs from the reference in {v['mismatches']} of {v['compared']} integers; first at {v['first']}."
+        for name, v in summary["verify"].items()
+        if v["exact"] and v["mismatches"]
+    ]
+    accuracy = summary["accuracy"]
+    drop = accuracy["float"] - accuracy["integer"]
+    size_frac = summary["size_bytes"] / summary["size_float_bytes"]
+    if accept.max_drop is not None and drop > accept.max_drop:
+        reasons.append(f"accuracy drops by {drop:.4f}, accept.max_drop is {accept.max_drop}.")
+    if accept.min_accuracy is not None and accuracy["integer"] < accept.min_accuracy:
+        reasons.append(f"accuracy is {accuracy['integer']:.4f}, accept.min_accuracy is {accept.min_accuracy}.")
+    if accept.max_size_frac is not None and size_frac > accept.max_size_frac:
+        reasons.append(f"size is {size_frac:.4f} of float32, accept.max_size_frac is {accept.max_size_frac}.")
+    return reasons
+
+
+def read_summary(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the summary of a finished run; None if there is none."""
+    try:
+        document = json.loads((folder.path / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) and document.get("schema") == SUMMARY_SCHEMA else None
