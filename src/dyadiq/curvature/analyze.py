@@ -62,7 +62,7 @@ def analyze(
         config: Formats without bits; None means that of ``facts``, or the default one.
         loss: ``cross_entropy`` (outputs are logits ``[N, C]``; unit nats) or ``mse`` (the sum of squared
             differences of a sample's outputs).
-        seed: Seed of the random probes; unused without ``n_probes``.
+        seed: Seed of the random probes, and of the values that ``mse`` and ``percentile`` ranges of activations keep.
         n_probes: Only for ``trace``: None for the exact trace, by one backward pass per output; a number for that
             many random-sign backward passes (unbiased, for networks with many outputs).
         max_samples: Read at most so many samples.

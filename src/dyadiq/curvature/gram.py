@@ -47,6 +47,7 @@ def gram(problem: Problem) -> SensitivityTable:
         entries=to_entries({key: mean_with_stderr(row) for key, row in zip(problem.index, values, strict=True)}),
         facts=problem.facts,
         n_samples=problem.n_samples,
+        seed=problem.seed_used,
         interactions=Interactions(problem.index, matrix / problem.n_samples),
         notes=("interactions assume that output changes add up: shrink them and check a plan by measurement",),
     )

@@ -39,4 +39,5 @@ def kl(problem: Problem) -> SensitivityTable:
         entries=to_entries({key: mean_with_stderr(row) for key, row in zip(problem.index, values, strict=True)}),
         facts=problem.facts,
         n_samples=problem.n_samples,
+        seed=problem.seed_used,
     )

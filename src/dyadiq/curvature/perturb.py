@@ -65,13 +65,14 @@ def quantized_weight(problem: Problem, name: str, bits: int) -> NDArray[np.float
 def fit_activations(problem: Problem, network: Network) -> dict[tuple[str, int], AffineParams]:
     """Return the quantizer of every activation at every width, from one pass over the calibration data.
 
-    Types are unsigned where values are >= 0 by construction.
+    Types as in `quant.calibrate`: unsigned where values are >= 0 by construction, or where network inputs turn out so.
     """
     observers = {
         (name, bits): make_observer(
             problem.facts.config.activation.with_bits(bits),
-            nonnegative=name in problem.sites.nonnegative,
+            nonnegative=True if name in problem.sites.nonnegative else None if name in problem.sites.inputs else False,
             name=name,
+            seed=problem.seed,
         )
         for name in problem.activations
         for bits in problem.widths[name]

@@ -46,7 +46,7 @@ class Problem:
         widths: Decision name to the widths to measure, ascending; decisions left out are absent.
         loss: ``cross_entropy`` or ``mse``.
         precision: Of forward and backward passes.
-        seed: Of random probes.
+        seed: Of random probes, and of the values that ranges of activations are fitted to.
         n_probes: Random probes of the trace; None for the exact one.
         progress: Told of each step.
     """
@@ -89,6 +89,11 @@ class Problem:
     def n_samples(self) -> int:
         """Number of samples."""
         return sum(len(batch) for batch in self.batches)
+
+    @property
+    def seed_used(self) -> int | None:
+        """The seed, where it has a part in the result; else None."""
+        return self.seed if self.activations or self.n_probes else None
 
     @property
     def weights(self) -> tuple[str, ...]:

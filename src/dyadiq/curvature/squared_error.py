@@ -49,6 +49,7 @@ def squared_error(problem: Problem) -> SensitivityTable:
         entries=to_entries({key: measured[key] for key in problem.index}),
         facts=problem.facts,
         n_samples=problem.n_samples if problem.activations else 0,
+        seed=problem.seed_used,
     )
 
 

@@ -73,17 +73,16 @@ def trace(problem: Problem) -> SensitivityTable:
         else:
             half = 0.5 * squared_weight_error(problem, name, bits)
             measured[name, bits] = Sensitivity(half * curvature[name].value, half * curvature[name].stderr)
+    notes = () if problem.n_probes is None else (f"traces estimated with {problem.n_probes} random probes per sample",)
     return SensitivityTable(
         method="trace",
         unit=UNITS[problem.loss],
         entries=to_entries(measured),
         facts=problem.facts,
         n_samples=problem.n_samples,
-        seed=None if problem.n_probes is None else problem.seed,
+        seed=problem.seed_used,
         curvature=curvature,
-        notes=()
-        if problem.n_probes is None
-        else (f"traces estimated with {problem.n_probes} random probes per sample",),
+        notes=notes,
     )
 
 

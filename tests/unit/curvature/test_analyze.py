@@ -95,6 +95,15 @@ def test_activations_are_unsigned_when_nonnegative_by_construction(graph, x):
     assert free.value("fc0", 3) < 0.5 * analyze(graph, [x], "squared_error", bits=(3,), config=signed).value("fc0", 3)
 
 
+def test_inputs_are_unsigned_when_the_data_are_nonnegative(graph, x):
+    config = QuantConfig(activation=Format(8, range_method="minmax"), input_bits=3)
+    x = np.abs(x)
+    table = analyze(graph, [x], "squared_error", config=config, precision="float64")
+    step = x.max() / 7
+    expected = np.square(np.floor(x / step + 0.5) * step - x).sum(1).mean()
+    assert table.value("x", 3) == pytest.approx(expected)
+
+
 def test_progress_is_told_of_every_step(graph, x):
     class Recorder:
         def __init__(self):

@@ -64,7 +64,7 @@ def test_table_holds_every_decision_in_order_and_fixed_ones_at_their_width_only(
     assert list(table.entries["stem.weight"]) == [2, 4]
     assert table.interactions.index == tuple((n, b) for n, row in table.entries.items() for b in row)
     assert "wide" not in table.entries  # An accumulator, no decision.
-    assert (table.method, table.unit, table.n_samples, table.seed) == ("gram", "nats", 4, None)
+    assert (table.method, table.unit, table.n_samples, table.seed) == ("gram", "nats", 4, 0)
     assert "check a plan by measurement" in table.notes[0]
 
 

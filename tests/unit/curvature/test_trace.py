@@ -86,7 +86,7 @@ def test_random_probes_are_unbiased_and_converge_when_there_are_many():
 def test_seed_is_recorded_and_decides_the_probes_when_there_are_some():
     graph = mlp()
     x = samples(graph, 6)
-    assert measure(graph, [x]).seed is None
+    assert measure(graph, [x], activation_bits=()).seed is None
     first, again, other = (measure(graph, [x], n_probes=2, seed=s) for s in (5, 5, 6))
     assert first.seed == 5
     assert first.notes == ("traces estimated with 2 random probes per sample",)
