@@ -67,6 +67,32 @@ def test_training_repeats_itself_and_leaves_the_global_generator_alone():
     assert not same(a, c)
 
 
+def test_training_does_not_depend_on_the_state_of_the_global_generator():
+    a, b = Net(), Net()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        train(a, blobs(), CONFIG)
+        torch.manual_seed(2)
+        train(b, blobs(), CONFIG)
+    assert same(a, b)
+
+
+def test_order_of_samples_follows_the_seed():
+    a, b = nn.Linear(4, 3), nn.Linear(4, 3)
+    b.load_state_dict(a.state_dict())
+    train(a, blobs(), CONFIG)
+    train(b, blobs(), TrainConfig(**CONFIG.to_json() | {"seed": 1}))
+    assert not same(a, b)
+
+
+def test_schedule_runs_over_all_epochs():
+    result = train(Net(), blobs(), CONFIG)
+    n_batches = 70 // 16
+    last_steps = [(epoch + 1) * n_batches - 1 for epoch in range(4)]
+    expected = [0.01 * 0.5 * (1 + np.cos(np.pi * step / (4 * n_batches))) for step in last_steps]
+    assert [record["learning_rate"] for record in result.history] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("n_done", [1, 2, 4])
 def test_resumed_training_ends_with_the_same_bytes_when_killed_between_epochs(tmp_path, optimizer, n_done):
@@ -154,6 +180,17 @@ def test_best_epoch_on_validation_is_kept():
     assert result.best_epoch == best["epoch"]
     assert result.validation_accuracy == best["validation_accuracy"] == accuracy(model, validation)
     assert evaluate(model, validation).loss == best["validation_loss"]
+
+
+def test_lower_loss_decides_when_accuracies_are_equal():
+    x = np.eye(3, dtype=np.float32).repeat(8, axis=0)
+    split, model = Split(x, x.argmax(axis=1)), nn.Linear(3, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(3))
+        model.bias.zero_()
+    result = train(model, split, TrainConfig(epochs=3, batch_size=8, learning_rate=0.01), validation=split)
+    assert {record["validation_accuracy"] for record in result.history} == {1.0}
+    assert result.best_epoch == 2
 
 
 def test_last_epoch_is_kept_when_asked():
