@@ -47,7 +47,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    _console(sys.stdout).print(table)
+    console = _console(sys.stdout)
+    with console.capture() as captured:
+        console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    click.echo("\n".join(lines).strip("\n") + "\n")
 
 
 def _cell(value: object) -> str:
