@@ -1,6 +1,6 @@
 """Target `dyq`: our own packed file, memory-mappable, its size known before it is written.
 
-Used through `TARGETS`; `read_dyq` and `dyq_size_bytes` also stand alone. The parts of a program are made in `ir.packed`, the
+Used through `TARGETS`; `read_dyq` and `dyq_size_bytes` also stand alone. `ir.packed` makes the parts of a program, the
 byte layout in `core.container`; this file joins them and turns their errors into those of a target.
 Normative text: docs/spec/dyq.md.
 """
