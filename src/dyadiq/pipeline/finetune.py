@@ -9,11 +9,11 @@ __all__ = ["STAGE"]
 
 
 def _run(context: StageContext) -> None:
-    from dyadiq.quant.store import load_module, save_module
+    from dyadiq.quant.store import load_quant_module, save_quant_module
 
-    qmod = load_module(context.path("quantize", "module.safetensors"))
+    qmod = load_quant_module(context.path("quantize", "module.safetensors"))
     history = finetune_(context, qmod, context.scratch / "training.safetensors")
-    save_module(context.folder / "module.safetensors", qmod)
+    save_quant_module(context.folder / "module.safetensors", qmod)
     write_json(context.folder / "training.json", history)
 
 

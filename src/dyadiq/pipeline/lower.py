@@ -13,9 +13,9 @@ def _run(context: StageContext) -> None:
     from dyadiq.core.store import load_plan
     from dyadiq.ir.serialize import save_program
     from dyadiq.quant.lower import lower
-    from dyadiq.quant.store import load_module
+    from dyadiq.quant.store import load_quant_module
 
-    program = lower(load_module(context.path("finetune", "module.safetensors")))
+    program = lower(load_quant_module(context.path("finetune", "module.safetensors")))
     data = read_json(context.path("data", "data.json"))
     provenance = {
         "recipe": context.recipe.name,

@@ -10,10 +10,10 @@ __all__ = ["STAGE"]
 
 def _run(context: StageContext) -> None:
     from dyadiq.core.store import load_plan
-    from dyadiq.quant.store import save_module
+    from dyadiq.quant.store import save_quant_module
 
     qmod = calibrated(context, load_plan(context.path("allocate", "plan.json")))
-    save_module(context.folder / "module.safetensors", qmod)
+    save_quant_module(context.folder / "module.safetensors", qmod)
 
 
 STAGE = Stage(

@@ -101,6 +101,7 @@ def print_summary(summary: dict[str, Any]) -> None:
             ("uniform plans beside it", "accuracy", "bytes", "bit operations"),
             [(p["label"], f"{100 * p['accuracy']:.2f} %", p["size_bytes"], p["bops"]) for p in summary["uniform"]],
         )
-    print_table(("written", ""), [*sorted(summary["artifacts"].items()), ("summary", summary["summary"])])
+    files = {**dict(sorted(summary["artifacts"].items())), "summary": summary["summary"], "report": summary["report"]}
+    print_table(("written", ""), files.items())
     for reason in summary["refusals"]:
         print_text(f"Not accepted: {reason}")
