@@ -326,7 +326,7 @@ def _read_header(path: str | os.PathLike[str], data: NDArray[np.uint8]) -> tuple
         ArtifactError: Not a `.dyq` file, newer, damaged, or of another length than it says.
     """
     raw = data[: _HEADER.size].tobytes()
-    magic, version, header_bytes, n_tensors, file_bytes, name_bytes, structure_bytes, body, own = _HEADER.unpack(raw)
+    magic, version, _, n_tensors, file_bytes, name_bytes, structure_bytes, body, own = _HEADER.unpack(raw)
     if magic != _MAGIC:
         raise ArtifactError(f"{path}: not a .dyq file: it starts with {magic!r}, expected {_MAGIC!r}. Check the path.")
     if version > CONTAINER_VERSION:
@@ -334,7 +334,7 @@ def _read_header(path: str | os.PathLike[str], data: NDArray[np.uint8]) -> tuple
             f"{path}: .dyq version {version} is newer than this Dyadiq reads (up to {CONTAINER_VERSION}). "
             "Upgrade Dyadiq, or export the program again with this version."
         )
-    if zlib.crc32(raw[:-4]) != own or version != CONTAINER_VERSION or header_bytes != _HEADER.size or any(raw[44:60]):
+    if zlib.crc32(raw[:-4]) != own:
         raise ArtifactError(_damaged(path, "the checksum of its header is wrong"))
     if file_bytes != data.size:
         raise ArtifactError(_damaged(path, f"it has {data.size} bytes, its header says {file_bytes}"))

@@ -102,7 +102,7 @@ def test_any_truncation_is_refused(stored, tmp_path):
 
 def test_edited_payload_is_refused(stored):
     stored.write_bytes(stored.read_bytes().replace(b"2.5", b"2.6"))
-    with pytest.raises(ArtifactError, match="does not match its hash: sha256 is .* make it again"):
+    with pytest.raises(ArtifactError, match=r"does not match its hash: sha256 is .* make it again"):
         read_artifact(stored, SCHEMA, require_hash=False)
 
 
@@ -117,7 +117,7 @@ def test_another_noun_is_refused(stored):
 
 
 def test_newer_version_is_refused(stored):
-    with pytest.raises(ArtifactError, match="version 2 was written by a newer Dyadiq.*up to version 1. Upgrade"):
+    with pytest.raises(ArtifactError, match=r"version 2 was written by a newer Dyadiq.*up to version 1. Upgrade"):
         read_artifact(stored, "dyadiq.thing/1")
 
 

@@ -102,7 +102,7 @@ def test_atomic_write_succeeds_when_the_folder_cannot_be_synced(tmp_path, monkey
 
 
 def test_atomic_write_says_so_when_the_folder_is_missing(tmp_path):
-    with pytest.raises(StorageError, match="the folder does not exist. Create it first"):
+    with pytest.raises(StorageError, match=r"the folder does not exist. Create it first"):
         atomic_write_bytes(tmp_path / "no" / "a.bin", b"x")
 
 
@@ -148,7 +148,7 @@ def test_make_folder_makes_all_parts_and_accepts_what_is_there(tmp_path):
 
 def test_make_folder_says_so_when_a_file_is_in_the_way(tmp_path):
     (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(StorageError, match="cannot make the folder .*a file is in the way"):
+    with pytest.raises(StorageError, match=r"cannot make the folder .*a file is in the way"):
         make_folder(tmp_path / "a")
     with pytest.raises(StorageError, match="a part of the path is a file"):
         make_folder(tmp_path / "a" / "b")
@@ -160,7 +160,7 @@ def test_sha256_file_is_that_of_the_bytes(tmp_path):
 
 
 def test_read_bytes_says_so_when_there_is_no_file(tmp_path):
-    with pytest.raises(ArtifactError, match="no such file. Check the path"):
+    with pytest.raises(ArtifactError, match=r"no such file. Check the path"):
         sha256_file(tmp_path / "a")
     with pytest.raises(ArtifactError, match="cannot be read: Is a directory"):
         read_bytes(tmp_path)
