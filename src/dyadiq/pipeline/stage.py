@@ -69,8 +69,8 @@ class Stage:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON with sorted keys, so that equal data give equal bytes."""
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Write JSON; the order of keys is kept."""
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -196,4 +196,4 @@ class RunFolder:
                 shutil.rmtree(self.path / name)
 
     def _write_json(self, name: str, data: Mapping[str, Any]) -> None:
-        atomic_write_text(self.path / name, json.dumps(data, indent=2, sort_keys=True) + "\n")
+        atomic_write_text(self.path / name, json.dumps(data, indent=2) + "\n")
