@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dyadiq.core.qtype import QType
+from dyadiq.ir.dyadic import to_dyadic
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import accumulator_type, node_bound
@@ -115,12 +116,17 @@ class ProgramBuilder:
             zero_point=zero_point, clip_min=low, clip_max=high,
         )  # fmt: skip
 
-    def branch(self, x, multiplier=1, shift=0):
-        """Rescale a branch of an add without clipping, to a type that holds every value."""
-        bound = self.bounds[x]
-        top = int((bound.partial.max() * multiplier >> shift) + 1)
-        qtype = QType(1 + top.bit_length(), signed=True)
-        return self.requantize(x, qtype, multiplier, shift)
+    def dyadic(self, x, scale, bits=8):
+        """Multipliers and shifts that take the steps of x to steps of a scale, one pair per scale of x."""
+        pairs = [to_dyadic(float(s) / float(scale), bits) for s in np.ravel(self.scale(x))]
+        return tuple(np.array(v) for v in zip(*pairs, strict=True))
+
+    def branch(self, x, scale=None, bits=8):
+        """Rescale a branch of an add to a scale (default: its own), without clipping, as lowering does it."""
+        scale = self.scale(x).max() if scale is None else scale
+        multiplier, shift = self.dyadic(x, scale, bits)
+        top = int((self.bounds[x].partial * multiplier / 2.0**shift).max()) + 1
+        return self.requantize(x, QType(1 + top.bit_length(), signed=True), multiplier, shift, scale=scale)
 
     def add(self, *xs):
         return self._emit("add", xs, self.shape(xs[0]), scale=self.scale(xs[0]))
@@ -201,17 +207,20 @@ def residual(rng):
     b = ProgramBuilder(rng)
     x = b.requantize(b.conv2d(b.input((2, 7, 7), INT8), 8, padding=1), UINT8, multipliers(rng, 8))
     y = b.requantize(b.conv2d(x, 8, padding=1), QType.parse("uint5"), multipliers(rng, 8))
-    y = b.branch(b.conv2d(y, 8, padding=1), 201, 12)
-    z = b.clip(b.add(y, b.branch(x, 77, 5)), UINT8, clip=(0, 200))
+    scale = b.scale(x) * 0.71
+    y = b.branch(b.conv2d(y, 8, padding=1, weight_scale=0.002 * float(b.scale(x) / b.scale(y))), scale)
+    z = b.clip(b.add(y, b.branch(x, scale)), UINT8, clip=(0, 200))
     return b.program(z, b.requantize(b.sum_pool2d(z, 2, 2), INT8, 97))
 
 
 def joins(rng):
     b = ProgramBuilder(rng)
     x = b.input((3, 9, 8), INT8)
-    left = b.requantize(b.conv2d(x, 4, 1), INT8, multipliers(rng, 4))
-    right = b.max_pool2d(b.requantize(b.conv2d(x, 6, 3, padding=1), INT8, multipliers(rng, 6)), 3, 1, padding=1)
-    both = b.concat(left, right, b.requantize(x, INT8, 99, 7))
+    left = b.requantize(b.conv2d(x, 4, 1), INT8, multipliers(rng, 1))
+    scale = b.scale(left)
+    right = b.conv2d(x, 6, 3, padding=1)
+    right = b.max_pool2d(b.requantize(right, INT8, *b.dyadic(right, scale), scale=scale), 3, 1, padding=1)
+    both = b.concat(left, right, b.requantize(x, INT8, *b.dyadic(x, scale), scale=scale))
     return b.program(b.requantize(b.linear(b.flatten(both), 7), INT8, multipliers(rng, 7)))
 
 
@@ -264,8 +273,8 @@ def strange(rng):
 PROGRAMS = {f.__name__: f for f in (mlp, conv_pool, residual, joins, zero_points, wide, bipolar, groups, strange)}
 
 
-def raw_inputs(program, rng, count=33):
-    """Real inputs that reach beyond both ends of the input type, with exact ties among them."""
+def raw_inputs(program, rng, count=33, ties=0.3):
+    """Real inputs that reach beyond both ends of the input type, a share of them exactly between two steps."""
     feeds = {}
     for node in program.graph.nodes:
         if node.op != "quantize":
@@ -274,6 +283,5 @@ def raw_inputs(program, rng, count=33):
         scale = float(program.graph.params[node.inputs[1]])
         span = info.qtype.qmax - info.qtype.qmin + 4
         steps = rng.uniform(-span, span, (count, *info.shape)) - info.zero_point
-        ties = np.round(steps) + 0.5
-        feeds[name] = np.where(rng.random(steps.shape) < 0.3, ties, steps) * scale
+        feeds[name] = np.where(rng.random(steps.shape) < ties, np.round(steps) + 0.5, steps) * scale
     return feeds

@@ -13,13 +13,17 @@ from dyadiq.targets.base import Target
 from dyadiq.targets.dyq import DyqTarget
 from dyadiq.targets.exact import ExactTarget
 from dyadiq.targets.onnx_integer import OnnxTarget
+from dyadiq.targets.qdq import QdqTarget
 from dyadiq.targets.qonnx import QonnxTarget
 from dyadiq.targets.reference import ReferenceTarget
 
 __all__ = ["TARGETS", "Target", "get_target"]
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
-    {target.name: target for target in (ReferenceTarget(), ExactTarget(), OnnxTarget(), QonnxTarget(), DyqTarget())}
+    {
+        target.name: target
+        for target in (ReferenceTarget(), ExactTarget(), OnnxTarget(), QonnxTarget(), QdqTarget(), DyqTarget())
+    }
 )
 
 

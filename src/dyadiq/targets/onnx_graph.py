@@ -17,9 +17,9 @@ from numpy.typing import DTypeLike, NDArray
 from dyadiq.core.errors import ArtifactError
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram
-from dyadiq.targets.base import Codes, checked_feeds, require
+from dyadiq.targets.base import Codes, Problems, checked_feeds, require
 
-__all__ = ["IR_VERSION", "OnnxBuilder", "OnnxModel", "output_facts", "pool_window"]
+__all__ = ["IR_VERSION", "OnnxBuilder", "OnnxModel", "find_unpaddable_pools", "output_facts", "pool_window"]
 
 IR_VERSION = 10  # onnxruntime 1.18 and later; enough for opset 21
 _BATCH = "N"
@@ -134,6 +134,17 @@ def pool_window(graph: Graph, node: Node) -> tuple[list[int], list[int]]:
     reach = [(o - 1) * s + d * (k - 1) + 1 for o, s, d, k in windows]
     end = [max(0, r - n - p) for r, n, p in zip(reach, in_hw, a["padding"], strict=True)]
     return [*a["padding"], *end], reach
+
+
+def find_unpaddable_pools(graph: Graph, problems: Problems) -> None:
+    """Note every max_pool2d whose pads reach beyond its kernel, which runtimes refuse."""
+    for node in graph.nodes:
+        if node.op == "max_pool2d":
+            pads, _ = pool_window(graph, node)
+            kernel = [*node.attrs["kernel"], *node.attrs["kernel"]]
+            if any(p >= k for p, k in zip(pads, kernel, strict=True)):
+                reason = f"pads {pads} reach beyond kernel {kernel[:2]}. Use ceil_mode=False, or a smaller dilation"
+                problems.add(node, reason)
 
 
 class OnnxModel:

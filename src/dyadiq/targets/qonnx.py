@@ -27,7 +27,7 @@ from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import Bound, prove
 from dyadiq.targets.base import Codes, Problems, Target, checked_feeds, require, save_bytes
-from dyadiq.targets.onnx_graph import pool_window
+from dyadiq.targets.onnx_graph import find_unpaddable_pools
 from dyadiq.targets.qonnx_graph import as_pow2, build_qonnx, rounding_steps
 
 __all__ = ["QonnxTarget", "pow2_obstacles"]
@@ -53,13 +53,8 @@ class QonnxTarget(Target):
             ProofError: A tensor may leave its declared type.
         """
         problems = Problems(self.name)
-        for node in program.graph.nodes:
-            if node.op == "max_pool2d":
-                pads, _ = pool_window(program.graph, node)
-                kernel = [*node.attrs["kernel"], *node.attrs["kernel"]]
-                if any(p >= k for p, k in zip(pads, kernel, strict=True)):
-                    problems.add(node, f"pads {pads} reach beyond kernel {kernel[:2]}, which runtimes refuse")
-        problems.raise_if_any("Use ceil_mode=False, or a smaller dilation.")
+        find_unpaddable_pools(program.graph, problems)
+        problems.raise_if_any()
         obstacles = pow2_obstacles(program)
         notes = [f"mode {'dyadic' if obstacles else 'pow2'}"]
         if obstacles:
