@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dyadiq.core.clipping import least_squares_range, percentile_range, pow2_above, scale_of_range
 from dyadiq.core.errors import QuantError
 from dyadiq.core.format import Format
 from dyadiq.core.qtype import QType
@@ -31,6 +32,7 @@ __all__ = [
     "MAX_GROUP_FACTOR",
     "RELATIVE_SCALE_FLOOR",
     "AffineParams",
+    "check_group_size",
     "dequantize",
     "fit_affine",
     "fit_range",
@@ -45,10 +47,6 @@ EMPTY_SCALE = 2.0**-10
 RELATIVE_SCALE_FLOOR = 2.0**-12
 """No channel's scale is smaller than this times the largest one: it would only lengthen biases and shifts."""
 _TINY, _HUGE = 2.0**-100, 2.0**100
-# Clipping ranges tried by "mse", as fractions of the full range: coarse 2^(-k/8), then fine around the best.
-_COARSE_RATIOS = tuple(2.0 ** (-k / 8) for k in range(49))
-_FINE_RATIOS = tuple(2.0 ** (k / 64) for k in range(-7, 8) if k)
-_POW2_RATIOS = tuple(2.0**-k for k in range(7))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +213,28 @@ def fit_range(low: ArrayLike, high: ArrayLike, fmt: Format, *, nonnegative: bool
         scale = _bipolar_scale(np.maximum(-lows, highs) / 2, fmt)
         zero_point = np.zeros(scale.shape, dtype=np.int64)
     else:
-        scale, zero_point = _from_range(lows, highs, qtype, fmt, None)
+        scale, zero_point = scale_of_range(lows, highs, qtype, fmt, None)
     return AffineParams(_floored(scale, qtype), zero_point, qtype, None, fmt)
+
+
+def check_group_size(group_size: int, n_weights: int, *, name: str) -> None:
+    """Refuse a group size that does not divide the weights of an output channel.
+
+    Raises:
+        QuantError: It does not; the legal sizes are listed.
+
+    Example:
+        >>> check_group_size(4, 6, name="fc.weight")
+        Traceback (most recent call last):
+        dyadiq.core.errors.QuantError: fc.weight: group_size must divide the 6 weights of an output channel, got 4.
+        Legal sizes: 1, 2, 3, 6; or use granularity 'channel'.
+    """
+    if n_weights % group_size:
+        legal = ", ".join(str(d) for d in range(1, n_weights + 1) if n_weights % d == 0)
+        raise QuantError(
+            f"{name}: group_size must divide the {n_weights} weights of an output channel, got {group_size}. "
+            f"Legal sizes: {legal}; or use granularity 'channel'."
+        )
 
 
 def _finite(values: ArrayLike, name: str) -> Floats:
@@ -258,84 +276,10 @@ def _fit_rows(
         return _bipolar_scale(np.abs(rows).mean(axis=1), fmt), np.zeros(rows.shape[0], dtype=np.int64)
     low, high = np.minimum(rows.min(axis=1), 0.0), np.maximum(rows.max(axis=1), 0.0)
     if fmt.range_method == "percentile":
-        low, high = _percentile_range(rows, low, high, qtype, fmt)
+        low, high = percentile_range(rows, low, high, qtype, fmt)
     if fmt.range_method == "mse":
-        low, high = _least_squares_range(rows, low, high, qtype, fmt, zero_point)
-    return _from_range(low, high, qtype, fmt, zero_point)
-
-
-def _from_range(
-    low: Floats, high: Floats, qtype: QType, fmt: Format, zero_point: NDArray[np.int64] | None
-) -> tuple[Floats, NDArray[np.int64]]:
-    """Return scale and zero point of ranges with ``low <= 0 <= high``."""
-    if fmt.scheme == "symmetric":
-        zero_point = np.zeros(low.shape, dtype=np.int64)
-    if zero_point is not None:
-        below, above = zero_point - qtype.qmin, qtype.qmax - zero_point
-        scale = np.maximum(
-            np.where(below > 0, -low / np.maximum(below, 1), 0.0), np.where(above > 0, high / np.maximum(above, 1), 0.0)
-        )
-        return (_pow2_above(scale) if fmt.scale == "pow2" else scale), zero_point
-    scale = (high - low) / (qtype.qmax - qtype.qmin)
-    if fmt.scale == "pow2":
-        scale = _pow2_above(scale)
-    shift = np.divide(low, scale, out=np.zeros_like(low), where=scale > 0)
-    zero_point = np.clip(np.floor(qtype.qmin - shift + 0.5), qtype.qmin, qtype.qmax).astype(np.int64)
-    return scale, zero_point
-
-
-def _percentile_range(rows: Floats, low: Floats, high: Floats, qtype: QType, fmt: Format) -> tuple[Floats, Floats]:
-    """Return the range that keeps ``fmt.percentile`` of each row; the full range where that range is empty."""
-    tail = 1.0 - fmt.percentile
-    if fmt.scheme == "asymmetric":
-        kept_low, kept_high = np.quantile(rows, [tail / 2, 1 - tail / 2], axis=1)
-        kept_low, kept_high = np.minimum(kept_low, 0.0), np.maximum(kept_high, 0.0)
-    else:
-        bound = np.quantile(np.abs(rows) if qtype.signed else np.maximum(rows, 0.0), fmt.percentile, axis=1)
-        kept_low, kept_high = np.maximum(low, -bound), np.minimum(high, bound)
-    empty = kept_low == kept_high
-    return np.where(empty, low, kept_low), np.where(empty, high, kept_high)
-
-
-def _least_squares_range(
-    rows: Floats, low: Floats, high: Floats, qtype: QType, fmt: Format, zero_point: NDArray[np.int64] | None
-) -> tuple[Floats, Floats]:
-    """Return the range of least squared error per row, by line searches on fractions of the full range."""
-    best = (low, high)
-    best_error = _row_errors(rows, *_from_range(low, high, qtype, fmt, zero_point), qtype)
-
-    def search(start: tuple[Floats, Floats], ratios: tuple[float, ...], *, ends: str) -> None:
-        nonlocal best, best_error
-        for ratio in ratios:
-            trial_low = start[0] * ratio if "l" in ends else best[0]
-            trial_high = start[1] * ratio if "h" in ends else best[1]
-            scale, offset = _from_range(trial_low, trial_high, qtype, fmt, zero_point)
-            error = _row_errors(rows, scale, offset, qtype)
-            better = error < best_error
-            best_error = np.where(better, error, best_error)
-            best = (np.where(better, trial_low, best[0]), np.where(better, trial_high, best[1]))
-
-    if fmt.scale == "pow2":
-        search((low, high), _POW2_RATIOS, ends="lh")
-        return best
-    search((low, high), _COARSE_RATIOS, ends="lh")
-    search(best, _FINE_RATIOS, ends="lh")
-    if fmt.scheme == "asymmetric" and zero_point is None:
-        for ends in ("l", "h"):
-            search(best, _COARSE_RATIOS, ends=ends)
-    return best
-
-
-def _row_errors(rows: Floats, scale: Floats, zero_point: NDArray[np.int64], qtype: QType) -> Floats:
-    """Return ``sum (x - dequantize(quantize(x)))^2`` per row; rows of scale 0 count as all zeros."""
-    step = np.where(scale > 0, scale, 1.0)[:, None]
-    codes = rows / step
-    codes += 0.5
-    np.floor(codes, out=codes)
-    np.clip(codes, (qtype.qmin - zero_point)[:, None], (qtype.qmax - zero_point)[:, None], out=codes)
-    codes *= step
-    codes -= rows
-    return np.asarray(np.einsum("rn,rn->r", codes, codes), dtype=np.float64)
+        low, high = least_squares_range(rows, low, high, qtype, fmt, zero_point)
+    return scale_of_range(low, high, qtype, fmt, zero_point)
 
 
 def _fit_groups(channels: Floats, qtype: QType, fmt: Format, name: str) -> AffineParams:
@@ -344,14 +288,9 @@ def _fit_groups(channels: Floats, qtype: QType, fmt: Format, name: str) -> Affin
     Raises:
         QuantError: The group size does not divide a channel.
     """
-    size = fmt.group_size or 0
+    size = fmt.group_size or 1
     n_channels, n_weights = channels.shape
-    if n_weights % size:
-        legal = ", ".join(str(d) for d in range(1, n_weights + 1) if n_weights % d == 0)
-        raise QuantError(
-            f"{name}: group_size must divide the {n_weights} weights of an output channel, got {size}. "
-            f"Legal sizes: {legal}; or use granularity 'channel'."
-        )
+    check_group_size(size, n_weights, name=name)
     _, zero_point = _fit_rows(channels, qtype, fmt, None)
     n_groups = n_weights // size
     groups = channels.reshape(-1, size)
@@ -378,14 +317,8 @@ def _bipolar_scale(mean: Floats, fmt: Format) -> Floats:
     """Return the mean, or the power of two nearest to it (least squares: the error is quadratic around it)."""
     if fmt.scale == "float":
         return mean
-    above = _pow2_above(mean)
+    above = pow2_above(mean)
     return np.where(mean < 0.75 * above, above / 2, above)
-
-
-def _pow2_above(scale: Floats) -> Floats:
-    """Return the smallest power of two that is not below; 0 stays 0."""
-    mantissa, exponent = np.frexp(scale)
-    return np.where(scale > 0, np.ldexp(1.0, np.where(mantissa == 0.5, exponent - 1, exponent)), 0.0)
 
 
 def _floored(scale: Floats, qtype: QType) -> Floats:

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from dyadiq.core.affine import check_group_size
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph
@@ -27,6 +28,7 @@ def probe_program(graph: Graph, config: QuantConfig) -> IntegerProgram:
 
     Raises:
         GraphError: The graph is not canonical.
+        QuantError: A group size that does not divide a channel.
     """
     weights: dict[str, WeightQuant] = {}
     for node in graph.nodes:
@@ -36,7 +38,9 @@ def probe_program(graph: Graph, config: QuantConfig) -> IntegerProgram:
         n_scales = 1 if config.weight.granularity == "tensor" else shape[0]
         factor = None
         if config.weight.group_size is not None:
-            factor = np.ones((shape[0], max(1, math.prod(shape[1:]) // config.weight.group_size)), dtype=np.int64)
+            n_weights = math.prod(shape[1:])
+            check_group_size(config.weight.group_size, n_weights, name=node.inputs[1])
+            factor = np.ones((shape[0], n_weights // config.weight.group_size), dtype=np.int64)
         weights[node.inputs[1]] = WeightQuant(
             np.zeros(shape, dtype=np.int64),
             QType(8, signed=config.weight.scheme == "symmetric" or bool(config.weight.signed)),

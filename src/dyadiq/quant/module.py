@@ -287,13 +287,13 @@ class QuantModule(nn.Module):
         quantizers = self.quantizers_by_name()
         for name in self._sites.decisions:
             params = quantizers[name].affine_params()
-            quants[name] = ActivationQuant(params.qtype, float(params.scale[0]), int(params.zero_point[0]))
+            symmetric = params.fmt.scheme == "symmetric"
+            quants[name] = ActivationQuant(params.qtype, float(params.scale[0]), int(params.zero_point[0]), symmetric)
         return quants
 
     def _folded_layers(self) -> list[tuple[Node, Tensor, Tensor | None]]:
-        tensors = tensors_by_name(self, skip=(_QUANTIZERS,))
-        with torch.no_grad():
-            return [(layer.node, *fold(layer, tensors)) for layer in self._layers.values()]
+        tensors = {n: t.detach().clone() for n, t in tensors_by_name(self, skip=(_QUANTIZERS,)).items()}
+        return [(layer.node, *fold(layer, tensors)) for layer in self._layers.values()]
 
 
 def _activation(quantizers: Mapping[str, Quantizer], name: str) -> ActivationQuantizer:
