@@ -1,0 +1,328 @@
+"""From calls of torch's aten operators to nodes of the float dialect: the rules of capture, one function each.
+
+Used by `ir.capture`, which turns torch.export's program into `Call` records; knows no torch itself.
+To support another operator: write a rule, name it in `_RULES`, and if the dialect grows, extend `FLOAT_OPS`,
+`ir.shapes`, `ir.execute` and the lowering.
+
+A rule reads its inputs (`GraphBuilder.read`, `.param`), emits nodes and returns the `Value` of its result, or raises
+`UnsupportedError` with the reason. The builder collects all reasons and goes on, so that a user sees them at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from dyadiq.ir.capture_builder import Call, GraphBuilder, UnsupportedError, Value
+from dyadiq.ir.shapes import pool_output_size
+
+__all__ = ["translate"]
+
+Rule = Callable[[GraphBuilder, Call], Value]
+
+
+def translate(builder: GraphBuilder, call: Call) -> None:
+    """Add what one call means to the builder, or the reason why it cannot be represented.
+
+    Example:
+        >>> from dyadiq.ir.capture_builder import Ref
+        >>> builder = GraphBuilder("Net")
+        >>> builder.add_input("x", ("N", 3, 8, 8))
+        >>> translate(builder, Call("relu", "aten.relu.default", {"self": Ref("x")}, ("N", 3, 8, 8), module="act"))
+        >>> [(node.name, node.op) for node in builder.finish([Ref("relu")], {}).nodes]
+        [('act:relu', 'relu')]
+    """
+    if call.n_users == 0 and not call.is_inplace:
+        return
+    rule = _RULES.get(call.functional_operator)
+    is_consequence = any(builder.is_failed(ref) for ref in call.refs)  # of a failure that is reported already
+    try:
+        value = _checked(call, rule(builder, call)) if rule else builder.fail(call, _hint(builder, call))
+    except UnsupportedError as err:
+        value = builder.fail(call, "" if is_consequence else str(err))
+    builder.set_result(call, value)
+
+
+def _checked(call: Call, value: Value) -> Value:
+    """Return a rule's result if it has the shape that torch found.
+
+    Raises:
+        UnsupportedError: Another shape.
+    """
+    if call.shape is not None and value.shape != call.shape[1:]:
+        raise UnsupportedError(f"makes shape {list(call.shape)}, not {['N', *value.shape]} as its operator says.")
+    return value
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """Return ``(h, w)`` from an integer, or a list of one or two.
+
+    Raises:
+        UnsupportedError: Not integers.
+    """
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not all(type(item) is int for item in items):
+        raise UnsupportedError(f"got {value!r}, expected integers that do not depend on the batch.")
+    return (items[0], items[-1])
+
+
+def _conv2d(builder: GraphBuilder, call: Call) -> Value:
+    args = call.args
+    weight = builder.param(args["weight"], "weight")
+    inputs = [builder.read(args["input"]), weight]
+    if args["bias"] is not None:
+        inputs.append(builder.param(args["bias"], "bias"))
+    dilation = _pair(args["dilation"])
+    padding = args["padding"]
+    if isinstance(padding, str):
+        kernel = builder.param_arrays[weight].shape[2:]
+        padding = _string_padding(padding, (kernel[0], kernel[1]), dilation)
+    attrs = {"stride": _pair(args["stride"]), "padding": _pair(padding), "dilation": dilation, "groups": args["groups"]}
+    return builder.emit(call, "conv2d", inputs, attrs)
+
+
+def _string_padding(padding: str, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """Return the padding on each side that ``valid`` or ``same`` stands for.
+
+    Raises:
+        UnsupportedError: ``same`` is not symmetric.
+    """
+    if padding == "valid":
+        return (0, 0)
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if any(t % 2 for t in total):
+        raise UnsupportedError(
+            f"padding='same' with kernel {kernel} and dilation {dilation} pads one side more than the other. "
+            "Use an odd kernel, or explicit symmetric padding."
+        )
+    return (total[0] // 2, total[1] // 2)
+
+
+def _linear(builder: GraphBuilder, call: Call) -> Value:
+    inputs = [builder.read(call.args["input"]), builder.param(call.args["weight"], "weight")]
+    if call.args["bias"] is not None:
+        inputs.append(builder.param(call.args["bias"], "bias"))
+    return builder.emit(call, "linear", inputs)
+
+
+def _batch_norm(builder: GraphBuilder, call: Call) -> Value:
+    args = call.args
+    if args["training"] or args["running_mean"] is None or args["running_var"] is None:
+        raise UnsupportedError(
+            "normalises with the statistics of the batch, also in eval mode. Use track_running_stats=True."
+        )
+    x = builder.read(args["input"])
+    mean, var = (builder.param(args[name], name) for name in ("running_mean", "running_var"))
+    inputs = [x, "", "", mean, var]
+    for position, (name, neutral) in enumerate((("weight", 1.0), ("bias", 0.0)), start=1):
+        if args[name] is not None:
+            inputs[position] = builder.param(args[name], name)
+        else:  # affine=False
+            inputs[position] = builder.neutral_param(f"{mean.removesuffix('running_mean')}{name}", mean, neutral)
+    return builder.emit(call, "batch_norm", inputs, {"eps": float(args["eps"])})
+
+
+def _relu(builder: GraphBuilder, call: Call) -> Value:
+    return builder.emit(call, "relu", [builder.read(call.args["self"])])
+
+
+def _add(builder: GraphBuilder, call: Call) -> Value:
+    left, right = call.args["self"], call.args["other"]
+    if call.args["alpha"] != 1:
+        raise UnsupportedError(f"adds with alpha={call.args['alpha']}, expected 1.")
+    if type(right) in (int, float) and right == 0:  # sum([...]) starts from 0
+        return _alias(builder, call)
+    if not (builder.is_activation(left) and builder.is_activation(right)):
+        raise UnsupportedError("adds a constant or parameter; only sums of two activations are supported. Use a bias.")
+    return builder.emit(call, "add", [builder.read(left), builder.read(right)])
+
+
+def _concat(builder: GraphBuilder, call: Call) -> Value:
+    tensors = [builder.read(item) for item in call.args["tensors"]]
+    rank = len(builder.own_shape(tensors[0])) + 1
+    dim = call.args["dim"]
+    if dim % rank != 1:
+        raise UnsupportedError(f"concatenates along dimension {dim}, expected 1 (channels).")
+    return builder.emit(call, "concat", tensors) if len(tensors) > 1 else builder.view(call.args["tensors"][0])
+
+
+def _max_pool2d(builder: GraphBuilder, call: Call) -> Value:
+    args = call.args
+    attrs = {
+        "kernel": _pair(args["kernel_size"]),
+        "stride": _pair(args["stride"] or args["kernel_size"]),
+        "padding": _pair(args["padding"]),
+        "dilation": _pair(args["dilation"]),
+        "ceil_mode": bool(args["ceil_mode"]),
+    }
+    return builder.emit(call, "max_pool2d", [builder.read(args["self"])], attrs)
+
+
+def _avg_pool2d(builder: GraphBuilder, call: Call) -> Value:
+    args = call.args
+    x = builder.read(args["self"])
+    kernel, padding = _pair(args["kernel_size"]), _pair(args["padding"])
+    stride = _pair(args["stride"] or args["kernel_size"])
+    if args["divisor_override"] is not None:
+        raise UnsupportedError(f"divisor_override={args['divisor_override']}, expected None.")
+    if padding != (0, 0) and not args["count_include_pad"]:
+        raise UnsupportedError("count_include_pad=False with padding divides by a number that depends on the position.")
+    if args["ceil_mode"]:
+        for size, k, s, p in zip(builder.own_shape(x)[1:], kernel, stride, padding, strict=False):
+            if pool_output_size(size, k, s, p) != pool_output_size(size, k, s, p, ceil=True):
+                raise UnsupportedError("ceil_mode=True makes windows that leave the input. Use ceil_mode=False.")
+    return _emit_avg_pool(builder, call, x, kernel, stride, padding)
+
+
+def _emit_avg_pool(
+    builder: GraphBuilder,
+    call: Call,
+    x: str,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int] = (0, 0),
+) -> Value:
+    attrs = {"kernel": kernel, "stride": stride, "padding": padding, "count_include_pad": True}
+    return builder.emit(call, "avg_pool2d", [x], attrs)
+
+
+def _adaptive_avg_pool2d(builder: GraphBuilder, call: Call) -> Value:
+    x = builder.read(call.args["self"])
+    shape, wanted = builder.own_shape(x), _pair(call.args["output_size"])
+    if len(shape) != 3 or shape[1] % wanted[0] or shape[2] % wanted[1]:
+        raise UnsupportedError(
+            f"pools [N, {', '.join(map(str, shape))}] to {wanted} with windows of different sizes; "
+            "expected an output size that divides the input's."
+        )
+    kernel = (shape[1] // wanted[0], shape[2] // wanted[1])
+    return _emit_avg_pool(builder, call, x, kernel, kernel)
+
+
+def _mean(builder: GraphBuilder, call: Call) -> Value:
+    x = builder.read(call.args["self"])
+    shape = builder.own_shape(x)
+    rank = len(shape) + 1
+    if rank != 4 or {dim % rank for dim in call.args["dim"] or ()} != {2, 3}:
+        raise UnsupportedError(
+            f"averages dimensions {call.args['dim']} of rank {rank}; "
+            "only a mean over H and W of [N, C, H, W] is supported."
+        )
+    pooled = _emit_avg_pool(builder, call, x, (shape[1], shape[2]), (1, 1))
+    return pooled if call.args["keepdim"] else builder.reshape(call, pooled, (pooled.batch, shape[0]))
+
+
+def _dropout(builder: GraphBuilder, call: Call) -> Value:
+    if call.args["train"]:
+        raise UnsupportedError("dropout that is active in eval mode. Pass training=self.training, or use nn.Dropout.")
+    return _alias(builder, call)
+
+
+def _alias(builder: GraphBuilder, call: Call) -> Value:
+    """The same values, perhaps in the same memory.
+
+    Raises:
+        UnsupportedError: The type of the values changes.
+    """
+    source = next(iter(call.args.values()))
+    value = builder.view(source)
+    if call.dtype not in (None, builder.dtype):
+        raise UnsupportedError(f"changes the type of values from {builder.dtype} to {call.dtype}.")
+    return value
+
+
+def _copy(builder: GraphBuilder, call: Call) -> Value:
+    """The same values in memory of their own."""
+    value = _alias(builder, call)
+    return Value(value.tensor, value.shape, value.batch, call.name)
+
+
+def _view(builder: GraphBuilder, call: Call) -> Value:
+    value = builder.view(next(iter(call.args.values())))
+    return builder.reshape(call, value, call.shape or ())
+
+
+def _getitem(builder: GraphBuilder, call: Call) -> Value:
+    """No operator of the dialect makes several tensors, so what it reads has failed already.
+
+    Raises:
+        UnsupportedError: Always.
+    """
+    raise UnsupportedError("takes one of several results.")
+
+
+def _hint(builder: GraphBuilder, call: Call) -> str:
+    """Say what to do about an operator without a rule."""
+    if not any(builder.is_activation(ref) for ref in call.refs):
+        return (
+            "computes from parameters or constants alone. Compute it before capture "
+            "(torch.nn.utils.parametrize.remove_parametrizations) and keep the result as a parameter or buffer."
+        )
+    name = call.functional_operator.split(".")[1] if "." in call.operator else call.operator
+    for names, hint in _HINTS:
+        if name in names:
+            return hint
+    return "no such operator in the float dialect (ir.graph.FLOAT_OPS)."
+
+
+_HINTS: Sequence[tuple[tuple[str, ...], str]] = (
+    (
+        ("relu6", "hardtanh", "clamp", "clamp_min", "leaky_relu", "elu", "silu", "gelu", "hardswish", "prelu", "tanh"),
+        "an activation function other than relu. Train with nn.ReLU.",
+    ),
+    (
+        ("softmax", "log_softmax", "sigmoid", "logsigmoid"),
+        "leave the last activation to the loss function (cross_entropy takes logits).",
+    ),
+    (
+        ("mul", "sub", "div", "rsub", "neg"),
+        "arithmetic other than the sum of two activations. Scale data before the model.",
+    ),
+    (("layer_norm", "group_norm", "instance_norm"), "normalises with statistics of the sample. Use batch norm."),
+    (("matmul", "mm", "addmm", "bmm"), "a matrix product written by hand. Use nn.Linear on [N, F]."),
+    (("conv1d", "conv3d", "conv_transpose2d"), "only two-dimensional convolution (nn.Conv2d) is supported."),
+    (("slice", "select", "chunk", "split", "index", "permute", "transpose"), "takes tensors apart or turns them."),
+    (("max_pool2d_with_indices", "adaptive_max_pool2d", "amax"), "use nn.MaxPool2d with a fixed kernel."),
+    (
+        ("lstm", "gru", "embedding", "scaled_dot_product_attention"),
+        "recurrent and attention networks are not supported.",
+    ),
+)
+
+_RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "aten.conv2d.default": _conv2d,
+        "aten.conv2d.padding": _conv2d,
+        "aten.linear.default": _linear,
+        "aten.batch_norm.default": _batch_norm,
+        "aten.relu.default": _relu,
+        "aten.add.Tensor": _add,
+        "aten.cat.default": _concat,
+        "aten.concat.default": _concat,
+        "aten.concatenate.default": _concat,
+        "aten.max_pool2d.default": _max_pool2d,
+        "aten.avg_pool2d.default": _avg_pool2d,
+        "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
+        "aten.mean.dim": _mean,
+        "aten.dropout.default": _dropout,
+        "aten.feature_dropout.default": _dropout,
+        "aten.alpha_dropout.default": _dropout,
+        "aten.feature_alpha_dropout.default": _dropout,
+        "aten.alias.default": _alias,
+        "aten.contiguous.default": _alias,
+        "aten.detach.default": _alias,
+        "aten.to.dtype": _alias,
+        "aten.to.dtype_layout": _alias,
+        "aten.to.device": _alias,
+        "aten.clone.default": _copy,
+        "aten.view.default": _view,
+        "aten.reshape.default": _view,
+        "aten.flatten.using_ints": _view,
+        "aten.unflatten.int": _view,
+        "aten.squeeze.default": _view,
+        "aten.squeeze.dim": _view,
+        "aten.squeeze.dims": _view,
+        "aten.unsqueeze.default": _view,
+        "getitem": _getitem,
+    }
+)
