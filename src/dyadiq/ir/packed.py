@@ -84,6 +84,8 @@ def _node_params(node: Node) -> list[tuple[str, _Stored]]:
 def _param_problem(graph: Graph, name: str, stored: _Stored) -> str:
     """Return why a parameter cannot be stored; empty if it can."""
     values = np.asarray(graph.params[name])
+    if name.startswith("@"):
+        return "begins with '@', which is kept for the file's own tables; rename it"
     if stored == "float64":
         return "" if values.dtype == np.float64 else f"has dtype {values.dtype}, expected float64"
     if stored == "weight":

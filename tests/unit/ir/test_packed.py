@@ -1,0 +1,163 @@
+"""Programs as parts of a packed file: what fits, what does not, and sizes that depend on widths only."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dyadiq.core.container import tensor_payload_bytes
+from dyadiq.core.facts import QuantConfig
+from dyadiq.core.format import Format
+from dyadiq.core.qtype import QType
+from dyadiq.ir.integer import IntegerProgram
+from dyadiq.ir.lower import ActivationQuant, WeightQuant, lower_graph
+from dyadiq.ir.packed import find_unpackable, pack_program, packed_size_parts, unpack_program
+from dyadiq.ir.probe import probe_program
+from dyadiq.ir.sites import find_sites
+from graphs import NETWORKS
+from programs import PROGRAMS
+
+
+def lowered(graph, weight_bits, activation_bits, seed=0):
+    """A program of a float graph with random codes and scales."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for node in graph.nodes:
+        if node.op in ("conv2d", "linear"):
+            shape = graph.params[node.inputs[1]].shape
+            qtype = QType(weight_bits, signed=True, bipolar=weight_bits == 1)
+            codes = rng.choice([-1, 1], shape) if qtype.bipolar else rng.integers(qtype.qmin, qtype.qmax + 1, shape)
+            scale = rng.uniform(0.01, 0.02, shape[0])
+            weights[node.inputs[1]] = WeightQuant(codes, qtype, scale, np.zeros(shape[0], dtype=np.int64))
+    qtype = QType(activation_bits, signed=False)
+    activations = {name: ActivationQuant(qtype, rng.uniform(0.1, 0.2)) for name in find_sites(graph).decisions}
+    return lower_graph(graph, weights, activations, QuantConfig())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fixed_size_equals_the_probe_when_bits_and_values_change(name):
+    graph = NETWORKS[name]()
+    fixed, _ = packed_size_parts(probe_program(graph, QuantConfig(weight=Format(8, granularity="channel"))))
+    for weight_bits, activation_bits, seed in ((1, 8, 0), (3, 1, 1), (8, 4, 2), (16, 16, 3)):
+        program = lowered(graph, weight_bits, activation_bits, seed)
+        got, parts = packed_size_parts(program)
+        assert got == fixed
+        for weight, n_bytes in parts.items():
+            assert n_bytes == tensor_payload_bytes(program.graph.params[weight].size, weight_bits)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_parts_round_trip(name):
+    program = PROGRAMS[name](np.random.default_rng(0))
+    structure, tensors = pack_program(program)
+    values = {spec.name: array for spec, array in tensors}
+    back = unpack_program(structure, {spec.name: spec for spec, _ in tensors}, values.__getitem__)
+    assert back.graph.nodes == program.graph.nodes
+    assert list(back.graph.tensors) == list(program.graph.tensors)
+
+
+def changed(program, node=None, params=None, **graph_changes):
+    """Return a program with one node, some parameters or other fields of its graph exchanged."""
+    graph = program.graph
+    if node is not None:
+        graph = graph.replace(nodes=tuple(node if n.name == node.name else n for n in graph.nodes))
+    if params is not None:
+        graph = graph.replace(params={**graph.params, **params})
+    return IntegerProgram(graph.replace(**graph_changes))
+
+
+@pytest.fixture
+def mlp():
+    return PROGRAMS["mlp"](np.random.default_rng(0))
+
+
+def find_node(program, op):
+    return next(n for n in program.graph.nodes if n.op == op)
+
+
+def test_nothing_is_unpackable_when_program_is_ordinary(mlp):
+    assert find_unpackable(mlp) == []
+
+
+@pytest.mark.parametrize(
+    ("op", "position", "values", "reason"),
+    [
+        ("linear", 1, lambda v: v + 99, r"has values from .* it is stored as int6n \(-31 to 31\)"),
+        ("linear", 2, lambda v: v + 2**31, r"has values from .* it is stored as int32"),
+        ("linear", 2, lambda v: v.astype(float), "has dtype float64, expected integers"),
+        ("requantize", 1, lambda v: v - 1000, "it is stored as uint32"),
+        ("requantize", 2, lambda v: v + 256, "it is stored as uint8"),
+        ("quantize", 1, lambda v: v.astype(np.float32), "has dtype float32, expected float64"),
+    ],
+)
+def test_parameter_is_unpackable_when_it_does_not_fit_its_role(mlp, op, position, values, reason):
+    node = find_node(mlp, op)
+    name = node.inputs[position]
+    problems = find_unpackable(changed(mlp, params={name: values(mlp.graph.params[name])}))
+    assert [n.name for n, _ in problems] == [node.name]
+    assert re.search(reason, problems[0][1])
+
+
+def test_weight_is_unpackable_when_it_has_no_type_or_a_wide_one(mlp):
+    name = find_node(mlp, "linear").inputs[1]
+    types = dict(mlp.graph.param_types)
+    del types[name]
+    assert "has no code type" in find_unpackable(changed(mlp, param_types=types))[0][1]
+    types[name] = QType(33, signed=True)
+    assert "at most 32 bits" in find_unpackable(changed(mlp, param_types=types))[0][1]
+
+
+def test_parameter_is_unpackable_when_its_name_is_taken(mlp):
+    node = find_node(mlp, "requantize")
+    renamed = replace(node, inputs=(node.inputs[0], "@types", node.inputs[2]))
+    problems = find_unpackable(changed(mlp, renamed, params={"@types": np.array([1])}))
+    assert "begins with '@', which is kept" in problems[0][1]
+
+
+def test_parameter_is_unpackable_when_it_has_two_roles(mlp):
+    node = find_node(mlp, "requantize")
+    problems = find_unpackable(changed(mlp, replace(node, inputs=(*node.inputs[:2], node.inputs[1]))))
+    assert any("is used in two roles; give each its own" in reason for _, reason in problems)
+
+
+def test_node_is_unpackable_when_it_has_an_unknown_attribute(mlp):
+    node = find_node(mlp, "requantize")
+    problems = find_unpackable(changed(mlp, replace(node, attrs={**node.attrs, "rounding": "up"})))
+    assert problems[0][1] == "attribute 'rounding' is not part of the operator; leave it out"
+
+
+def test_node_is_unpackable_when_a_bound_does_not_fit(mlp):
+    node = find_node(mlp, "requantize")
+    problems = find_unpackable(changed(mlp, replace(node, attrs={**node.attrs, "clip_max": 1 << 63})))
+    assert "clip_max 9223372036854775808 does not fit 64 bits" in problems[0][1]
+
+
+def test_node_is_unpackable_when_its_zero_point_does_not_fit(mlp):
+    node = find_node(mlp, "requantize")
+    info = replace(mlp.graph.tensors[node.output], zero_point=-(1 << 31) - 1)
+    problems = find_unpackable(changed(mlp, tensors={**mlp.graph.tensors, node.output: info}))
+    assert "its output has zero point -2147483649, outside int32" in problems[0][1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda d: d["outputs"].append(99), "reference 99 among"),
+        (lambda d: d["nodes"][0][2].append(-1), "reference -1 among"),
+        (lambda d: d["nodes"][0].__setitem__(1, "conv9d"), "unknown operator 'conv9d'"),
+        (lambda d: d["tensors"].pop(), "names for"),
+        (lambda d: d["nodes"].pop(), "left over"),
+        (lambda d: d["nodes"][0][4].append(1), "longer|argument"),
+        (lambda d: d["tensors"][1].__setitem__(2, None), "left over"),
+        (lambda d: d["tensors"][1].__setitem__(2, [3, 3]), "reshape"),
+    ],
+)
+def test_unpack_refuses_when_structure_does_not_fit_its_tensors(mlp, edit, message):
+    structure, tensors = pack_program(mlp)
+    document = json.loads(structure)
+    edit(document)
+    values = {spec.name: array for spec, array in tensors}
+    with pytest.raises(ValueError, match=message):
+        unpack_program(json.dumps(document).encode(), {spec.name: spec for spec, _ in tensors}, values.__getitem__)
