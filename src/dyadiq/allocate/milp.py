@@ -88,8 +88,8 @@ def _certified(problem: Problem, best: Choice | None, bound: float | None, metho
         return None
     objective = problem.objective(best)
     noise = _BOUND_ACCURACY * (objective - math.fsum(map(min, problem.loss)))
-    proven = bound is None or objective - bound <= noise
-    return Solution(best, objective, objective if proven else float(bound), method)
+    lower = objective if bound is None or objective - bound <= noise else bound
+    return Solution(best, objective, lower, method)
 
 
 @dataclass(frozen=True, slots=True)

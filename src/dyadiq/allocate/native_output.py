@@ -18,18 +18,18 @@ __all__ = ["native_stdout_to_stderr"]
 def native_stdout_to_stderr() -> Iterator[None]:
     """Send what C code writes to descriptor 1 to descriptor 2 for the time of the block.
 
-    Does nothing where there are no POSIX descriptors, or stdout or stderr is closed.
+    Does nothing where stdout is closed.
     """
     try:
-        saved = os.dup(1) if os.name == "posix" else -1
-        if saved >= 0:
-            os.dup2(2, 1)
+        saved = os.dup(1)
     except OSError:
-        saved = -1
+        yield
+        return
     try:
+        os.dup2(2, 1)
         yield
     finally:
-        if saved >= 0:
+        if os.name == "posix":
             ctypes.CDLL(None).fflush(None)  # C buffers its output; it must leave while the descriptor points away
-            os.dup2(saved, 1)
-            os.close(saved)
+        os.dup2(saved, 1)
+        os.close(saved)
