@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dyadiq.core.clipping import least_squares_range, percentile_range, pow2_above, scale_of_range
+from dyadiq.core.clipping import least_squares_range, percentile_range, pow2_above, row_errors, scale_of_range
 from dyadiq.core.errors import QuantError
 from dyadiq.core.format import Format
 from dyadiq.core.qtype import QType
@@ -293,8 +293,8 @@ def _fit_groups(channels: Floats, qtype: QType, fmt: Format, name: str) -> Affin
     check_group_size(size, n_weights, name=name)
     _, zero_point = _fit_rows(channels, qtype, fmt, None)
     n_groups = n_weights // size
-    groups = channels.reshape(-1, size)
-    per_group, _ = _fit_rows(groups, qtype, fmt, np.repeat(zero_point, n_groups))
+    groups, group_zero_point = channels.reshape(-1, size), np.repeat(zero_point, n_groups)
+    per_group, _ = _fit_rows(groups, qtype, fmt, group_zero_point)
     wanted = per_group.reshape(n_channels, n_groups)
     largest = wanted.max(axis=1)
     top = _floored(largest, qtype)
@@ -305,9 +305,15 @@ def _fit_groups(channels: Floats, qtype: QType, fmt: Format, name: str) -> Affin
     else:
         base = top / MAX_GROUP_FACTOR
         ratio = wanted / base[:, None]
-        # Rounding up clips nothing; a searched or mean scale is met best by the nearest factor.
-        exact = fmt.range_method in ("minmax", "moving_average") and not qtype.bipolar
-        factor = np.clip(np.ceil(ratio) if exact else np.floor(ratio + 0.5), 1, MAX_GROUP_FACTOR)
+        below, above = np.clip(np.floor(ratio), 1, MAX_GROUP_FACTOR), np.clip(np.ceil(ratio), 1, MAX_GROUP_FACTOR)
+        if qtype.bipolar:
+            factor = np.where(ratio - below < above - ratio, below, above)
+        elif fmt.range_method == "mse":
+            steps = [(base[:, None] * factor).reshape(-1) for factor in (below, above)]
+            errors = [row_errors(groups, step, group_zero_point, qtype) for step in steps]
+            factor = np.where((errors[0] < errors[1]).reshape(ratio.shape), below, above)
+        else:
+            factor = above  # Rounding up clips nothing more.
     factors = factor.astype(np.int64)
     shared = np.gcd.reduce(factors, axis=1)
     return AffineParams(base * shared, zero_point, qtype, factors // shared[:, None], fmt)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dyadiq.core.format import Format
 from dyadiq.core.qtype import QType
 
-__all__ = ["least_squares_range", "percentile_range", "pow2_above", "scale_of_range"]
+__all__ = ["least_squares_range", "percentile_range", "pow2_above", "row_errors", "scale_of_range"]
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def least_squares_range(
 ) -> tuple[Floats, Floats]:
     """Return the range of least squared error per row, by line searches on fractions of the full range."""
     best = (low, high)
-    best_error = _row_errors(rows, *scale_of_range(low, high, qtype, fmt, zero_point), qtype)
+    best_error = row_errors(rows, *scale_of_range(low, high, qtype, fmt, zero_point), qtype)
 
     def search(start: tuple[Floats, Floats], ratios: tuple[float, ...], *, ends: str) -> None:
         nonlocal best, best_error
@@ -70,7 +70,7 @@ def least_squares_range(
             trial_low = start[0] * ratio if "l" in ends else best[0]
             trial_high = start[1] * ratio if "h" in ends else best[1]
             scale, offset = scale_of_range(trial_low, trial_high, qtype, fmt, zero_point)
-            error = _row_errors(rows, scale, offset, qtype)
+            error = row_errors(rows, scale, offset, qtype)
             better = error < best_error
             best_error = np.where(better, error, best_error)
             best = (np.where(better, trial_low, best[0]), np.where(better, trial_high, best[1]))
@@ -86,7 +86,7 @@ def least_squares_range(
     return best
 
 
-def _row_errors(rows: Floats, scale: Floats, zero_point: NDArray[np.int64], qtype: QType) -> Floats:
+def row_errors(rows: Floats, scale: Floats, zero_point: NDArray[np.int64], qtype: QType) -> Floats:
     """Return ``sum (x - dequantize(quantize(x)))^2`` per row; rows of scale 0 count as all zeros."""
     step = np.where(scale > 0, scale, 1.0)[:, None]
     codes = rows / step

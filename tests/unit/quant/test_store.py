@@ -80,5 +80,5 @@ def test_file_is_refused_when_its_content_does_not_fit_together(tmp_path, damage
 
 def test_file_is_refused_when_it_holds_something_else(tmp_path):
     write_artifact(tmp_path / "p", "dyadiq.plan/1", {})
-    with pytest.raises(ArtifactError, match="holds a plan, expected a quant-module"):
+    with pytest.raises(ArtifactError, match=r"holds a dyadiq\.plan, expected a dyadiq\.quant-module"):
         load_quant_module(tmp_path / "p")
