@@ -84,7 +84,8 @@ def pack(codes: NDArray[Any], qtype: QType) -> NDArray[np.uint8]:
         _check_range(chunk, qtype, codes, start)
         if qtype.bipolar:
             chunk = chunk > 0
-        lanes = np.zeros(-(-chunk.size // 8) * 8, dtype=f"<u{lane}")
+        lanes = np.empty(-(-chunk.size // 8) * 8, dtype=f"<u{lane}")
+        lanes[chunk.size :] = 0
         np.copyto(lanes[: chunk.size], chunk, casting="unsafe")
         out = packed[start * bits // 8 : packed_size_bytes(start + chunk.size, bits)]
         out[:] = _squeeze(lanes, bits)[: out.size]
