@@ -74,6 +74,17 @@ def quantize(
         DataError: No calibration batch, or an activation that is not finite.
         GraphError: The graph cannot be made canonical.
         QuantError: A parameter is not finite, or a tensor cannot be quantized as asked.
+
+    Example:
+        >>> from dyadiq.core.plan import uniform_plan
+        >>> from dyadiq.ir.graph import TensorInfo
+        >>> x, y = TensorInfo((2,)), TensorInfo((1,))
+        >>> node = Node("fc", "linear", ("x", "fc.weight"), "fc")
+        >>> graph = Graph("float", ("x",), ("fc",), (node,), {"x": x, "fc": y}, {"fc.weight": np.array([[1.0, -0.5]])})
+        >>> plan = uniform_plan(network_facts(graph), 4, 8)
+        >>> module = quantize(graph, plan, [torch.tensor([[1.0, 0.5], [-1.0, 0.0]])])
+        >>> next(iter(module.state_dict())), module.weight_quants()["fc.weight"].codes
+        ('fc.weight', array([[ 7, -4]]))
     """
     config = QuantConfig() if config is None else config
     check_finite_params(graph.params)

@@ -289,7 +289,7 @@ def test_gradients_are_averaged_when_distributed(tmp_path):
     assert all(p.grad is not None for p in qmod.parameters())
 
 
-def test_output_is_float_when_one_quantizer_is_disabled():
+def test_output_is_float_when_all_quantizers_are_disabled():
     _, qmod, x = quantized("perceptron", (2, 2))
     fake = qmod.eval()(x)
     for quantizer in qmod.quantizers_by_name().values():
