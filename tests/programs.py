@@ -28,6 +28,7 @@ class ProgramBuilder:
     types: dict = field(default_factory=dict)
     bounds: dict = field(default_factory=dict)
     inputs: list = field(default_factory=list)
+    worst: bool = False  # every weight is the lowest code, the worst case for accumulators
 
     def _emit(self, op, inputs, shape, qtype=None, scale=None, code_of_zero=0, **attrs):
         name = f"{op}{len(self.nodes)}"
@@ -47,6 +48,8 @@ class ProgramBuilder:
         return name
 
     def _codes(self, qtype, shape):
+        if self.worst:
+            return np.full(shape, qtype.qmin)
         codes = self.rng.integers(qtype.qmin, qtype.qmax, shape, endpoint=True)
         return np.where(codes >= 0, 1, -1) if qtype.bipolar else codes
 
@@ -270,7 +273,52 @@ def strange(rng):
     return b.program(z, both)
 
 
-PROGRAMS = {f.__name__: f for f in (mlp, conv_pool, residual, joins, zero_points, wide, bipolar, groups, strange)}
+def pow2_cnn(rng):
+    """Every scale a power of two: weights per channel, relu on signed codes, residual, concat, both poolings."""
+    b = ProgramBuilder(rng)
+    int4, uint4, int6 = (QType.parse(t) for t in ("int4n", "uint4", "int6"))
+    x = b.input((2, 8, 9), INT8)
+    exponent = np.array([-5, -3, -5, -4])
+    acc = b.conv2d(x, 4, 3, padding=1, qtype=int4, weight_scale=2.0**exponent, bias_bits=6)
+    left = b.requantize(acc, INT8, 1, 3 - exponent, clip=(0, 127))
+    right = b.requantize(b.conv2d(left, 4, (3, 1), padding=(1, 0), groups=2, qtype=int4), uint4)
+    scale = b.scale(left) * 4
+    total = b.add(b.branch(right, scale), b.branch(left, scale), b.branch(b.conv2d(left, 4, 1, qtype=int4), scale))
+    x = b.max_pool2d(b.clip(total, int6, clip=(-20, 31)), 3, 2, padding=1, ceil_mode=True)
+    pooled = b.sum_pool2d(x, 4, 1)
+    x = b.requantize(pooled, int6, *b.dyadic(pooled, b.scale(x)), scale=b.scale(x))
+    x = b.flatten(b.concat(x, x))
+    return b.program(b.requantize(b.linear(x, 5, int4), QType.parse("int16")), x)
+
+
+def pow2_mlp(rng):
+    return mlp(rng, dyadic=False)
+
+
+def pow2_bipolar(rng):
+    b = ProgramBuilder(rng)
+    x = b.requantize(b.linear(b.input((15,), BIPOLAR), 17, BIPOLAR), BIPOLAR, shift=0)
+    x = b.requantize(b.linear(x, 7, BIPOLAR), QType.parse("uint1"), 1, 4)
+    return b.program(b.requantize(b.linear(x, 3, INT4N), BIPOLAR, shift=2))
+
+
+PROGRAMS = {
+    f.__name__: f
+    for f in (
+        mlp,
+        conv_pool,
+        residual,
+        joins,
+        zero_points,
+        wide,
+        bipolar,
+        groups,
+        strange,
+        pow2_cnn,
+        pow2_mlp,
+        pow2_bipolar,
+    )
+}
 
 
 def raw_inputs(program, rng, count=33, ties=0.3):

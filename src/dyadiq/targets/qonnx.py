@@ -14,7 +14,6 @@ inputs. Per-channel weight scales are fine in the executor; hls4ml 1.3 takes the
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.errors import ArtifactError
+from dyadiq.core.errors import ArtifactError, VerificationError
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import Bound, prove
@@ -34,7 +33,8 @@ __all__ = ["QonnxTarget", "pow2_obstacles"]
 
 _FLOAT32_STEPS = 1 << 24
 _INPUT_STEPS = 1 << 20  # on-grid inputs through a float32 division by a scale that is no power of two
-_CHUNK = 1024
+_MAX_BATCH = 1024
+_MAX_ELEMENTS = 1 << 25  # of all tensors of a batch together: the executor keeps them all
 _SCALED_ALIKE = ("add", "clip", "concat", "max_pool2d", "flatten")
 
 
@@ -111,11 +111,12 @@ class QonnxTarget(Target):
         Raises:
             ArtifactError: No such file, or none of ours.
             DataError: Inputs missing, or of the wrong shape.
+            VerificationError: The executor left the grid of integers.
         """
         runner = _Runner(self.existing_file(path))
         values = runner.run(inputs, [o.name for o in runner.model.graph.output])
         facts = runner.facts
-        return {n: _codes(v, facts["scales"][n]) for n, v in zip(facts["outputs"], values, strict=True)}
+        return {n: _codes(n, v, facts["scales"][n]) for n, v in zip(facts["outputs"], values, strict=True)}
 
     def input_codes(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Codes:
         """Return what the input Quant nodes make of raw inputs.
@@ -123,11 +124,12 @@ class QonnxTarget(Target):
         Raises:
             ArtifactError: No such file, or none of ours.
             DataError: Inputs missing, or of the wrong shape.
+            VerificationError: The executor left the grid of integers.
         """
         runner = _Runner(self.existing_file(path))
         values = runner.run(inputs, [runner.input_quantizer(i.name) for i in runner.model.graph.input])
         scales = runner.facts["input_scales"]
-        return {n: _codes(v, scales[n]) for n, v in zip(runner.facts["inputs"], values, strict=True)}
+        return {n: _codes(n, v, scales[n]) for n, v in zip(runner.facts["inputs"], values, strict=True)}
 
 
 def pow2_obstacles(program: IntegerProgram) -> Problems:
@@ -142,7 +144,7 @@ def pow2_obstacles(program: IntegerProgram) -> Problems:
 def _obstacles(graph: Graph, node: Node) -> list[str]:
     info, found = graph.tensors[node.output], []
     if info.scale is None or as_pow2(info.scale) is None:
-        return [f"scale {None if info.scale is None else np.ravel(info.scale)[0]!r} is no power of two"]
+        return [f"scale {np.ravel(_scale(graph, node.output))[0]} is no power of two"]
     if info.zero_point or node.attrs.get("zero_point") or node.attrs.get("pad_value"):
         found.append("zero point is not 0")
     if node.op in ("conv2d", "linear") and len(node.inputs) > 3:
@@ -187,22 +189,39 @@ def _import_notes(graph: Graph) -> list[str]:
     return [f"hls4ml cannot import per-channel scales on MatMul: {', '.join(wide)}"] if wide else []
 
 
-def _codes(values: NDArray[Any], scale: Any) -> NDArray[np.int64]:
-    """Return values divided by their scale ``[]`` or ``[C]``; exact, because both modes have power-of-two scales."""
+def _codes(name: str, values: NDArray[Any], scale: Any) -> NDArray[np.int64]:
+    """Return values divided by their scale ``[]`` or ``[C]``, a power of two in both modes, so nothing is rounded.
+
+    Raises:
+        VerificationError: A value is no multiple of its scale: the executor left the grid.
+    """
     step = np.asarray(scale, dtype=np.float64)
     if step.ndim == 1:
         step = step.reshape(-1, *([1] * (values.ndim - 2)))
-    return np.rint(values.astype(np.float64) / step).astype(np.int64)
+    codes = values.astype(np.float64) / step
+    off = codes != np.rint(codes)
+    if off.any():
+        raise VerificationError(f"qonnx: {int(off.sum())} values of {name!r} are off their grid, e.g. {codes[off][0]}.")
+    return codes.astype(np.int64)
 
 
 class _Runner:
-    """A QONNX file, run in batches: the executor costs milliseconds a node, whatever the batch."""
+    """A QONNX file, run in batches: the executor costs milliseconds a node, whatever the batch.
+
+    Raises:
+        ArtifactError: Not an ONNX file, or none of ours.
+    """
 
     def __init__(self, file: Path) -> None:
-        self.model = require("qonnx.core.modelwrapper").ModelWrapper(str(file))
+        broken = require("google.protobuf.message").DecodeError
+        try:
+            proto = require("onnx").load_model_from_string(file.read_bytes())
+        except broken as error:
+            raise ArtifactError(f"{file}: not an ONNX file, or a damaged one: {error}. Write it again.") from error
+        self.model = require("qonnx.core.modelwrapper").ModelWrapper(proto)
         stored = self.model.get_metadata_prop("dyadiq")
         if stored is None:
-            raise ArtifactError(f"{file}: it was not written by Dyadiq (no 'dyadiq' metadata).")
+            raise ArtifactError(f"{file}: it was not written by Dyadiq (no 'dyadiq' metadata). Write it again.")
         self.facts = json.loads(stored)
 
     def input_quantizer(self, tensor: str) -> str:
@@ -219,7 +238,8 @@ class _Runner:
         names = dict(zip(self.facts["inputs"], (i.name for i in self.model.graph.input), strict=True))
         shapes = {name: tuple(self.model.get_tensor_shape(own)[1:]) for name, own in names.items()}
         feeds, count = checked_feeds(shapes, inputs)
-        batch = min(count, _CHUNK)
+        elements = sum(int(np.prod(self.model.get_tensor_shape(v.name))) for v in self.model.graph.value_info)
+        batch = max(1, min(count, _MAX_BATCH, _MAX_ELEMENTS // max(elements, 1)))
         model = self._with_batch(batch)
         execute = require("qonnx.core.onnx_exec").execute_onnx
         parts: list[list[NDArray[Any]]] = []
@@ -235,6 +255,4 @@ class _Runner:
         for value in (*graph.input, *graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = batch
         del graph.value_info[:]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return self.model.transform(require("qonnx.transformation.infer_shapes").InferShapes())
+        return self.model.transform(require("qonnx.transformation.infer_shapes").InferShapes())

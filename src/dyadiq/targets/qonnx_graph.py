@@ -228,14 +228,22 @@ class _Emitter:
                 x = self.onnx.node("Clip", [x, *limits], hint=node.name)
         return self.quant(x, scale, qtype, node.name)
 
+    def distinct(self, node: Node) -> list[str]:
+        """Return the inputs of a join; one read twice gets an Identity, which qonnx needs to rename tensors."""
+        names: list[str] = []
+        for i in node.inputs:
+            value = self.values[i]
+            names.append(self.onnx.node("Identity", [value], hint=node.name) if value in names else value)
+        return names
+
     def add(self, node: Node) -> str:
-        total = self.values[node.inputs[0]]
-        for name in node.inputs[1:]:
-            total = self.onnx.node("Add", [total, self.values[name]], hint=node.name)
+        total, *others = self.distinct(node)
+        for other in others:
+            total = self.onnx.node("Add", [total, other], hint=node.name)
         return total
 
     def concat(self, node: Node) -> str:
-        return self.onnx.node("Concat", [self.values[i] for i in node.inputs], hint=node.name, axis=1)
+        return self.onnx.node("Concat", self.distinct(node), hint=node.name, axis=1)
 
     def flatten(self, node: Node) -> str:
         return self.onnx.node("Flatten", [self.values[node.inputs[0]]], hint=node.name, axis=1)
