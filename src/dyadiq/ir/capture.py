@@ -123,20 +123,17 @@ def _quiet_torch() -> Iterator[None]:
     def drop(record: logging.LogRecord) -> bool:
         return False
 
-    handlers = list(logging.getLogger("torch").handlers)
-    for handler in handlers:
-        handler.addFilter(drop)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
+    loggers = [entry for entry in logging.root.manager.loggerDict.values() if isinstance(entry, logging.Logger)]
+    handlers = {handler for entry in loggers if entry.name.split(".")[0] == "torch" for handler in entry.handlers}
+    with contextlib.ExitStack() as stack:
         for handler in handlers:
-            handler.removeFilter(drop)
+            handler.addFilter(drop)
+            stack.callback(handler.removeFilter, drop)
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _exported(model: nn.Module, examples: Sequence[Tensor]) -> torch.export.ExportedProgram:
@@ -152,12 +149,13 @@ def _exported(model: nn.Module, examples: Sequence[Tensor]) -> torch.export.Expo
             return torch.export.export(model, rows, dynamic_shapes=_free_batch(model, rows), strict=False)
     except _EXPORT_ERRORS as err:
         frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(err.__traceback__)]
-        first_lines = "\n  ".join(line for line in str(err).splitlines()[:4] if line.strip())
+        first_lines = "\n  ".join(line for line in str(err).splitlines()[:3] if line.strip())
+        line = _user_line(frames)
         raise CaptureError(
             f"{type(model).__name__}: torch.export failed with {type(err).__name__} on inputs of shape "
             f"{[list(x.shape) for x in rows]}:\n  {first_lines}\n"
             "Dimension 0 of every input must be the batch, of any size; forward must not branch on values of tensors "
-            f"or fix the batch size. Raised at {_user_line(frames) or 'no line of the model'}."
+            "or fix the batch size (len(x) does; use x.shape[0])." + (f" Raised at {line}." if line else "")
         ) from err
 
 
@@ -195,7 +193,7 @@ def _translated(model: nn.Module, program: torch.export.ExportedProgram) -> Grap
         if node.op == "placeholder" and node.name in names:
             name, value = tensors[names[node.name]]
             widened = value.float() if value.dtype == torch.bfloat16 else value  # numpy has no bfloat16
-            builder.add_param(node.name, name, widened.detach().cpu().numpy().copy())
+            builder.add_param(node.name, name, widened.detach().cpu().numpy().copy(), str(value.dtype))
         elif node.op == "placeholder" and node.name in signature.user_inputs:
             builder.add_input(node.name, _sizes(node.meta["val"]))
         elif node.op in ("placeholder", "get_attr"):
@@ -268,7 +266,7 @@ def _compare(model: nn.Module, graph: Graph, examples: Sequence[Tensor]) -> None
     """Run model and graph on the examples and on a batch of another size.
 
     Raises:
-        CaptureError: Their outputs differ, or the model's are not finite.
+        CaptureError: Their outputs differ, the model's are not finite, or the model fails.
     """
     generator = torch.Generator().manual_seed(0)
     n_rows = 3 if len(examples[0]) != 3 else 4
@@ -279,7 +277,10 @@ def _compare(model: nn.Module, graph: Graph, examples: Sequence[Tensor]) -> None
         spread = float(example.std(correction=0))
         others.append(rows + noise * (spread if spread > 0 else 1.0))
     for what, batch in (("the example inputs", examples), (f"a batch of {n_rows}", others)):
-        wanted = _flat_outputs(model(*(x.clone() for x in batch)))
+        try:
+            wanted = _flat_outputs(model(*(x.clone() for x in batch)))
+        except _EXPORT_ERRORS as err:
+            raise CaptureError(f"{type(model).__name__}: the model fails on {what}: {err}") from err
         got = run_graph(graph, batch)
         if len(wanted) != len(got):
             raise CaptureError(f"{type(model).__name__}: gives {len(wanted)} outputs, its graph {len(got)}.")

@@ -117,6 +117,7 @@ class GraphBuilder:
         self._tensors: dict[str, TensorInfo] = {}
         self._values: dict[str, Value] = {}
         self._params: dict[str, str] = {}
+        self._param_dtypes: dict[str, str] = {}
         self._constants: set[str] = set()
         self._failed: set[str] = set()
         self._stale: set[str] = set()
@@ -129,9 +130,10 @@ class GraphBuilder:
         self._tensors[name] = TensorInfo(seen)
         self._values[name] = Value(name, seen, shape[0], name)
 
-    def add_param(self, ref: str, name: str, array: NDArray[Any]) -> None:
-        """Make a parameter or buffer known; it enters the graph when a node reads it."""
+    def add_param(self, ref: str, name: str, array: NDArray[Any], dtype: str) -> None:
+        """Make a parameter or buffer known, with its dtype in torch; it enters the graph when a node reads it."""
         self._params[ref] = name
+        self._param_dtypes[name] = dtype
         self.param_arrays[name] = array
 
     def add_constant(self, ref: str) -> None:
@@ -250,9 +252,10 @@ class GraphBuilder:
             UnsupportedError: Dimension 0 is not the batch any more.
         """
         if shape[0] != value.batch or any(isinstance(size, str) for size in shape[1:]):
+            sizes = f"[{', '.join(map(str, shape))}]".replace(str(value.batch), "N")
             raise UnsupportedError(
-                f"reshapes [{', '.join(map(str, (value.batch, *value.shape)))}] to [{', '.join(map(str, shape))}], "
-                "which does not keep dimension 0 as the batch. Use x.flatten(1) or x.view(x.size(0), -1)."
+                f"reshapes {_with_batch(value.shape)} to {sizes}, which does not keep dimension 0 as the batch. "
+                "Use x.flatten(1) or x.view(x.size(0), -1)."
             )
         seen = self._seen_shape(shape)
         own = self._tensors[value.tensor].shape
@@ -296,10 +299,9 @@ class GraphBuilder:
 
     def _check_values(self, name: str) -> None:
         array = self.param_arrays[name]
-        if array.dtype not in (np.float32, np.float64):
-            self._problems.append(
-                f"parameter {name!r} is {array.dtype}, expected float32 or float64. Use model.float()."
-            )
+        dtype = self._param_dtypes.get(name, self.dtype)
+        if dtype != self.dtype:
+            self._problems.append(f"parameter {name!r} is {dtype}, but the inputs are {self.dtype}. Use model.float().")
         elif not np.isfinite(array).all():
             n_bad = int((~np.isfinite(array)).sum())
             self._problems.append(

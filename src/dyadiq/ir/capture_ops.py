@@ -208,7 +208,7 @@ def _mean(builder: GraphBuilder, call: Call) -> Value:
             f"averages dimensions {call.args['dim']} of rank {rank}; "
             "only a mean over H and W of [N, C, H, W] is supported."
         )
-    pooled = _emit_avg_pool(builder, call, x, (shape[1], shape[2]), (1, 1))
+    pooled = _emit_avg_pool(builder, call, x, (shape[1], shape[2]), (shape[1], shape[2]))
     return pooled if call.args["keepdim"] else builder.reshape(call, pooled, (pooled.batch, shape[0]))
 
 
