@@ -26,10 +26,10 @@ EXIT_INTERRUPTED = 130
 ERROR_SCHEMA = "dyadiq.error/1"
 
 
-def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:
+def command(name: str, summary: str) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a click command of a function that returns its exit code (None is 0).
 
-    Adds ``--json`` (handed on as ``as_json``) and ``--debug``.
+    ``summary`` is its line in the list of commands. Adds ``--json`` (handed on as ``as_json``) and ``--debug``.
     """
 
     def wrap(function: Callable[..., int | None]) -> click.Command:
@@ -39,7 +39,7 @@ def command(name: str) -> Callable[[Callable[..., int | None]], click.Command]:
         def guarded(*, as_json: bool, debug: bool, **arguments: Any) -> None:
             sys.exit(_call(functools.partial(function, as_json=as_json, **arguments), as_json=as_json, debug=debug))
 
-        return click.command(name)(guarded)
+        return click.command(name, short_help=summary)(guarded)
 
     return wrap
 

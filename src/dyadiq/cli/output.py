@@ -100,11 +100,11 @@ class StageLines:
     def __call__(self, event: StageEvent) -> None:
         """Print what happened."""
         if event.status == "kept":
-            self._console.print(f"  {event.stage:<10} kept", style="dim")
+            self._console.print(f"  {event.stage:<10} kept", style="dim", soft_wrap=True)
         elif event.status == "done":
-            self._console.print(f"  {event.stage:<10} {event.seconds:6.1f} s  {event.title}")
+            self._console.print(f"  {event.stage:<10} {event.seconds:6.1f} s  {event.title}", soft_wrap=True)
         elif event.note:
-            self._console.print(f"  {event.stage:<10} {event.note}", style="yellow")
+            self._console.print(f"  {event.stage:<10} {event.note}", style="yellow", soft_wrap=True)
 
 
 class RichProgress:

@@ -45,7 +45,7 @@ class Finding:
     advice: str = ""
 
 
-@command("doctor")
+@command("doctor", "Check this machine; say how to fix it.")
 def doctor(as_json: bool) -> int:
     """Check Python, packages, programs, the data folder and write access; say how to fix what is missing."""
     findings = [finding for check in _CHECKS for finding in check()]

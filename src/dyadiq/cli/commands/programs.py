@@ -18,7 +18,7 @@ __all__ = ["export", "verify"]
 _PROGRAM = click.argument("program", type=click.Path(path_type=Path))
 
 
-@command("verify")
+@command("verify", "Compare executors, integer for integer.")
 @_PROGRAM
 @click.option("--against", multiple=True, default=("exact", "onnx"), show_default=True, help="Executor; repeatable.")
 @click.option("--inputs", type=click.Path(path_type=Path), help="Array of samples (.npy); needed without a run folder.")
@@ -59,7 +59,7 @@ def verify(program: Path, against: tuple[str, ...], inputs: Path | None, n_sampl
     return EXIT_NO if wrong else 0
 
 
-@command("export")
+@command("export", "Write a program as files of targets.")
 @_PROGRAM
 @click.option("--to", "targets", multiple=True, required=True, help="Target (see: dyadiq list targets); repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write into.")

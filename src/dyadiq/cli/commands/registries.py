@@ -61,7 +61,7 @@ _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
 }
 
 
-@command("list")
+@command("list", "List everything that has a name.")
 @click.argument("kind", type=click.Choice(tuple(_KINDS)), required=False)
 def list_(kind: str | None, as_json: bool) -> None:
     """List targets, sensitivity methods, costs, models, data sets and stages (or one KIND of them)."""

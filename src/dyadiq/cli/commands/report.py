@@ -12,7 +12,7 @@ from dyadiq.cli.output import print_json, print_text
 __all__ = ["report"]
 
 
-@command("report")
+@command("report", "Write the report of a finished run again.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; default: report.html in the run folder.")
 def report(run: Path, out: Path | None, as_json: bool) -> None:

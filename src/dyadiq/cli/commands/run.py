@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["execute", "print_summary", "resolve_recipe", "run"]
 
 
-@command("run")
+@command("run", "Run a recipe from training to report.")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe value; repeatable.")
 @click.option("--resume", is_flag=True, help="Continue an unfinished run: always done, stated for readability.")
@@ -61,7 +61,9 @@ def execute(recipe: Recipe, until: str | None) -> RunResult:
 
     console = stderr_console()
     progress = RichProgress(console)
-    console.print(f"{recipe.name}: seed {recipe.seed}, {recipe.threads} threads, folder {recipe.folder}")
+    console.print(
+        f"{recipe.name}: seed {recipe.seed}, {recipe.threads} threads, folder {recipe.folder}", soft_wrap=True
+    )
     try:
         return run_recipe(recipe, until=until, progress=progress, listener=StageLines(console))
     finally:

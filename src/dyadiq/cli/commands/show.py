@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["show", "show_file"]
 
 
-@command("show")
+@command("show", "Show a run, plan, table, graph or program.")
 @click.argument("path", type=click.Path(path_type=Path))
 def show(path: Path, as_json: bool) -> None:
     """Show PATH: a run folder, a summary, plan, sensitivity table, graph, program, or packed .dyq file."""

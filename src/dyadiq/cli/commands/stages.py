@@ -21,7 +21,7 @@ def _until(stage: str, file: str, recipe: Path, overrides: tuple[str, ...], as_j
     show_file(result.folder / stage / file, as_json=as_json)
 
 
-@command("capture")
+@command("capture", "Capture the model as a graph.")
 @_RECIPE
 @_SET
 def capture(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -29,7 +29,7 @@ def capture(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     _until("capture", "graph.safetensors", recipe, overrides, as_json)
 
 
-@command("analyze")
+@command("analyze", "Measure what fewer bits cost each tensor.")
 @_RECIPE
 @_SET
 def analyze(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -37,7 +37,7 @@ def analyze(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     _until("analyze", "sensitivity.safetensors", recipe, overrides, as_json)
 
 
-@command("allocate")
+@command("allocate", "Choose the bits under the budget.")
 @_RECIPE
 @_SET
 def allocate(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -45,7 +45,7 @@ def allocate(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     _until("allocate", "plan.json", recipe, overrides, as_json)
 
 
-@command("quantize")
+@command("quantize", "Calibrate, fine-tune and lower to integers.")
 @_RECIPE
 @_SET
 def quantize(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
