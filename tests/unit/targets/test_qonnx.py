@@ -170,6 +170,15 @@ def test_tensor_read_twice_by_one_node_survives_cleaning():
     assert verify(program, raw_inputs(program, np.random.default_rng(0)), ["qonnx"])["qonnx"].mismatches == 0
 
 
+def test_multipliers_that_are_powers_of_two_stay_in_power_of_two_mode():
+    b = ProgramBuilder(np.random.default_rng(0))
+    acc = b.linear(b.input((7,), INT8), 3, INT8)
+    x = b.requantize(acc, INT8, np.array([1, 4, 64]), np.array([6, 8, 12]))
+    program = b.program(x, b.requantize(x, QType.parse("int9"), 2, 0))
+    assert not pow2_obstacles(program)
+    assert verify(program, raw_inputs(program, np.random.default_rng(0)), ["qonnx"])["qonnx"].mismatches == 0
+
+
 def test_one_bit_signed_codes_are_not_taken_for_bipolar():
     b = ProgramBuilder(np.random.default_rng(0))
     x = b.requantize(b.linear(b.input((7,), INT8), 5, INT8), QType.parse("int1"), 1, 10)
