@@ -36,7 +36,7 @@ class TrainConfig:
         distill_weight: Share of the distillation loss, in [0, 1]; read only with a teacher.
         temperature: Of the distillation loss.
         freeze_bn_epoch: From this epoch on (0: from the start) batch norm keeps its statistics; None: never.
-        scale_rate_frac: Learning rate of quantizer scales, as a fraction of ``learning_rate``.
+        scale_rate_frac: Learning rate of quantizer scales (their log2), as a fraction of ``learning_rate``.
         keep_best: With a validation split, end with the weights of the best epoch on it instead of the last.
 
     Raises:
@@ -63,7 +63,7 @@ class TrainConfig:
     distill_weight: float = 0.5
     temperature: float = 2.0
     freeze_bn_epoch: int | None = None
-    scale_rate_frac: float = 0.1
+    scale_rate_frac: float = 1.0
     keep_best: bool = True
 
     def __post_init__(self) -> None:

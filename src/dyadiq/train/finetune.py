@@ -1,7 +1,7 @@
 """Fine-tuning of a `QuantModule`, for those without a training loop of their own.
 
 Used by the public face and the pipeline. The loop is `loop.train`; this file adds what quantized networks need:
-a small learning rate, quantizer scales that learn slower still (`optimizer.make_optimizer`), batch norms frozen by the
+a small learning rate, quantizer scales with a rate of their own (`optimizer.make_optimizer`), batch norms frozen by the
 module's own switch, and inputs given as batches.
 """
 

@@ -62,7 +62,7 @@ class NamedOptimizer:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> NamedOptimizer:
-    """Return an optimizer with three groups: weights (decayed), vectors (not), quantizer scales (slower, not).
+    """Return an optimizer with three groups: weights (decayed), vectors (not), quantizer scales (own rate, not).
 
     Raises:
         ConfigError: The model has nothing to train.
