@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dyadiq.core.errors import ConfigError, UnknownNameError
+from dyadiq.core.errors import UnknownNameError
 from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.pipeline.names import check_names
 from dyadiq.pipeline.runner import StageEvent, run_stages
 from dyadiq.pipeline.stages import STAGES
 from dyadiq.pipeline.store import RunFolder
@@ -53,6 +54,7 @@ def run_recipe(
 
     Raises:
         UnknownNameError: No stage is named like ``until``.
+        ConfigError: A name in the recipe that no registry has, or a folder that is not ours.
         DyadiqError: Whatever a stage refuses; finished stages are kept.
     """
     import torch
@@ -60,6 +62,7 @@ def run_recipe(
     names = [stage.name for stage in STAGES]
     if until is not None and until not in names:
         raise UnknownNameError("stage", until, names)
+    check_names(recipe)
     stages = STAGES if until is None else STAGES[: names.index(until) + 1]
     folder = RunFolder(recipe.folder)
     kept: list[str] = []
@@ -95,4 +98,3 @@ def open_run(path: Path) -> tuple[RunFolder, Recipe]:
     folder.check()
     recipe = load_recipe(path / "recipe.json")
     return folder, recipe.model_copy(update={"out": str(path)})
-

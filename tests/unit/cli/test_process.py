@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from .conftest import write_tiny_recipe
+from tiny_run import write_tiny_recipe
 
 LONG = ("--set", "train.epochs=40", "--set", "finetune.epochs=20")
 

@@ -1,0 +1,217 @@
+"""The stages on a tiny run: what each leaves, which changes reach it, and what it refuses."""
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dyadiq.core.errors import ArtifactError, ConfigError, UnknownNameError
+from dyadiq.ir.reference import run_reference
+from dyadiq.ir.serialize import load_program
+from dyadiq.pipeline import stages
+from dyadiq.pipeline.run import open_run, run_recipe
+from dyadiq.pipeline.stages import STAGES
+from dyadiq.pipeline.store import RunFolder
+from dyadiq.recipe import Recipe, load_recipe
+from dyadiq.targets import get_target
+from dyadiq.zoo import build_model
+from tiny_run import write_tiny_recipe
+
+FAST = ("train.epochs=2", "finetune.epochs=1")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_tiny_recipe(tmp_path_factory.mktemp("recipe"))
+
+
+def run(path, out, *overrides, until=None):
+    return run_recipe(load_recipe(path, [*FAST, *overrides, f"out={out}"]), until=until)
+
+
+@pytest.fixture(scope="module")
+def finished(path, tmp_path_factory):
+    return run(path, tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_stages_come_after_their_inputs_and_name_recipe_sections():
+    seen = set()
+    for stage in STAGES:
+        assert set(stage.inputs) <= seen, stage.name
+        assert set(stage.sections) <= set(Recipe.model_fields), stage.name
+        seen.add(stage.name)
+    assert len(seen) == len(STAGES)
+
+
+def test_every_recipe_section_decides_some_stage():
+    used = {section for stage in STAGES if stage.name != "report" for section in stage.sections}
+    assert set(Recipe.model_fields) - used == {"seed", "threads", "out", "accept"}
+
+
+def test_test_split_is_read_where_results_are_measured_and_nowhere_else():
+    folder = Path(stages.__file__).parent
+    readers = {
+        file.stem
+        for file in folder.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "test"
+    }
+    assert readers == {"data", "verify", "evaluate", "compare"}
+
+
+def test_integer_accuracy_is_that_of_the_reference(finished, path):
+    arrays = np.load(path.parent / "tiny.npz")
+    program = load_program(finished.folder / "lower" / "program.safetensors")
+    data = json.loads((finished.folder / "data" / "data.json").read_text())["preprocessing"]
+    x = ((arrays["x_test"].astype(np.float64) - data["mean"]) / data["std"]).astype(np.float32)
+    (codes,) = run_reference(program, x).values()
+    assert finished.summary["accuracy"]["integer"] == (codes.argmax(1) == arrays["y_test"]).mean()
+
+
+def test_program_says_where_it_comes_from(finished):
+    provenance = load_program(finished.folder / "lower" / "program.safetensors").provenance
+    assert provenance["recipe"] == "tiny"
+    assert provenance["bits"] == finished.summary["plan"]
+    assert provenance["data_sha256"] in finished.summary["provenance"]["data"]
+
+
+def test_run_stops_after_the_stage_asked_for(path, tmp_path):
+    result = run(path, tmp_path / "run", until="capture")
+    assert result.summary is None
+    assert not (result.folder / "analyze").exists()
+    with pytest.raises(UnknownNameError, match="unknown stage 'captur'; did you mean 'capture'"):
+        run(path, tmp_path / "run", until="captur")
+
+
+def test_threads_of_torch_are_as_before(path, tmp_path):
+    before = torch.get_num_threads()
+    run(path, tmp_path / "run", f"threads={before + 1}", until="data")
+    assert torch.get_num_threads() == before
+
+
+def test_global_random_state_is_left_alone(path, tmp_path):
+    before = torch.random.get_rng_state()
+    run(path, tmp_path / "run", until="lower")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_given_weights_are_used_and_watched(path, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    save_file(build_model("jet_tagger", seed=7).state_dict(), weights)
+    override = f'model.weights="{weights}"'
+    first = run(path, tmp_path / "run", override, until="capture")
+    assert "history" not in json.loads((first.folder / "float" / "training.json").read_text())
+    assert run(path, tmp_path / "run", override, until="capture").kept == ("float", "capture")
+    save_file(build_model("jet_tagger", seed=8).state_dict(), weights)
+    assert run(path, tmp_path / "run", override, until="capture").kept == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "match"),
+    [
+        (lambda s: {**s, "fc1.weight": s["fc1.weight"][:3].clone()}, ConfigError, "(?s)does not fit .*fc1.weight"),
+        (
+            lambda s: {k: v for k, v in s.items() if k != "fc4.bias"},
+            ConfigError,
+            "(?s)does not fit .*fc4.bias",
+        ),
+        (lambda s: {**s, "fc2.bias": s["fc2.bias"] * torch.nan}, ArtifactError, "'fc2.bias' hold NaN or infinity"),
+        (None, ArtifactError, "cannot be read"),
+    ],
+)
+def test_weights_are_refused_when_they_do_not_fit(path, tmp_path, state, error, match):
+    weights = tmp_path / "w.safetensors"
+    if state is None:
+        weights.write_bytes(b"pickle?")
+    else:
+        save_file(state(build_model("jet_tagger").state_dict()), weights)
+    with pytest.raises(error, match=match):
+        run(path, tmp_path / "run", f'model.weights="{weights}"', until="float")
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("model.name=jet_taggr", "model.name: unknown model 'jet_taggr'; did you mean 'jet_tagger'"),
+        ("data.name=npy", "data.name: unknown data set 'npy'; did you mean 'npz'"),
+        ("analyze.method=grm", "analyze.method: unknown method 'grm'; did you mean 'gram'"),
+        ("allocate.budget={ sise = 1 }", "allocate.budget: unknown cost metric 'sise'; did you mean 'size'"),
+        ("verify.against=['exakt']", "verify.against: unknown target 'exakt'; did you mean 'exact'"),
+        ("export.to=['onxx']", "export.to: unknown target 'onxx'; did you mean 'onnx'"),
+    ],
+)
+def test_unknown_name_is_refused_before_anything_runs(path, tmp_path, override, match):
+    with pytest.raises(ConfigError, match=match):
+        run(path, tmp_path / "run", override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_unknown_names_are_listed(path, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        run(path, tmp_path / "run", "analyze.method=grm", "export.to=['onxx', 'dyq', 'qonx']")
+    assert len(str(caught.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("model.args={ widht = 3 }", "widht"),
+        ('model.args={ seed = "x" }', "model.args.seed: got 'x', expected an integer"),
+        ("model.name='no.such:model'", "cannot import 'no.such'"),
+        ("data.options={ pth = 3 }", "pth"),
+    ],
+)
+def test_wrong_arguments_are_refused(path, tmp_path, override, match):
+    with pytest.raises(ConfigError, match=match):
+        run(path, tmp_path / "run", override, until="float")
+
+
+def test_difference_between_executors_is_written_down_and_refused(path, tmp_path, monkeypatch):
+    honest = type(get_target("exact")).emulate
+
+    def wrong(self, *arguments):
+        codes = honest(self, *arguments)
+        return {name: value + (value == value.max()) for name, value in codes.items()}
+
+    monkeypatch.setattr(type(get_target("exact")), "emulate", wrong)
+    summary = run(path, tmp_path / "run").summary
+    assert summary["verify"]["exact"]["mismatches"] >= 1
+    assert not summary["accepted"]
+    assert summary["refusals"][0].startswith("exact differs from the reference in")
+    assert (tmp_path / "run" / "report" / "report.html").is_file()
+
+
+def test_uniform_plans_are_measured_beside_the_chosen_one(path, tmp_path):
+    summary = run(path, tmp_path / "run", "compare.uniform_bits=[8, 4]").summary
+    eight, four = summary["uniform"]
+    assert (eight["label"], eight["bops"]) == ("W8A8", 362_784)
+    assert four["size_bytes"] < eight["size_bytes"]
+    assert 0 <= four["accuracy"] <= 1
+
+
+def test_predicted_size_is_the_size_on_disk(finished):
+    size = (finished.folder / "export" / "dyq" / "program.dyq").stat().st_size
+    assert finished.summary["costs"]["size"] == finished.summary["size_bytes"] == size
+
+
+def test_run_folder_brings_its_recipe(finished, path):
+    folder, recipe = open_run(finished.folder)
+    assert folder.path == finished.folder
+    assert recipe == load_recipe(path, [*FAST, f"out={finished.folder}"])
+    with pytest.raises(ConfigError, match="not a run folder"):
+        open_run(path.parent)
+
+
+def test_moved_run_folder_is_still_whole(finished, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(finished.folder, moved)
+    _, recipe = open_run(moved)
+    result = run_recipe(recipe)
+    assert result.folder == moved
+    assert set(result.kept) == {stage.name for stage in STAGES} - {"data"}
+    assert RunFolder(moved).is_run()
