@@ -78,7 +78,7 @@ class FinetuneSection(TrainSection):
     distill_weight: Fraction = 0.5
     temperature: Positive = 2.0
     freeze_bn_epoch: Annotated[int, Field(ge=0)] | None = None
-    scale_rate_frac: NotNegative = 0.1
+    scale_rate_frac: NotNegative = 1.0
 
 
 class FormatSection(_Section):

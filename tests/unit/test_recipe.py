@@ -181,6 +181,8 @@ def test_train_section_has_the_fields_and_defaults_of_train_config():
     assert set(type(recipe.train).model_fields) == fields - finetune_only
     assert set(type(recipe.finetune).model_fields) == fields | {"distill"}
     assert TrainConfig(**recipe.train.model_dump()) == TrainConfig()
+    tuned = recipe.finetune.model_dump(exclude={"distill", "epochs"})
+    assert TrainConfig(**tuned) == TrainConfig()
 
 
 def test_quant_sections_have_the_fields_of_format_and_quant_config():

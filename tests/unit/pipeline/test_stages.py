@@ -163,7 +163,7 @@ def test_all_unknown_names_are_listed(path, tmp_path):
         ("model.args={ widht = 3 }", "widht"),
         ('model.args={ seed = "x" }', "model.args.seed: got 'x', expected an integer"),
         ("model.name='no.such:model'", "cannot import 'no.such'"),
-        ("data.options={ pth = 3 }", "pth"),
+        ("data.options.pth=3", "pth"),
     ],
 )
 def test_wrong_arguments_are_refused(path, tmp_path, override, match):
