@@ -142,8 +142,8 @@ def _exported(model: nn.Module, examples: Sequence[Tensor]) -> torch.export.Expo
     Raises:
         CaptureError: torch.export failed; its error is the cause.
     """
-    # One row would be taken for a constant.
-    rows = tuple(torch.cat([x, x]) if len(x) == 1 else x for x in examples)
+    # One row would be taken for a constant, and one tensor given twice for one input.
+    rows = tuple(torch.cat([x, x]) if len(x) == 1 else x.clone() for x in examples)
     try:
         with _quiet_torch():
             return torch.export.export(model, rows, dynamic_shapes=_free_batch(model, rows), strict=False)
@@ -297,7 +297,10 @@ def _compare_output(where: str, theirs: Tensor, ours: Tensor) -> None:
     if not torch.isfinite(theirs).all():
         raise CaptureError(f"{where}: the model gives NaN or infinite values. Check its parameters and the inputs.")
     if theirs.shape != ours.shape:
-        raise CaptureError(f"{where}: the model gives shape {list(theirs.shape)}, its graph {list(ours.shape)}.")
+        raise CaptureError(
+            f"{where}: the model gives shape {list(theirs.shape)}, its graph {list(ours.shape)}. "
+            "x.squeeze() without a dimension drops a batch of one; name the dimension."
+        )
     error = float((theirs - ours).abs().max())
     allowed = CAPTURE_TOLERANCE * max(1.0, float(theirs.abs().max()))
     if error > allowed:

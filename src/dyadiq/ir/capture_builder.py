@@ -167,6 +167,18 @@ class GraphBuilder:
         """Whether an argument is an activation: neither parameter nor plain value."""
         return isinstance(item, Ref) and item.name in self._values
 
+    def check_writes_no_param(self, call: Call) -> None:
+        """Check that a call does not change the model.
+
+        Raises:
+            UnsupportedError: It writes into a parameter or buffer.
+        """
+        written = next(call.refs, None) if call.is_inplace else None
+        if written is not None and written.name in self._params:
+            raise UnsupportedError(
+                f"forward writes into {self._params[written.name]!r}, a parameter or buffer; a graph has no state."
+            )
+
     def set_result(self, call: Call, value: Value) -> None:
         """Remember the result of a call; after an in-place call, other views of its memory are stale."""
         if call.is_inplace:

@@ -38,6 +38,7 @@ def translate(builder: GraphBuilder, call: Call) -> None:
     rule = _RULES.get(call.functional_operator)
     is_consequence = any(builder.is_failed(ref) for ref in call.refs)  # of a failure that is reported already
     try:
+        builder.check_writes_no_param(call)
         value = _checked(call, rule(builder, call)) if rule else builder.fail(call, _hint(builder, call))
     except UnsupportedError as err:
         value = builder.fail(call, "" if is_consequence else str(err))
