@@ -105,25 +105,21 @@ class Residual(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """The jet classifier in small: linear, batch norm on [N, C], relu, linear without bias."""
+    """The jet classifier in small: linear, two batch norms on [N, C], relu, linear without bias."""
 
     shape = (8,)
 
     def __init__(self):
         super().__init__()
-        self.fc1, self.bn1, self.act, self.fc2 = (
-            nn.Linear(8, 12),
-            nn.BatchNorm1d(12),
-            nn.ReLU(),
-            nn.Linear(12, 4, False),
-        )
+        self.fc1, self.bn1, self.bn2 = nn.Linear(8, 12), nn.BatchNorm1d(12), nn.BatchNorm1d(12)
+        self.act, self.fc2 = nn.ReLU(), nn.Linear(12, 4, bias=False)
 
     def forward(self, x):
-        return self.fc2(self.act(self.bn1(self.fc1(x))))
+        return self.fc2(self.act(self.bn2(self.bn1(self.fc1(x)))))
 
     def graph(self):
         g = _Captured(self, self.shape)
-        return g.build(g.chain("x", "fc1", "bn1", "act", "fc2"))
+        return g.build(g.chain("x", "fc1", "bn1", "bn2", "act", "fc2"))
 
 
 class Joins(nn.Module):

@@ -81,8 +81,8 @@ def least_squares_range(
     search((low, high), _COARSE_RATIOS, ends="lh")
     search(best, _FINE_RATIOS, ends="lh")
     if fmt.scheme == "asymmetric" and zero_point is None:
-        for ends in ("l", "h"):
-            search(best, _COARSE_RATIOS, ends=ends)
+        for ends in ("l", "h"):  # from the full range: what the common ratio cut off at one end may come back
+            search((low, high), _COARSE_RATIOS, ends=ends)
     return best
 
 

@@ -120,6 +120,25 @@ def test_mse_is_close_to_the_best_of_a_fine_grid_when_searched(scheme, bits):
     assert found <= squared_error(x, fit_affine(x, Format(bits, scheme=scheme, range_method="minmax")))
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_mse_is_within_half_a_percent_of_the_best_scale_when_symmetric(bits):
+    x = np.random.default_rng(5).normal(size=4000)
+    params = fit_affine(x, Format(bits))
+    scales = np.linspace(0.1, 1.05, 2000) * np.abs(x).max() / params.qtype.qmax
+    best = min(squared_error(x, params_of([s], [0], params.qtype)) for s in scales)
+    assert squared_error(x, params) <= 1.005 * best
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_mse_clips_one_end_only_when_the_outlier_is_there(sign):
+    x = sign * np.append(np.linspace(-1, 1, 2000), 6.0)
+    params = fit_affine(x, Format(4, scheme="asymmetric"))
+    low, high = dequantize(np.array([0, 15]), params)
+    tail, body = (high, -low) if sign == 1 else (-low, high)
+    assert 0.8 < body < 1.2
+    assert 2 < tail < 5
+
+
 def test_mse_takes_the_best_power_when_pow2():
     x = np.random.default_rng(2).normal(size=(4, 300))
     fmt = Format(3, scale="pow2", granularity="channel")
@@ -134,7 +153,7 @@ def test_percentile_ignores_the_outlier_when_it_is_above_the_fraction_kept():
     kept = fit_affine(x, Format(8, range_method="percentile", percentile=0.99))
     assert kept.scale[0] == pytest.approx(0.99 / 127, rel=0.01)
     asymmetric = fit_affine(x, Format(8, scheme="asymmetric", range_method="percentile", percentile=0.99))
-    assert asymmetric.scale[0] == pytest.approx(1.98 / 255, rel=0.01)
+    assert asymmetric.scale[0] == pytest.approx(1.98 / 255, rel=0.005)
     positive = fit_affine(np.abs(x), Format(8, range_method="percentile", percentile=0.99))
     assert positive.scale[0] == pytest.approx(0.99 / 255, rel=0.01)
 
@@ -175,6 +194,23 @@ def test_groups_are_better_than_channels_when_magnitudes_differ_along_a_channel(
     group = fit_affine(x, Format(4, signed=True, granularity="group", group_size=16))
     channel = fit_affine(x, Format(4, signed=True, granularity="channel"))
     assert squared_error(x, group) < squared_error(x, channel)
+
+
+def test_group_factors_reach_a_hundred_and_twenty_eight_when_pow2_magnitudes_differ_more():
+    x = np.array([[1024.0, 1.0, 8.0, 16.0]])
+    fmt = Format(4, signed=True, granularity="group", group_size=1, scale="pow2", range_method="minmax")
+    params = fit_affine(x, fmt)
+    assert params.group_factor is not None
+    assert params.group_factor.tolist() == [[128, 1, 1, 2]]
+    assert params.scale.tolist() == [2.0]
+
+
+def test_bipolar_groups_take_the_nearest_factor_when_fitted():
+    x = np.abs(np.random.default_rng(6).normal(size=(3, 40))) + 0.05
+    params = fit_affine(x, Format(1, signed=True, granularity="group", group_size=4))
+    means = np.repeat(x.reshape(3, 10, 4).mean(axis=2), 4, axis=1)
+    finest = means.max(axis=1, keepdims=True) / 255
+    assert (np.abs(params.steps(x.shape) - means) <= finest * 0.5001).all()
 
 
 def test_group_factor_is_one_when_there_is_one_group():

@@ -42,6 +42,15 @@ def test_weight_codes_equal_numpy_when_weights_are_float32(fmt):
     assert np.array_equal(fake.numpy(), dequantize(quantize(weight, params), params).astype(np.float32))
 
 
+def test_weight_codes_equal_numpy_when_float32_would_round_to_the_other_side_of_a_tie():
+    params = in_float32(fit_range(-1.0, 1.0, Format(8), nonnegative=False))
+    ties = ((np.arange(-100, 100) + 0.5) * params.scale[0]).astype(np.float32)
+    weight = np.stack([ties, np.nextafter(ties, np.float32(9)), np.nextafter(ties, np.float32(-9))])
+    fake = WeightQuantizer(params, learn_scale=False)(torch.tensor(weight)).numpy()
+    assert np.array_equal(fake, dequantize(quantize(weight, params), params).astype(np.float32))
+    assert not np.array_equal(np.floor(weight / np.float32(params.scale[0]) + 0.5), quantize(weight, params))
+
+
 @pytest.mark.parametrize("fmt", [f for f in FORMATS if f.granularity == "tensor"], ids=str)
 def test_activation_quantizer_equals_numpy_bit_for_bit_when_in_float64(fmt):
     x = np.random.default_rng(2).normal(size=(5, 7))

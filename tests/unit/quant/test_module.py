@@ -133,6 +133,26 @@ def test_every_activation_lies_on_its_grid_when_in_fake_mode(name, config):
         assert np.round(codes).max() <= quant.qtype.qmax
 
 
+def test_input_codes_are_those_of_the_integers_when_float32_would_round_to_the_other_side_of_a_tie():
+    _, qmod, _ = quantized("perceptron")
+    quantizer = qmod.quantizers_by_name()["x"]
+    params = quantizer.affine_params()
+    ties = ((np.arange(-900, 900) / 8 + 0.5) * params.scale[0]).astype(np.float32)
+    x = torch.from_numpy(np.concatenate([ties, np.nextafter(ties, np.float32(9)), np.nextafter(ties, np.float32(-9))]))
+    seen = []
+    quantizer.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    qmod.eval()(x.reshape(-1, 8))
+    codes = codes_of(x.numpy(), params)
+    assert np.array_equal(np.round(seen[0].detach().numpy().ravel() / params.scale[0]), codes)
+    assert not np.array_equal(np.floor(x.numpy() / np.float32(params.scale[0]) + np.float32(0.5)), codes)
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_activation_quants_say_whether_the_format_is_symmetric(scheme):
+    _, qmod, _ = quantized("residual", config=QuantConfig(activation=Format(8, scheme)))
+    assert {quant.symmetric for quant in qmod.activation_quants().values()} == {scheme == "symmetric"}
+
+
 def test_unsigned_codes_are_used_when_values_cannot_be_negative():
     _, qmod, x = quantized("residual")
     types = {name: str(quant.qtype) for name, quant in qmod.activation_quants().items()}
