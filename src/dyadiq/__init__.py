@@ -1,1 +1,110 @@
-"""Dyadiq: a trained PyTorch network and a budget in, one exact integer program out."""
+"""Dyadiq: a trained PyTorch network and a budget in, one exact integer program out.
+
+    >>> import dyadiq as dq
+    >>> dq.Format(4).bits
+    4
+
+The public face. Names are loaded when first used, so that importing the package stays fast and free of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dyadiq.allocate import allocate
+    from dyadiq.core.errors import DyadiqError
+    from dyadiq.core.facts import NetworkFacts, QuantConfig
+    from dyadiq.core.format import Format
+    from dyadiq.core.plan import BitPlan, uniform_plan
+    from dyadiq.core.qtype import QType
+    from dyadiq.core.tables import CostTable, SensitivityTable
+    from dyadiq.cost import network_facts
+    from dyadiq.curvature.analyze import analyze
+    from dyadiq.ir.capture import capture
+    from dyadiq.ir.graph import Graph
+    from dyadiq.ir.integer import IntegerProgram
+    from dyadiq.ir.passes import canonicalize
+    from dyadiq.ir.reference import run_reference
+    from dyadiq.pipeline.run import run_recipe
+    from dyadiq.quant.exact import run_exact
+    from dyadiq.quant.lower import lower
+    from dyadiq.quant.module import QuantModule, quantize
+    from dyadiq.recipe import load_recipe
+    from dyadiq.targets.export import export
+    from dyadiq.targets.verify import verify
+    from dyadiq.train import finetune
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "BitPlan": "core.plan",
+    "CostTable": "core.tables",
+    "DyadiqError": "core.errors",
+    "Format": "core.format",
+    "Graph": "ir.graph",
+    "IntegerProgram": "ir.integer",
+    "NetworkFacts": "core.facts",
+    "QType": "core.qtype",
+    "QuantConfig": "core.facts",
+    "QuantModule": "quant.module",
+    "SensitivityTable": "core.tables",
+    "allocate": "allocate",
+    "analyze": "curvature.analyze",
+    "canonicalize": "ir.passes",
+    "capture": "ir.capture",
+    "export": "targets.export",
+    "finetune": "train",
+    "load_recipe": "recipe",
+    "lower": "quant.lower",
+    "network_facts": "cost",
+    "quantize": "quant.module",
+    "run_exact": "quant.exact",
+    "run_recipe": "pipeline.run",
+    "run_reference": "ir.reference",
+    "uniform_plan": "core.plan",
+    "verify": "targets.verify",
+}
+
+__all__ = [
+    "BitPlan",
+    "CostTable",
+    "DyadiqError",
+    "Format",
+    "Graph",
+    "IntegerProgram",
+    "NetworkFacts",
+    "QType",
+    "QuantConfig",
+    "QuantModule",
+    "SensitivityTable",
+    "allocate",
+    "analyze",
+    "canonicalize",
+    "capture",
+    "export",
+    "finetune",
+    "load_recipe",
+    "lower",
+    "network_facts",
+    "quantize",
+    "run_exact",
+    "run_recipe",
+    "run_reference",
+    "uniform_plan",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dyadiq' has no attribute {name!r}")
+    # A submodule of the same name (dyadiq.allocate) takes the attribute when it is imported; the function is meant.
+    value = getattr(importlib.import_module(f"dyadiq.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
