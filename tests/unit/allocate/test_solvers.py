@@ -127,6 +127,24 @@ def test_milp_keeps_the_gap_open_when_time_runs_out(monkeypatch):
     assert found.lower_bound < found.objective
 
 
+def test_milp_needs_no_cut_when_the_costs_are_ordinary():
+    # Both pairs are of the same decisions, so their costs add up in one variable; 8 and 8 bits cost 64 + 32.
+    square = tuple(tuple(i * j for j in BITS) for i in BITS)
+    half = tuple(tuple(v // 2 for v in row) for row in square[::-1])[::-1]
+    constraint = Constraint("bops", ((0,) * 3,) * 2, 95, (Pair(0, 1, square), Pair(0, 1, half)))
+    problem = Problem(("w", "x"), (BITS, BITS), ((4.0, 2.0, 0.0), (4.5, 1.5, 0.0)), (constraint,))
+    found = solve_milp(problem)
+    assert found.choice == solve_brute_force(problem).choice == (2, 1)
+    assert "cut" not in found.method
+
+
+def test_proof_does_not_lean_on_the_beam(monkeypatch):
+    monkeypatch.setattr(knapsack_module, "_BEAM", 1)
+    for seed in range(5):
+        problem = _layers(seed, n_layers=40)
+        assert solve_knapsack(problem).objective == pytest.approx(solve_milp(problem).objective, rel=1e-12)
+
+
 def test_losses_of_any_size_are_told_apart():
     # HiGHS stops within 1e-6 of the optimum, absolutely: raw losses of 1e-9 would all look equal.
     problem = _layers(5, n_layers=8)
