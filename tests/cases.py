@@ -231,10 +231,12 @@ def build(name, n_rows=2):
         torch.manual_seed(len(name))
         model = factory()
         for module in model.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight)  # so that the signal survives to the end
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2.0)
+                nn.init.normal_(module.running_mean, std=0.3)
+                nn.init.uniform_(module.running_var, 0.5, 2.0)
                 if module.affine:
                     nn.init.normal_(module.weight)  # negative factors too
-                    nn.init.normal_(module.bias)
+                    nn.init.normal_(module.bias, std=0.3)
         return model, tuple(torch.randn(n_rows, *shape) for shape in shapes)

@@ -10,7 +10,7 @@ in-place operator the other values of that storage are stale, and reading one is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,8 +245,11 @@ class GraphBuilder:
         Raises:
             UnsupportedError: Its inputs do not fit the operator.
         """
-        name = self._unique(self._base_name(call, op))
-        node = Node(name, op, tuple(inputs), name, dict(attrs or {}), call.source)
+        name = _unique(self._base_name(call, op), {node.name for node in self._nodes})
+        output = _unique(
+            name, {*self._tensors, *self.param_arrays}
+        )  # an argument of forward may be called like a module
+        node = Node(name, op, tuple(inputs), output, dict(attrs or {}), call.source)
         shapes = {i: self._tensors[i].shape for i in inputs if i in self._tensors}
         param_shapes = {i: self.param_arrays[i].shape for i in inputs if i in self.param_arrays}
         try:
@@ -254,8 +257,8 @@ class GraphBuilder:
         except GraphError as err:
             raise UnsupportedError(str(err)) from err
         self._nodes.append(node)
-        self._tensors[name] = TensorInfo(shape)
-        return Value(name, shape, call.shape[0] if call.shape else "N", call.name)
+        self._tensors[output] = TensorInfo(shape)
+        return Value(output, shape, call.shape[0] if call.shape else "N", call.name)
 
     def reshape(self, call: Call, value: Value, shape: Sequence[int | str]) -> Value:
         """Return a value seen in another shape; a flatten node if that is ``[N, F]``.
@@ -331,12 +334,13 @@ class GraphBuilder:
             return call.module
         return f"{call.module}:{op}" if call.module else op
 
-    def _unique(self, base: str) -> str:
-        name, n_repeats = base, 0
-        while name in self._tensors or name in self.param_arrays:
-            n_repeats += 1
-            name = f"{base}:{n_repeats}"
-        return name
+
+def _unique(base: str, taken: Collection[str]) -> str:
+    name, n_repeats = base, 0
+    while name in taken:
+        n_repeats += 1
+        name = f"{base}:{n_repeats}"
+    return name
 
 
 def _with_batch(shape: Shape) -> str:

@@ -122,6 +122,12 @@ def test_inputs_take_the_names_of_forward_s_arguments():
     assert "unused" not in names(graph)
 
 
+def test_layer_keeps_its_path_when_an_argument_has_the_same_name():
+    model, inputs = build("two_inputs")
+    layer = capture(model, inputs).nodes[0]
+    assert (layer.name, layer.inputs, layer.output) == ("left", ("left", "left.weight", "left.bias"), "left:1")
+
+
 def test_inputs_may_come_as_star_arguments():
     class Star(nn.Module):
         def forward(self, first, *others):
