@@ -6,13 +6,11 @@ unpacked codes at one byte each (so codes per nanosecond), ``packed_gbps`` the p
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
+from environment import environment
 
 from dyadiq.core.packing import code_dtype, pack, unpack
 from dyadiq.core.qtype import QType
@@ -44,19 +42,6 @@ def measure(qtype, n_codes, n_runs, rng):
             "seconds_spread": spread,
         }
     return row
-
-
-def environment():
-    """Return what the numbers depend on."""
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "cpu": model[0].partition(":")[2].strip() if model else platform.processor(),
-        "n_cpus": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-    }
 
 
 def main():
