@@ -9,7 +9,7 @@ from dyadiq.allocate.pareto import uniform_points
 from dyadiq.allocate.reach import contradiction, smallest_total
 from dyadiq.core.errors import ConfigError, InfeasibleError, QuantError, UnknownNameError, VerificationError
 from dyadiq.core.plan import BitPlan, uniform_plan
-from dyadiq.core.tables import CostTable, Sensitivity
+from dyadiq.core.tables import CostTable, Sensitivity, SensitivityTable
 from dyadiq.cost import candidate_bits, cost_tables
 from plain_networks import chain_facts, chain_table, jet_facts
 
@@ -257,3 +257,20 @@ def test_many_candidates_are_counted_in_words():
     facts = chain_facts((4,) * 30)
     plan = _plan({"weight_bits": "20%"}, facts=facts, front_points=0)
     assert plan.certificate.n_candidates == "about 10^14"
+
+
+def test_ties_are_broken_alike_when_decisions_come_in_another_order():
+    facts = chain_facts((4, 4, 4, 4, 4))
+    row = {b: Sensitivity(4.0**-b, 0.0) for b in BITS}
+    entries = {d.name: row for d in facts.decisions if d.fixed_bits is None}
+    plans = []
+    for decisions in (facts.decisions, facts.decisions[::-1]):
+        table = SensitivityTable("gram", "nats", entries, replace(facts, decisions=decisions))
+        plans.append(allocate(table, {"weight_bits": 4 * 16 * 3}, bits=BITS, front_points=0).bits)
+    assert plans[0] == plans[1]
+    assert sorted(plans[0][f"fc{i}.weight"] for i in range(4)) == [2, 2, 4, 4]
+
+
+def test_given_width_is_refused_when_the_table_measured_others():
+    with pytest.raises(ConfigError, match=r"fc0 at 6 bits \(measured: 2, 4, 8\)"):
+        _plan({"size": "20%"}, activation_bits=(6,))
