@@ -1,0 +1,71 @@
+"""The shipped recipes on their real data, from training to report: the promises of the README, kept."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dyadiq.cli.app import app
+from dyadiq.ir.serialize import load_program
+from dyadiq.quant.exact import run_exact
+from dyadiq.targets.dyq import read_dyq
+from dyadiq.zoo import load_dataset
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def run(recipe, out, *overrides):
+    sets = [word for override in (f"out={out}", *overrides) for word in ("--set", override)]
+    result = CliRunner().invoke(app, ["run", str(RECIPES / recipe), "--json", *sets])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def assert_exact(summary, *executors):
+    for name in executors:
+        found = summary["verify"][name]
+        assert (found["mismatches"], found["samples"]) == (0, summary["n_eval"]), name
+
+
+@pytest.mark.e2e
+def test_digits_recipe_keeps_its_promises(tmp_path):
+    summary = run("digits.toml", tmp_path / "run")
+    assert summary["n_eval"] == 540
+    assert summary["accuracy"]["float"] > 0.97
+    assert summary["accuracy"]["integer"] >= summary["accuracy"]["float"] - 0.01
+    assert summary["size_bytes"] <= 0.2 * summary["size_float_bytes"]
+    assert summary["size_bytes"] == Path(summary["artifacts"]["dyq"]).stat().st_size == summary["costs"]["size"]
+    widths = set(summary["weight_bits"].values())
+    assert len(widths) > 1
+    assert widths <= set(range(2, 9))
+    assert summary["certificate"]["gap"] == pytest.approx(0, abs=1e-9)
+    assert_exact(summary, "exact", "onnx", "qonnx", "dyq")
+    # The packed file alone gives the accuracy that the summary reports.
+    test = load_dataset("digits").test
+    program = read_dyq(Path(summary["artifacts"]["dyq"]))
+    (codes,) = run_exact(program, test.x).values()
+    assert (codes.argmax(axis=1) == test.y).mean() == summary["accuracy"]["integer"]
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif("DYADIQ_DATA" not in os.environ, reason="DYADIQ_DATA is not set: the jets are not here")
+def test_jets_recipe_is_exact_on_ten_thousand_jets(tmp_path):
+    summary = run(
+        "jets.toml",
+        tmp_path / "run",
+        "data.options={ n_train = 60000, n_test = 10000 }",
+        "train.epochs=8",
+        "finetune.epochs=3",
+        "compare.uniform_bits=[8]",
+    )
+    assert summary["n_eval"] == 10_000
+    assert_exact(summary, "exact", "onnx", "qonnx", "dyq")
+    (eight,) = summary["uniform"]
+    assert eight["bops"] == 362_784
+    assert eight["accuracy"] >= summary["accuracy"]["float"] - 0.003
+    assert summary["bops"] <= 0.03 * summary["bops_float"]
+    scales = [t.scale for t in load_program(summary["artifacts"]["program"]).graph.tensors.values()]
+    assert all(np.all(np.frexp(s)[0] == 0.5) for s in scales if s is not None)  # powers of two
