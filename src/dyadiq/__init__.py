@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dyadiq.allocate import allocate
+    from dyadiq.allocation import allocate
     from dyadiq.core.errors import DyadiqError
     from dyadiq.core.facts import NetworkFacts, QuantConfig
     from dyadiq.core.format import Format
@@ -50,7 +50,7 @@ _HOMES = {
     "QuantConfig": "core.facts",
     "QuantModule": "quant.module",
     "SensitivityTable": "core.tables",
-    "allocate": "allocate",
+    "allocate": "allocation",
     "analyze": "curvature.analyze",
     "canonicalize": "ir.passes",
     "capture": "ir.capture",
@@ -100,7 +100,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'dyadiq' has no attribute {name!r}")
-    # A submodule of the same name (dyadiq.allocate) takes the attribute when it is imported; the function is meant.
     value = getattr(importlib.import_module(f"dyadiq.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dyadiq.allocate import (
+from dyadiq.allocation import (
     Constraint,
     Pair,
     Problem,
@@ -18,9 +18,9 @@ from dyadiq.allocate import (
     solve_knapsack,
     solve_milp,
 )
-from dyadiq.allocate.merge import merge_pairs
-from dyadiq.allocate.pareto import pareto_front
-from dyadiq.allocate.reach import smallest_total
+from dyadiq.allocation.merge import merge_pairs
+from dyadiq.allocation.pareto import pareto_front
+from dyadiq.allocation.reach import smallest_total
 from dyadiq.core.tables import SensitivityTable
 from dyadiq.cost import candidate_bits, cost_tables
 from plain_networks import chain_facts, chain_table

@@ -14,7 +14,7 @@ LAYERS = {
     "cost": 1,
     "curvature": 1,
     "quant": 2,
-    "allocate": 2,
+    "allocation": 2,
     "train": 3,
     "targets": 3,
     "zoo": 3,
@@ -26,7 +26,7 @@ LAYERS = {
 }
 # Within one layer: the only imports allowed between different modules where the order matters.
 L1_ORDER = ("curvature", "cost", "ir")  # left may import right
-TORCH_FREE = ("core", "cost", "allocate", "ir")
+TORCH_FREE = ("core", "cost", "allocation", "ir")
 TORCH_EXCEPTIONS = ("ir.capture", "ir.execute")
 
 

@@ -31,11 +31,11 @@ def plant(root, module, text):
         ("ir.bad", "import dyadiq.quant.module\n", "L1 must not import L2"),
         ("ir.bad", "from dyadiq.cost import size\n", "within L1, ir must not import cost"),
         ("cost.bad", "from dyadiq import curvature\n", "within L1, cost must not import curvature"),
-        ("quant.bad", "from dyadiq import allocate, cli\n", "L2 must not import L5"),
+        ("quant.bad", "from dyadiq import allocation, cli\n", "L2 must not import L5"),
         ("quant.bad", "def f():\n    from dyadiq.train import loop\n", "L2 must not import L3"),
         ("report.bad", "from ..cli import app\n", "L4 must not import L5"),
         ("report.bad", "from dyadiq.tooling import x\n", "no layer is given for 'tooling'"),
-        ("allocate.bad", "import torch\n", "imports torch"),
+        ("allocation.bad", "import torch\n", "imports torch"),
         ("cost.bad", "from torch.nn import Module\n", "imports torch"),
         ("ir.passes.bad", "import torch.fx\n", "imports torch"),
         ("utils.bad", "\n", "no layer is given for 'utils'"),
@@ -55,7 +55,7 @@ def test_checker_reports_when_a_violation_is_planted(tmp_path, module, text, mes
         ("ir.execute", "import torch\n"),
         ("curvature.gram", "import torch\nfrom dyadiq.cost.facts import network_facts\nfrom ..ir import graph\n"),
         ("cli.app", "from dyadiq.recipe import load_recipe\nimport dyadiq\n"),
-        ("allocate.ok", "import numpy\nfrom dyadiq.core.plan import BitPlan\n"),
+        ("allocation.ok", "import numpy\nfrom dyadiq.core.plan import BitPlan\n"),
     ],
 )
 def test_checker_is_silent_when_imports_point_down(tmp_path, module, text):

@@ -13,7 +13,7 @@ __all__ = ["STAGE", "priced_uniform_plan"]
 
 
 def _run(context: StageContext) -> None:
-    from dyadiq.allocate import allocate
+    from dyadiq.allocation import allocate
     from dyadiq.core.store import load_table, save_plan
 
     recipe = context.recipe

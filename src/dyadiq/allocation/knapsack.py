@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.allocate.problem import Choice, Problem, Solution
+from dyadiq.allocation.problem import Choice, Problem, Solution
 from dyadiq.core.errors import ConfigError
 
 __all__ = ["solve_knapsack", "supported_choices"]
@@ -62,7 +62,7 @@ def solve_knapsack(problem: Problem) -> Solution | None:
         ConfigError: Not exactly one constraint, pair costs, or totals beyond 2^62.
 
     Example:
-        >>> from dyadiq.allocate.problem import Constraint
+        >>> from dyadiq.allocation.problem import Constraint
         >>> size = Constraint("size", ((20, 40), (8, 16)), limit=50)
         >>> problem = Problem(("a", "b"), ((4, 8), (4, 8)), ((0.5, 0.0), (0.25, 0.0)), (size,))
         >>> solve_knapsack(problem).choice

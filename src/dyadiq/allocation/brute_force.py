@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from dyadiq.allocate.problem import Problem, Solution
+from dyadiq.allocation.problem import Problem, Solution
 from dyadiq.core.errors import ConfigError
 
 __all__ = ["solve_brute_force"]
@@ -24,7 +24,7 @@ def solve_brute_force(problem: Problem) -> Solution | None:
         ConfigError: More than a million choices.
 
     Example:
-        >>> from dyadiq.allocate.problem import Constraint
+        >>> from dyadiq.allocation.problem import Constraint
         >>> size = Constraint("size", ((20, 40), (8, 16)), limit=50)
         >>> problem = Problem(("a", "b"), ((4, 8), (4, 8)), ((0.5, 0.0), (0.25, 0.0)), (size,))
         >>> solve_brute_force(problem).choice

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dyadiq.allocate.local import cheapest_choice
-from dyadiq.allocate.problem import Constraint, Problem
-from dyadiq.allocate.solve import solve
+from dyadiq.allocation.local import cheapest_choice
+from dyadiq.allocation.problem import Constraint, Problem
+from dyadiq.allocation.solve import solve
 
 __all__ = ["contradiction", "smallest_total"]
 

@@ -6,10 +6,10 @@ several budgets, or groups too large to merge, go to the mixed-integer program.
 
 from __future__ import annotations
 
-from dyadiq.allocate.knapsack import solve_knapsack
-from dyadiq.allocate.merge import merge_pairs
-from dyadiq.allocate.milp import solve_milp
-from dyadiq.allocate.problem import Problem, Solution
+from dyadiq.allocation.knapsack import solve_knapsack
+from dyadiq.allocation.merge import merge_pairs
+from dyadiq.allocation.milp import solve_milp
+from dyadiq.allocation.problem import Problem, Solution
 
 __all__ = ["solve"]
 
@@ -18,7 +18,7 @@ def solve(problem: Problem) -> Solution | None:
     """Return an optimal choice with its bound, or None if no choice meets the limits.
 
     Example:
-        >>> from dyadiq.allocate.problem import Constraint
+        >>> from dyadiq.allocation.problem import Constraint
         >>> size = Constraint("size", ((20, 40), (8, 16)), limit=50)
         >>> solve(Problem(("a", "b"), ((4, 8), (4, 8)), ((0.5, 0.0), (0.25, 0.0)), (size,))).choice
         (1, 0)

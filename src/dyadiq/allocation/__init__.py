@@ -6,12 +6,12 @@ budget, exact), `solve_milp` (several budgets and pair costs), `solve_brute_forc
 
 from __future__ import annotations
 
-from dyadiq.allocate.allocate import allocate
-from dyadiq.allocate.brute_force import solve_brute_force
-from dyadiq.allocate.knapsack import solve_knapsack
-from dyadiq.allocate.milp import solve_milp
-from dyadiq.allocate.problem import Constraint, Pair, Problem, Solution, build_problem
-from dyadiq.allocate.solve import solve
+from dyadiq.allocation.allocate import allocate
+from dyadiq.allocation.brute_force import solve_brute_force
+from dyadiq.allocation.knapsack import solve_knapsack
+from dyadiq.allocation.milp import solve_milp
+from dyadiq.allocation.problem import Constraint, Pair, Problem, Solution, build_problem
+from dyadiq.allocation.solve import solve
 
 __all__ = [
     "Constraint",

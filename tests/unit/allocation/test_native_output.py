@@ -3,7 +3,7 @@ import sys
 
 PROGRAM = """
 import ctypes, os, sys
-from dyadiq.allocate.native_output import native_stdout_to_stderr
+from dyadiq.allocation.native_output import native_stdout_to_stderr
 libc = ctypes.CDLL(None)
 if sys.argv[1] == "closed":
     os.close(1)

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from itertools import product
 
-from dyadiq.allocate.problem import Choice, Constraint, Problem
+from dyadiq.allocation.problem import Choice, Constraint, Problem
 
 __all__ = ["Merged", "merge_pairs"]
 
@@ -47,7 +47,7 @@ def merge_pairs(problem: Problem) -> Merged | None:
     """Return an equivalent problem without pair costs; None if a group would have more than 4096 options.
 
     Example:
-        >>> from dyadiq.allocate.problem import Pair
+        >>> from dyadiq.allocation.problem import Pair
         >>> bops = Constraint("bops", ((0, 0), (0, 0)), 40, (Pair(0, 1, ((4, 8), (8, 16))),))
         >>> merged = merge_pairs(Problem(("w", "x"), ((2, 4), (2, 4)), ((1.0, 0.0), (1.0, 0.0)), (bops,)))
         >>> merged.problem.constraints[0].unary, merged.expand((2,))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from dyadiq.allocate.check import check_budgets
-from dyadiq.allocate.local import single_changes
-from dyadiq.allocate.pareto import pareto_front, uniform_points
-from dyadiq.allocate.problem import Problem, Solution, build_problem
-from dyadiq.allocate.reach import contradiction, smallest_total
-from dyadiq.allocate.solve import solve
+from dyadiq.allocation.check import check_budgets
+from dyadiq.allocation.local import single_changes
+from dyadiq.allocation.pareto import pareto_front, uniform_points
+from dyadiq.allocation.problem import Problem, Solution, build_problem
+from dyadiq.allocation.reach import contradiction, smallest_total
+from dyadiq.allocation.solve import solve
 from dyadiq.core.errors import ConfigError, InfeasibleError, UnknownNameError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.plan import BitPlan, BudgetUse, Certificate, ParetoPoint, Swap

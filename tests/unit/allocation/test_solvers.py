@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from dyadiq.allocate import (
+from dyadiq.allocation import (
     Constraint,
     Pair,
     Problem,
@@ -18,12 +18,12 @@ from dyadiq.allocate import (
     solve_knapsack,
     solve_milp,
 )
-from dyadiq.allocate import knapsack as knapsack_module
-from dyadiq.allocate import merge as merge_module
-from dyadiq.allocate import milp as milp_module
-from dyadiq.allocate.knapsack import supported_choices
-from dyadiq.allocate.local import cheapest_choice, improve
-from dyadiq.allocate.merge import merge_pairs
+from dyadiq.allocation import knapsack as knapsack_module
+from dyadiq.allocation import merge as merge_module
+from dyadiq.allocation import milp as milp_module
+from dyadiq.allocation.knapsack import supported_choices
+from dyadiq.allocation.local import cheapest_choice, improve
+from dyadiq.allocation.merge import merge_pairs
 from dyadiq.core.errors import ConfigError, InfeasibleError, QuantError
 
 BITS = (2, 4, 8)

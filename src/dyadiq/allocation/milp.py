@@ -19,9 +19,9 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from dyadiq.allocate.local import cheapest_choice, improve
-from dyadiq.allocate.native_output import native_stdout_to_stderr
-from dyadiq.allocate.problem import Choice, Constraint, Problem, Solution
+from dyadiq.allocation.local import cheapest_choice, improve
+from dyadiq.allocation.native_output import native_stdout_to_stderr
+from dyadiq.allocation.problem import Choice, Constraint, Problem, Solution
 from dyadiq.core.errors import InfeasibleError
 
 __all__ = ["solve_milp"]

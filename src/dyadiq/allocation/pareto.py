@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dyadiq.allocate.knapsack import solve_knapsack, supported_choices
-from dyadiq.allocate.merge import merge_pairs
-from dyadiq.allocate.milp import solve_milp
-from dyadiq.allocate.problem import Choice, Problem
-from dyadiq.allocate.reach import smallest_total
+from dyadiq.allocation.knapsack import solve_knapsack, supported_choices
+from dyadiq.allocation.merge import merge_pairs
+from dyadiq.allocation.milp import solve_milp
+from dyadiq.allocation.problem import Choice, Problem
+from dyadiq.allocation.reach import smallest_total
 from dyadiq.core.plan import ParetoPoint
 from dyadiq.core.progress import NO_PROGRESS, Progress
 
@@ -31,7 +31,7 @@ def pareto_front(problem: Problem, metric: str, n_points: int, progress: Progres
         progress: Told once per solved limit.
 
     Example:
-        >>> from dyadiq.allocate.problem import Constraint
+        >>> from dyadiq.allocation.problem import Constraint
         >>> size = Constraint("size", ((20, 40), (8, 16)), limit=0)
         >>> problem = Problem(("a", "b"), ((4, 8), (4, 8)), ((0.5, 0.0), (0.25, 0.0)), (size,))
         >>> [(p.cost, p.objective) for p in pareto_front(problem, "size", 10)]

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from dyadiq.allocate import Constraint, Problem, allocate, build_problem
-from dyadiq.allocate.check import check_budgets
-from dyadiq.allocate.pareto import uniform_points
-from dyadiq.allocate.reach import contradiction, smallest_total
+from dyadiq.allocation import Constraint, Problem, allocate, build_problem
+from dyadiq.allocation.check import check_budgets
+from dyadiq.allocation.pareto import uniform_points
+from dyadiq.allocation.reach import contradiction, smallest_total
 from dyadiq.core.errors import ConfigError, InfeasibleError, QuantError, UnknownNameError, VerificationError
 from dyadiq.core.plan import BitPlan, uniform_plan
 from dyadiq.core.tables import CostTable, Sensitivity, SensitivityTable

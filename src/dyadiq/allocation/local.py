@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dyadiq.allocate.problem import Choice, Problem
+from dyadiq.allocation.problem import Choice, Problem
 
 __all__ = ["Change", "cheapest_choice", "improve", "single_changes"]
 
@@ -28,7 +28,7 @@ def single_changes(problem: Problem, choice: Choice) -> Iterator[Change]:
     """Yield every change of one decision, in order of decision and option.
 
     Example:
-        >>> from dyadiq.allocate.problem import Constraint
+        >>> from dyadiq.allocation.problem import Constraint
         >>> size = Constraint("size", ((20, 40), (8, 16)), limit=50)
         >>> problem = Problem(("a", "b"), ((4, 8), (4, 8)), ((0.5, 0.0), (0.25, 0.0)), (size,))
         >>> [(c.decision, c.option, c.loss_delta, c.cost_deltas) for c in single_changes(problem, (1, 0))]
