@@ -168,6 +168,19 @@ def test_relu_stays_when_the_raw_value_is_read_too():
     assert [(n.op, dict(n.attrs)) for n in result.nodes][-2:] == [("add", {}), ("relu", {})]
 
 
+def test_relu_stays_when_another_node_reads_the_raw_value():
+    nodes = (Node("a", "add", ("x", "x"), "a"), Node("r", "relu", ("a",), "r"), Node("j", "add", ("a", "r"), "j"))
+    graph = Graph("float", ("x",), ("j",), nodes, dict.fromkeys("xarj", TensorInfo((2,))), {})
+    assert canonicalize(graph).nodes == nodes
+
+
+def test_batch_norm_is_not_folded_when_the_layer_is_an_output_too():
+    graph, inputs = captured("depthwise")
+    graph = graph.replace(outputs=(*graph.outputs, "0"))
+    assert find_batchnorm_pairs(graph) == []
+    assert_same_function(graph, canonicalize(graph), inputs)
+
+
 def test_two_relus_in_a_row_are_one():
     nodes = (Node("a", "add", ("x", "x"), "a"), Node("r", "relu", ("a",), "r"), Node("s", "relu", ("r",), "s"))
     graph = Graph("float", ("x",), ("s",), nodes, dict.fromkeys("xars", TensorInfo((2,))), {})

@@ -100,6 +100,11 @@ def test_sign_is_inherited_when_all_branches_are_nonnegative():
     assert sites.nonnegative == {"a", "b", "j", "v"}
 
 
+def test_join_of_lone_relus_is_nonnegative():
+    nodes = [("r", "relu", ("x",), {}), ("s", "relu", ("y",), {}), ("j", "add", ("r", "s"), {})]
+    assert find_sites(graph_of(nodes, inputs=("x", "y"))).nonnegative == {"j"}
+
+
 def test_layer_before_a_lone_relu_is_signed():
     nodes = [conv("a", "x"), ("r", "relu", ("a",), {}), ("j", "add", ("a", "r"), {})]
     sites = find_sites(graph_of(nodes))
