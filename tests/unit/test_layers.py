@@ -1,6 +1,7 @@
 """Dependencies point down: checked on the package, and shown to catch planted violations."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ PACKAGE = Path(dyadiq.__file__).parent
 
 def test_package_keeps_its_layers():
     assert layers.violations(PACKAGE) == []
+
+
+def test_table_is_that_of_the_architecture():
+    text = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^L(\d)  ([\w >]+?)(?:   .*)?$", text, re.M)
+    written = {module: int(level) for level, names in rows for module in re.findall(r"\w+", names)}
+    assert {"" if module == "__init__" else module: level for module, level in written.items()} == layers.LAYERS
 
 
 def plant(root, module, text):
