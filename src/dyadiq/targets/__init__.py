@@ -12,6 +12,7 @@ from dyadiq.core.errors import UnknownNameError
 from dyadiq.targets.base import Target
 from dyadiq.targets.dyq import DyqTarget
 from dyadiq.targets.exact import ExactTarget
+from dyadiq.targets.hls4ml import Hls4mlTarget
 from dyadiq.targets.onnx_integer import OnnxTarget
 from dyadiq.targets.qdq import QdqTarget
 from dyadiq.targets.qonnx import QonnxTarget
@@ -22,7 +23,15 @@ __all__ = ["TARGETS", "Target", "get_target"]
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         target.name: target
-        for target in (ReferenceTarget(), ExactTarget(), OnnxTarget(), QonnxTarget(), QdqTarget(), DyqTarget())
+        for target in (
+            ReferenceTarget(),
+            ExactTarget(),
+            OnnxTarget(),
+            QonnxTarget(),
+            QdqTarget(),
+            DyqTarget(),
+            Hls4mlTarget(),
+        )
     }
 )
 

@@ -13,13 +13,21 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.errors import ArtifactError, DataError, ExportError, MissingDependencyError
+from dyadiq.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    ExportError,
+    MissingDependencyError,
+    UnknownNameError,
+)
 from dyadiq.core.storage import atomic_write_bytes, make_folder
 from dyadiq.ir.graph import Node
 from dyadiq.ir.integer import IntegerProgram
@@ -38,12 +46,40 @@ class Target(ABC):
         exact: Whether codes must equal the reference; where False, differences are counted and reported.
         on_grid: Whether comparison starts from on-grid inputs ``(code - zero_point) * scale``, because the
             executor computes in float32 and would round raw data before the input quantizer sees them.
+        options: Frozen dataclass of the target's options, each with a default; None if there are none.
     """
 
     name: ClassVar[str]
     filename: ClassVar[str]
     exact: ClassVar[bool] = True
     on_grid: ClassVar[bool] = False
+    options: ClassVar[type | None] = None
+
+    def configured(self, **options: Any) -> Target:
+        """Return a copy with some options set; text is converted to the option's own type.
+
+        Raises:
+            ConfigError: The target has no options, or a value is not of its type, or refused.
+            UnknownNameError: No such option; lists the known ones.
+        """
+        if not options:
+            return self
+        if self.options is None or not is_dataclass(self.options):
+            raise ConfigError(f"target {self.name!r} has no options, got {', '.join(sorted(options))}.")
+        kinds = {f.name: type(f.default) for f in fields(self.options)}
+        values = {}
+        for key, value in options.items():
+            if key not in kinds:
+                raise UnknownNameError(f"option of target {self.name}", key, kinds)
+            try:
+                values[key] = kinds[key](value)
+            except ValueError as error:
+                raise ConfigError(
+                    f"option {key} of target {self.name!r} must be of type {kinds[key].__name__}, got {value!r}."
+                ) from error
+        configure: Any = type(self)  # a target with options takes them as its one argument
+        made: Target = configure(self.options(**values))
+        return made
 
     @abstractmethod
     def check(self, program: IntegerProgram) -> list[str]:
