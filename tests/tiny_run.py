@@ -27,7 +27,7 @@ activation_bits = [4, 8]
 n_samples = 64
 
 [allocate]
-budget = {{ size = "45%" }}
+budget = {{ bops = "4%" }}
 
 [finetune]
 epochs = 2

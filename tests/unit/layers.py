@@ -15,6 +15,7 @@ LAYERS = {
     "curvature": 1,
     "quant": 2,
     "allocation": 2,
+    "fpga": 2,
     "train": 3,
     "targets": 3,
     "zoo": 3,
