@@ -53,7 +53,10 @@ def write_dyq(program: IntegerProgram, path: Path) -> int:
 
 
 def read_dyq(path: Path) -> IntegerProgram:
-    """Read a program back: equal to the one written, but for node sources, ``meta`` and ``provenance``.
+    """Read a program back: it computes the same integers, and its outputs have their scales.
+
+    It lacks scales per channel of tensors that are no output, the order in which tensors and parameters are listed,
+    node sources, ``meta`` and ``provenance``; all else is equal to the program written.
 
     Raises:
         ArtifactError: Missing, damaged or newer file, or one that holds no legal program.
@@ -62,8 +65,11 @@ def read_dyq(path: Path) -> IntegerProgram:
     try:
         program = unpack_program(container.structure, container.specs, container.array)
         check_graph(program.graph)
-    except (ConfigError, GraphError, ValueError, KeyError, TypeError, IndexError, StopIteration) as err:
-        raise ArtifactError(f"{path}: holds no legal integer program: {err}. Export the program again.") from err
+    except (
+        ConfigError, GraphError, ValueError, KeyError, TypeError, IndexError, ArithmeticError, RecursionError
+    ) as err:  # fmt: skip
+        reason = str(err).rstrip(".")
+        raise ArtifactError(f"{path}: holds no legal integer program: {reason}. Export the program again.") from err
     if program.spec_version != SPEC_VERSION:
         raise ArtifactError(
             f"{path}: the program follows version {program.spec_version} of the integer specification, this Dyadiq "

@@ -55,7 +55,10 @@ def test_parts_round_trip(name):
     values = {spec.name: array for spec, array in tensors}
     back = unpack_program(structure, {spec.name: spec for spec, _ in tensors}, values.__getitem__)
     assert back.graph.nodes == program.graph.nodes
-    assert list(back.graph.tensors) == list(program.graph.tensors)
+    assert set(back.graph.tensors) == set(program.graph.tensors)
+    assert back.graph.params.keys() == program.graph.params.keys()
+    for spec, array in tensors:
+        assert spec.shape == array.shape
 
 
 def changed(program, node=None, params=None, **graph_changes):
@@ -138,26 +141,120 @@ def test_node_is_unpackable_when_its_zero_point_does_not_fit(mlp):
     node = find_node(mlp, "requantize")
     info = replace(mlp.graph.tensors[node.output], zero_point=-(1 << 31) - 1)
     problems = find_unpackable(changed(mlp, tensors={**mlp.graph.tensors, node.output: info}))
-    assert "its output has zero point -2147483649, outside int32" in problems[0][1]
+    assert f"tensor '{node.output}' has zero point -2147483649, outside int32" in problems[0][1]
+
+
+@pytest.mark.parametrize("attribute", ["zero_point", "pad_value"])
+def test_node_is_unpackable_when_a_zero_point_among_its_attributes_does_not_fit(attribute):
+    program = PROGRAMS["zero_points"](np.random.default_rng(0))
+    node = find_node(program, "requantize" if attribute == "zero_point" else "conv2d")
+    problems = find_unpackable(changed(program, replace(node, attrs={**node.attrs, attribute: 1 << 31})))
+    assert [reason for _, reason in problems] == [f"{attribute} 2147483648 does not fit 32 bits; narrow the tensor"]
+
+
+def test_input_is_unpackable_when_its_zero_point_does_not_fit(mlp):
+    (name,) = mlp.graph.inputs
+    info = replace(mlp.graph.tensors[name], zero_point=1 << 31)
+    ((node, reason),) = find_unpackable(changed(mlp, tensors={**mlp.graph.tensors, name: info}))
+    assert node.op == "quantize"
+    assert f"tensor {name!r} has zero point 2147483648, outside int32" in reason
+
+
+def test_output_is_unpackable_when_its_scale_has_another_shape(mlp):
+    (name,) = mlp.graph.outputs
+    for shape in ((2,), (5, 1)):
+        info = replace(mlp.graph.tensors[name], scale=np.ones(shape))
+        problems = find_unpackable(changed(mlp, tensors={**mlp.graph.tensors, name: info}))
+        assert re.search(rf"has a scale of shape \[{shape[0]}.*\], expected \[\] or \[5\]", problems[0][1])
+
+
+def test_parameter_is_unpackable_when_it_has_a_type_and_is_no_weight(mlp):
+    name = find_node(mlp, "requantize").inputs[1]
+    types = {**mlp.graph.param_types, name: QType(8, signed=False)}
+    assert "is no weight, but has a code type" in find_unpackable(changed(mlp, param_types=types))[0][1]
+
+
+def unpack(structure, tensors):
+    values = {spec.name: array for spec, array in tensors}
+    return unpack_program(structure, {spec.name: spec for spec, _ in tensors}, values.__getitem__)
+
+
+def test_structure_is_short_when_names_are_usual():
+    program = lowered(NETWORKS["mlp"](), 4, 8)
+    structure, tensors = pack_program(program)
+    assert b"multiplier" not in structure
+    assert b":bias" not in structure
+    assert b":requantize" not in structure
+    assert unpack(structure, tensors).graph.nodes == tuple(replace(node, source="") for node in program.graph.nodes)
+
+
+def test_parameters_are_stored_once_when_nodes_share_them(mlp):
+    first, second = (n for n in mlp.graph.nodes if n.op == "requantize" and mlp.graph.params[n.inputs[1]].size != 5)
+    shared = np.array([3])
+    graph = mlp.graph.replace(
+        nodes=tuple(
+            replace(n, inputs=(n.inputs[0], *first.inputs[1:])) if n.name == second.name else n for n in mlp.graph.nodes
+        ),
+        params={n: v for n, v in mlp.graph.params.items() if n not in second.inputs}
+        | dict.fromkeys(first.inputs[1:], shared),
+    )
+    structure, tensors = pack_program(IntegerProgram(graph))
+    (multipliers,) = [values for spec, values in tensors if spec.name == "@multiplier"]
+    assert multipliers.size == 1 + 5
+    assert unpack(structure, tensors).graph.nodes == graph.nodes
+
+
+_OTHER = "its structure and tables are not those that its program asks for"
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda d: d["outputs"].append(99), "reference 99 among"),
-        (lambda d: d["nodes"][0][2].append(-1), "reference -1 among"),
-        (lambda d: d["nodes"][0].__setitem__(1, "conv9d"), "unknown operator 'conv9d'"),
-        (lambda d: d["tensors"].pop(), "names for"),
-        (lambda d: d["nodes"].pop(), "left over"),
-        (lambda d: d["nodes"][0][4].append(1), "longer|argument"),
-        (lambda d: d["tensors"][1].__setitem__(2, None), "left over"),
-        (lambda d: d["tensors"][1].__setitem__(2, [3, 3]), "reshape"),
+        (lambda d: d["outputs"].append(99), "reference 99 to nothing"),
+        (lambda d: d["outputs"].append(-1), "reference -1 to nothing"),
+        (lambda d: d["nodes"][1][3].__setitem__(0, 3), "reference 3 to nothing that comes before it"),
+        (lambda d: d["nodes"][0].__setitem__(0, "conv9d"), "unknown operator 'conv9d'"),
+        (lambda d: d["nodes"][0].append(1), "longer"),
+        (lambda d: d["nodes"][0].append(0.5), "attributes .0.5. of 'quantize'"),
+        (lambda d: d["nodes"][0].__setitem__(1, 5), "name 5 or attributes"),
+        (lambda d: d["nodes"][0].__setitem__(2, 5), "name 5 of a tensor"),
+        (lambda d: d["inputs"][0].__setitem__(1, 16.0), "shape .16.0. of input"),
+        (lambda d: d["nodes"][1][3][2].__setitem__(0, -1), "shape .-1. of values of table '@bias'"),
+        (lambda d: d["nodes"][-1][3][2].__setitem__(0, 1 << 40), "table '@shift' is too short"),
+        (lambda d: d["outputs"].__setitem__(0, True), _OTHER),
+        (lambda d: d.__setitem__("more", 1), _OTHER),
+        (lambda d: d["nodes"][-1][3][2].__setitem__(1, d["nodes"][-1][3][1][1]), _OTHER),  # two parameters of one name
     ],
 )
 def test_unpack_refuses_when_structure_does_not_fit_its_tensors(mlp, edit, message):
     structure, tensors = pack_program(mlp)
     document = json.loads(structure)
     edit(document)
-    values = {spec.name: array for spec, array in tensors}
     with pytest.raises(ValueError, match=message):
-        unpack_program(json.dumps(document).encode(), {spec.name: spec for spec, _ in tensors}, values.__getitem__)
+        unpack(json.dumps(document, separators=(",", ":")).encode(), tensors)
+
+
+def test_unpack_refuses_when_structure_is_written_in_another_way(mlp):
+    structure, tensors = pack_program(mlp)
+    with pytest.raises(ValueError, match=_OTHER):
+        unpack(structure + b" ", tensors)
+
+
+@pytest.mark.parametrize("name", ["@type", "@zero_point", "@clip", "@scale", "@bias", "@multiplier", "@shift"])
+def test_unpack_refuses_when_values_of_a_table_are_left_over(mlp, name):
+    structure, tensors = pack_program(mlp)
+    longer = []
+    for spec, values in tensors:
+        grown = np.concatenate([values, values[:1]]) if spec.name == name else values
+        longer.append((replace(spec, shape=grown.shape), grown))
+    with pytest.raises(ValueError, match=_OTHER):
+        unpack(structure, longer)
+
+
+def test_unpack_refuses_when_a_tensor_has_an_unknown_flag(mlp):
+    structure, tensors = pack_program(mlp)
+    for spec, values in tensors:
+        if spec.name == "@type":
+            values[3] |= 64
+    with pytest.raises(ValueError, match=_OTHER):
+        unpack(structure, tensors)
