@@ -3,7 +3,7 @@
 Used by the command line and `dyadiq.run`. Knows keys, records and errors; not what stages do.
 
 A stage's key is the hash of: its recipe sections, seed, threads, the hashes of the files of its input stages,
-and the versions that decide results. A stage with the wanted key and intact files is not run again.
+the versions of libraries, and the source of this package. A stage with the wanted key and intact files is not run again.
 Killed at any moment, the same call finishes with the same bytes: a stage is done only when its record is there.
 """
 
@@ -14,7 +14,9 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 from dyadiq.core.errors import DyadiqError, RunInterruptedError, StorageError
@@ -23,10 +25,7 @@ from dyadiq.pipeline.stage import Stage, StageContext
 from dyadiq.pipeline.store import RunFolder, StageRecord, is_storage_problem
 from dyadiq.recipe import Recipe
 
-__all__ = ["PIPELINE_VERSION", "StageEvent", "run_stages", "stage_key", "versions"]
-
-# Raised when the files of any stage change their meaning; old run folders are then computed anew.
-PIPELINE_VERSION = 1
+__all__ = ["StageEvent", "run_stages", "source_sha256", "stage_key", "versions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +44,26 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("dyadiq", "torch", "numpy", "scipy")}
 
 
+@lru_cache(maxsize=1)
+def source_sha256() -> str:
+    """Return the hash of the package's own source, so that nothing computed by other code is kept.
+
+    The command line and the report are left out: they change no artifact that a later stage reads.
+    """
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        inside = path.relative_to(root)
+        if inside.parts[0] not in ("cli", "report"):
+            digest.update(f"{inside.as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def stage_key(stage: Stage, recipe: Recipe, records: dict[str, StageRecord]) -> str:
     """Return the hash of everything a stage's result depends on."""
     data = {
-        "pipeline": PIPELINE_VERSION,
         "versions": versions(),
+        "source": source_sha256(),
         "stage": stage.name,
         "recipe": recipe.part("seed", "threads", *stage.sections),
         "inputs": {name: dict(records[name].files) for name in stage.inputs},

@@ -14,7 +14,7 @@ from typing import Any
 from dyadiq.core.plan import BitPlan
 from dyadiq.core.store import load_plan, load_table
 from dyadiq.core.tables import SensitivityTable
-from dyadiq.pipeline.runner import versions
+from dyadiq.pipeline.runner import source_sha256, versions
 from dyadiq.pipeline.stage import read_json
 from dyadiq.pipeline.store import RunFolder, StageRecord
 from dyadiq.recipe import AcceptSection, Recipe
@@ -95,6 +95,7 @@ def _provenance(
         "threads": recipe.threads,
         "sensitivity": f"{table.method} on {table.n_samples} samples, {table.unit}",
         **{f"{name} sha256": records["export"].files[f"dyq/{name}"] for name in ("program.dyq",)},
+        "dyadiq source sha256": source_sha256(),
         **{f"{name} version": version for name, version in versions().items()},
         "python version": platform.python_version(),
         "machine": platform.machine(),

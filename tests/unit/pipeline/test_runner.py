@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dyadiq.core.errors import ArtifactError, ConfigError, DataError, RunInterruptedError, StorageError
+from dyadiq.pipeline import runner
 from dyadiq.pipeline.runner import run_stages
 from dyadiq.pipeline.stage import Stage, read_json, write_json
 from dyadiq.pipeline.store import RunFolder
@@ -92,6 +93,13 @@ def test_later_stages_are_kept_when_a_changed_stage_makes_the_same_files(toy, fo
     toy.go(folder, "train.epochs=10")
     toy.go(folder, "train.epochs=10", "train.batch_size=8")
     assert toy.calls == ["first", "second", "third", "second"]
+
+
+def test_every_stage_runs_when_the_code_of_the_package_changed(toy, folder, monkeypatch):
+    toy.go(folder)
+    monkeypatch.setattr(runner, "source_sha256", lambda: "another")
+    toy.go(folder)
+    assert len(toy.calls) == 6
 
 
 def test_every_stage_runs_when_the_seed_changes(toy, folder):
