@@ -66,7 +66,7 @@ class Target(ABC):
             return self
         if self.options is None or not is_dataclass(self.options):
             raise ConfigError(f"target {self.name!r} has no options, got {', '.join(sorted(options))}.")
-        kinds = {f.name: type(f.default) for f in fields(self.options)}
+        kinds: dict[str, Any] = {f.name: type(f.default) for f in fields(self.options)}
         values = {}
         for key, value in options.items():
             if key not in kinds:

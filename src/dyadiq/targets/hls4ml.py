@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import ArtifactError, ConfigError
 from dyadiq.core.qtype import QType
 from dyadiq.ir.integer import IntegerProgram
-from dyadiq.targets.base import Codes, Problems, Target, checked_feeds, save_bytes
-from dyadiq.targets.hls4ml_layers import build_layers, find_inexact
-from dyadiq.targets.hls4ml_project import CSimulation, write_project
+from dyadiq.targets.base import Codes, Target, checked_feeds, save_bytes
+from dyadiq.targets.hls4ml_layers import Layers, build_layers
+from dyadiq.targets.hls4ml_project import run_csim, write_project
+from dyadiq.targets.hls4ml_types import find_inexact
 
 __all__ = ["Hls4mlConfig", "Hls4mlTarget"]
 
@@ -52,7 +53,7 @@ class Hls4mlConfig:
     Example:
         >>> Hls4mlConfig(backend="vitis")
         Traceback (most recent call last):
-        dyadiq.core.errors.ConfigError: hls4ml: option backend must be one of Vivado, Vitis, Quartus, Catapult; got 'vitis'.
+        dyadiq.core.errors.ConfigError: hls4ml: backend must be one of Vivado, Vitis, Quartus, Catapult; got 'vitis'.
     """
 
     backend: str = "Vitis"
@@ -70,19 +71,15 @@ class Hls4mlConfig:
         """
         for name, known in (("backend", BACKENDS), ("strategy", STRATEGIES), ("io_type", IO_TYPES)):
             if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"hls4ml: option {name} must be one of {', '.join(known)}; got {getattr(self, name)!r}."
-                )
+                raise ConfigError(f"hls4ml: {name} must be one of {', '.join(known)}; got {getattr(self, name)!r}.")
         if self.reuse_factor < 1:
-            raise ConfigError(f"hls4ml: option reuse_factor must be at least 1, got {self.reuse_factor}.")
+            raise ConfigError(f"hls4ml: reuse_factor must be at least 1, got {self.reuse_factor}.")
         if not 0 < self.clock_period_ns < float("inf"):
-            raise ConfigError(f"hls4ml: option clock_period_ns must be positive, got {self.clock_period_ns}.")
+            raise ConfigError(f"hls4ml: clock_period_ns must be positive, got {self.clock_period_ns}.")
         if self.strategy == "distributed_arithmetic" and self.backend not in ("Vivado", "Vitis"):
             raise ConfigError(f"hls4ml: strategy distributed_arithmetic needs Vivado or Vitis, got {self.backend}.")
         if self.strategy == "distributed_arithmetic" and self.reuse_factor != 1:
-            raise ConfigError(
-                "hls4ml: strategy distributed_arithmetic has no multipliers to reuse; use reuse_factor=1."
-            )
+            raise ConfigError("hls4ml: strategy distributed_arithmetic has no multipliers; use reuse_factor=1.")
 
 
 class Hls4mlTarget(Target):
@@ -107,23 +104,25 @@ class Hls4mlTarget(Target):
             ExportError: A node that hls4ml cannot compute exactly; all are listed.
             ProofError: A tensor may leave its declared type.
         """
-        self._problems(program).raise_if_any()
-        layers = build_layers(program, self.config.strategy, self.config.reuse_factor)
+        find_inexact(program, streaming=self.config.io_type == "io_stream").raise_if_any()
+        layers = self._layers(program)
         ports = ", ".join(f"{i}: {layers.config[i]['Precision']['result']}" for i in layers.inputs)
         notes = [f"input ports take quantized codes ({ports}); quantize in front of them"]
         if layers.accumulators:
             notes.append(f"accumulators of {max(layers.accumulators.values())} bits or fewer, proven")
-        others = [k for k, c in layers.config.items() if c["Strategy"] == "Latency" and k in layers.accumulators]
-        if self.config.strategy == "distributed_arithmetic" and others:
-            notes.append(f"strategy latency, not distributed_arithmetic, for {', '.join(others)} (depthwise)")
         return notes
 
-    def _problems(self, program: IntegerProgram) -> Problems:
-        problems = find_inexact(program)
-        for node in program.graph.nodes:
-            if node.op == "conv2d" and self.config.backend in ("Quartus", "Catapult") and node.attrs["groups"] > 1:
-                problems.add(node, f"depthwise convolution with backend {self.config.backend}. Use Vivado or Vitis")
-        return problems
+    def _layers(self, program: IntegerProgram) -> Layers:
+        """Return the layers for this backend: what it has no exact layer for becomes a plain convolution."""
+        config = self.config
+        xilinx = config.backend in ("Vivado", "Vitis")
+        return build_layers(
+            program,
+            config.strategy,
+            config.reuse_factor,
+            depthwise=xilinx and config.strategy != "distributed_arithmetic",
+            average=xilinx and config.io_type == "io_parallel",
+        )
 
     def write(self, program: IntegerProgram, path: Path) -> list[Path]:
         """Write ``hls4ml.json`` and the project in the folder ``hls4ml`` beside it.
@@ -136,7 +135,7 @@ class Hls4mlTarget(Target):
         notes = self.check(program)
         file = self.file(path)
         project = file.parent / "hls4ml"
-        layers = build_layers(program, self.config.strategy, self.config.reuse_factor)
+        layers = self._layers(program)
         extra = {"clock_period": self.config.clock_period_ns} | ({"part": self.config.part} if self.config.part else {})
         made = write_project(layers, project, self.config.backend, self.config.io_type, extra)
         graph = program.graph
@@ -187,7 +186,7 @@ class Hls4mlTarget(Target):
         ports = [_port_values(facts["inputs"][name], feeds[name]) for name in facts["inputs"]]
         outputs = facts["outputs"]
         sizes = [int(np.prod(o["shape"])) for o in outputs.values()]
-        values = CSimulation(file.parent / facts["project"], facts["library"]).run(ports, sizes)
+        values = run_csim(file.parent / facts["project"], facts["library"], ports, sizes)
         return {name: _codes(outputs[name], v) for name, v in zip(outputs, values, strict=True)}
 
 
@@ -195,15 +194,18 @@ def _port_values(port: Mapping[str, Any], x: NDArray[np.float64]) -> NDArray[np.
     """Return ``code * 2^exponent`` in channels-last order, quantized as the reference does it."""
     qtype = QType.parse(port["type"])
     codes = np.clip(np.floor(x / port["scale"] + 0.5), qtype.qmin, qtype.qmax)
-    return np.ldexp(np.moveaxis(codes, 1, -1), port["exponent"])
+    values: NDArray[np.float64] = np.ldexp(np.moveaxis(codes, 1, -1), port["exponent"])
+    return values
 
 
 def _codes(port: Mapping[str, Any], values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return codes ``[N, ...]`` in the program's order."""
-    codes = np.ldexp(values, -port["exponent"]).astype(np.int64)
+    codes: NDArray[np.int64] = np.ldexp(values, -port["exponent"]).astype(np.int64)
     shape = tuple(port["shape"])
     if port["order"] is not None:
         back = np.empty_like(codes)
         back[:, port["order"]] = codes
-        return back.reshape(-1, *shape)
-    return np.ascontiguousarray(np.moveaxis(codes.reshape(-1, *shape[1:], shape[0]), -1, 1))
+        codes = back
+    elif len(shape) > 1:
+        codes = np.moveaxis(codes.reshape(-1, *shape[1:], shape[0]), -1, 1)
+    return np.ascontiguousarray(codes).reshape(-1, *shape)

@@ -8,10 +8,11 @@ A value in hls4ml is ``code * 2^e`` with one exponent ``e`` per tensor, so that 
     pow2    e is log2 of the tensor's scale; a requantize moves the binary point and is one cast
     dyadic  e is 0 (averages over 2^k values: -k); a requantize is ApplyAlpha by the constant m / 2^s, then one cast
 
-Casts round with AP_RND, which is half towards plus infinity, and saturate with AP_SAT or AP_SAT_SYM, as the program does.
-Accumulators get the bits of the proof (`ir.proof`, `Bound.partial`), products never overflow them. hls4ml is channels
+Casts round with AP_RND, half towards plus infinity, and saturate with AP_SAT or AP_SAT_SYM, as the program does.
+Accumulators get the bits of the proof (`ir.proof`, `Bound.partial`); products never overflow them. hls4ml is channels
 last: convolution weights are transposed, the weights of the linear after a flatten are reordered, and outputs that end
-in another order say so in `Layers.orders`.
+in another order say so in `Layers.orders`. Convolutions in groups become dense ones with zeros where there is no layer
+for them: a constant zero costs nothing in hardware.
 """
 
 from __future__ import annotations
@@ -24,45 +25,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.qtype import MAX_BITS, QType, bits_for_range
+from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.ir.graph import Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
-from dyadiq.ir.proof import Bound, prove
-from dyadiq.targets.base import Problems
+from dyadiq.ir.proof import prove
+from dyadiq.targets.hls4ml_types import PAD_SIDES, Fixed, cast_type, window
 from dyadiq.targets.qonnx import pow2_obstacles
 from dyadiq.targets.qonnx_graph import as_pow2
 
-__all__ = ["Fixed", "Layers", "build_layers", "find_inexact"]
+__all__ = ["Layers", "build_layers"]
 
-_PORT_BITS = 53  # ports are read and written as float64 by the C simulation
 _SIGNED_BIT = QType(2, signed=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """A fixed-point type: codes of ``qtype`` times ``2^exponent``.
-
-    Example:
-        >>> str(Fixed(QType(8, signed=False), -4)), str(Fixed(QType(8, signed=True, narrow=True), 0, saturates=True))
-        ('ufixed<8,4>', 'fixed<8,8,RND,SAT_SYM>')
-    """
-
-    qtype: QType
-    exponent: int
-    saturates: bool = False
-
-    def __str__(self) -> str:
-        """Spell it as hls4ml does; the second number counts integer bits, sign included."""
-        width, signed = self.qtype.bits, self.qtype.signed
-        if signed and width == 1:
-            width = 2  # bipolar values, and fixed<1,...> has no +1
-        end = ",RND,SAT" + ("_SYM" if self.qtype.narrow else "") if self.saturates else ""
-        return f"{'' if signed else 'u'}fixed<{width},{width + self.exponent}{end}>"
 
 
 @dataclass
 class Layers:
-    """What hls4ml is given, and what is needed to read its answers.
+    """What hls4ml is given, and what reading its answers needs.
 
     Attributes:
         layers: Layer dictionaries in topological order.
@@ -83,85 +61,22 @@ class Layers:
     accumulators: dict[str, int] = field(default_factory=dict)
 
 
-def find_inexact(program: IntegerProgram) -> Problems:
-    """Return every node that hls4ml cannot compute exactly, each with the reason and a way out."""
-    graph, problems, bounds = program.graph, Problems("hls4ml"), prove(program)
-    for node in graph.nodes:
-        info, attrs = graph.tensors[node.output], node.attrs
-        assert info.qtype is not None
-        if info.zero_point or attrs.get("zero_point") or attrs.get("pad_value"):
-            problems.add(node, "zero point is not 0; hls4ml pads and saturates around 0. Use symmetric activations")
-        if info.qtype.bipolar:
-            problems.add(node, "bipolar activations; hls4ml's sign layer is not compared yet. Use 2 bits")
-        if node.op == "conv2d":
-            _check_conv(problems, node, graph.tensors[node.inputs[0]].shape[0])
-        if node.op == "max_pool2d":
-            _check_pool(problems, node, graph.tensors[node.inputs[0]].shape[1:], info.shape[1:])
-        if node.op == "sum_pool2d" and int(graph.params[node.inputs[1]]):
-            problems.add(node, "bias of the pool is not 0 (asymmetric input). Use symmetric activations")
-        if node.op in ("requantize", "clip") and not info.qtype.bipolar and _cast_type(program, node, bounds) is None:
-            low, high = attrs["clip_min"], attrs["clip_max"]
-            problems.add(
-                node, f"clips to [{low}, {high}], where no fixed-point type saturates. Use full or narrow types"
-            )
-        if node.op in ("quantize", "requantize") or node.output in graph.outputs:
-            bits = info.qtype.bits
-            if bits > _PORT_BITS:
-                problems.add(node, f"a port of {bits} bits; the C simulation's float64 carries {_PORT_BITS}")
-    return problems
-
-
-def _check_conv(problems: Problems, node: Node, channels: int) -> None:
-    attrs = node.attrs
-    if attrs["groups"] not in (1, channels):
-        problems.add(
-            node, f"groups={attrs['groups']}; hls4ml has dense (1) and depthwise ({channels}) convolutions only"
-        )
-    if attrs["dilation"][0] != 1 or attrs["dilation"][1] != 1:
-        problems.add(node, "dilation is not 1, which hls4ml ignores in io_parallel. Use dilation 1")
-
-
-def _check_pool(problems: Problems, node: Node, size: tuple[int, ...], out: tuple[int, ...]) -> None:
-    attrs = node.attrs
-    if any(attrs["padding"]):
-        problems.add(
-            node, "padded max pooling: hls4ml pads unsigned values with the largest one. Pad in the convolution"
-        )
-    if any(d != 1 for d in attrs["dilation"]):
-        problems.add(node, "dilated max pooling, which hls4ml does not have")
-    reach = [(o - 1) * s + k for o, s, k in zip(out, attrs["stride"], attrs["kernel"], strict=True)]
-    if any(r > n for r, n in zip(reach, size, strict=True)):
-        problems.add(node, "ceil_mode reaches beyond the input. Use ceil_mode=False")
-
-
-def _cast_type(program: IntegerProgram, node: Node, bounds: Mapping[str, Bound]) -> QType | None:
-    """Return the type whose saturation is the node's clipping, or None; an end that never bites is free."""
-    graph, source = program.graph, bounds[node.inputs[0]]
-    low, high = source.low, source.high
-    if node.op == "requantize":
-        multiplier, shift = (np.asarray(graph.params[i], dtype=np.int64) for i in node.inputs[1:3])
-        rounding = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
-        low, high = (((v * multiplier + rounding) >> shift) for v in (low, high))
-    least, most = int(low.min()), int(high.max())
-    bottom, top = node.attrs["clip_min"], node.attrs["clip_max"]
-    for width in range(1, MAX_BITS + 1):
-        kinds = [(width, False, False)] + ([(width, True, False), (width, True, True)] if width > 1 else [])
-        for bits, signed, narrow in kinds:
-            qtype = QType(bits, signed=signed, narrow=narrow)
-            if (qtype.qmin == bottom or qtype.qmin <= least >= bottom) and (
-                qtype.qmax == top or qtype.qmax >= most <= top
-            ):
-                return qtype
-    return None
-
-
-def build_layers(program: IntegerProgram, strategy: str = "latency", reuse_factor: int = 1) -> Layers:
+def build_layers(
+    program: IntegerProgram, strategy: str, reuse_factor: int, *, depthwise: bool, average: bool
+) -> Layers:
     """Return the layers of a program that `find_inexact` has nothing against.
+
+    Args:
+        program: The program.
+        strategy: hls4ml's strategy for layers with weights.
+        reuse_factor: Likewise.
+        depthwise: Whether the backend and strategy have a depthwise convolution.
+        average: Whether the backend and io_type have an exact average pooling.
 
     Raises:
         ProofError: A tensor may leave its declared type.
     """
-    return _Emitter(program, strategy, reuse_factor).run()
+    return _Emitter(program, strategy, reuse_factor, depthwise=depthwise, average=average).run()
 
 
 def _clean(name: str) -> str:
@@ -172,8 +87,11 @@ def _clean(name: str) -> str:
 class _Emitter:
     """Emits layers node by node."""
 
-    def __init__(self, program: IntegerProgram, strategy: str, reuse_factor: int) -> None:
+    def __init__(
+        self, program: IntegerProgram, strategy: str, reuse_factor: int, *, depthwise: bool, average: bool
+    ) -> None:
         self.program, self.graph = program, program.graph
+        self.depthwise, self.average = depthwise, average
         self.strategy, self.reuse = strategy, reuse_factor
         self.bounds = prove(program)
         self.pow2 = not pow2_obstacles(program)
@@ -295,8 +213,11 @@ class _Emitter:
 
     def conv(self, node: Node, values: NDArray[np.float64], types: dict[str, Fixed], real: dict[str, Any]) -> str:
         attrs = node.attrs
-        depthwise = attrs["groups"] > 1
+        groups = attrs["groups"]
         in_shape, out_shape = (self.graph.tensors[t].shape for t in (node.inputs[0], node.output))
+        depthwise = self.depthwise and groups == in_shape[0] and groups > 1
+        if groups > 1 and not depthwise:
+            values = _dense_kernel(values, groups)
         kernel = np.transpose(values, (2, 3, 1, 0))  # [KH, KW, I, O]
         if depthwise:
             types = {("depthwise" if k == "weight" else k): v for k, v in types.items()}
@@ -309,7 +230,7 @@ class _Emitter:
         (ph, pw), (sh, sw) = attrs["padding"], attrs["stride"]
         return self.layer(
             "DepthwiseConv2D" if depthwise else "Conv2D", node.name, [self.at[node.inputs[0]]], types,
-            **_window(in_shape, out_shape, values.shape[2:], (sh, sw), (ph, pw)),
+            **window(in_shape, out_shape, values.shape[2:], (sh, sw), (ph, pw)),
             n_chan=in_shape[0], n_filt=out_shape[0], filt_height=values.shape[2], filt_width=values.shape[3],
             dilation_height=1, dilation_width=1, data_format="channels_last", padding="same" if ph or pw else "valid",
             **real,
@@ -354,7 +275,7 @@ class _Emitter:
         self.cast(node, self.at[node.inputs[0]], self.exponent[node.inputs[0]])
 
     def cast(self, node: Node, x: str, exponent: int) -> None:
-        qtype = _cast_type(self.program, node, self.bounds)
+        qtype = cast_type(self.program, node, self.bounds)
         assert qtype is not None
         types = {"result": Fixed(qtype, exponent, saturates=True)}
         n_in = int(np.prod(self.graph.tensors[node.output].shape))
@@ -399,8 +320,19 @@ class _Emitter:
         self.put(node, name, self.exponent[source], order)
 
     def max_pool2d(self, node: Node) -> None:
-        same = self.exact_type(node.output, self.exponent[node.inputs[0]])
-        self.pool(node, "MaxPooling2D", {"accum": same, "result": same}, self.exponent[node.inputs[0]])
+        source, attrs = node.inputs[0], node.attrs
+        same = self.exact_type(source, self.exponent[source])
+        x, (channels, height, width) = self.at[source], self.graph.tensors[source].shape
+        out_shape = self.graph.tensors[node.output].shape
+        sizes = window((channels, height, width), out_shape, attrs["kernel"], attrs["stride"], attrs["padding"])
+        pads = {f"pad_{side}": sizes[f"pad_{side}"] for side in PAD_SIDES}
+        if any(pads.values()):  # zeros never win over values that are not negative
+            height, width = height + pads["pad_top"] + pads["pad_bottom"], width + pads["pad_left"] + pads["pad_right"]
+            padded = {"in_height": sizes["in_height"], "in_width": sizes["in_width"], "n_chan": channels}
+            padded |= {"out_height": height, "out_width": width, "data_format": "channels_last", **pads}
+            x = self.layer("ZeroPadding2D", f"{node.name}_pad", [x], {"result": same}, **padded)
+        name = self.pool(node, x, "MaxPooling2D", (channels, height, width), {"accum": same, "result": same})
+        self.put(node, name, self.exponent[source])
 
     def sum_pool2d(self, node: Node) -> None:
         """An average where it is one by a power of two, else a depthwise convolution with ones."""
@@ -409,15 +341,15 @@ class _Emitter:
         halvings = count.bit_length() - 1
         e_out = int(self.scale_exponent(node.output)) if self.pow2 else e_in - halvings
         bound = self.bounds[node.output]
-        rescaled = all(
-            n.op == "requantize" for n in self.graph.consumers(node.output)
-        )  # not added to sums of another step
-        plain = not any(node.attrs["padding"]) and (self.pow2 or rescaled)
+        # A sum that is added to others must keep their step; a rescaled one may have its own.
+        rescaled = all(n.op == "requantize" for n in self.graph.consumers(node.output))
+        plain = self.average and not any(node.attrs["padding"]) and (self.pow2 or rescaled)
         if count == 1 << halvings and e_out == e_in - halvings and plain:
             # hls4ml sums, then divides; the sum needs its own integer bits and the quotient its fraction bits
             widest = bits_for_range(int(bound.low.min()) * count, int(bound.high.max()) * count)
             types = {"accum": Fixed(widest, e_out), "result": self.exact_type(node.output, e_out)}
-            self.pool(node, "AveragePooling2D", types, e_out)
+            shape = self.graph.tensors[source].shape
+            self.put(node, self.pool(node, self.at[source], "AveragePooling2D", shape, types), e_out)
             return
         e_out = e_out if self.pow2 else e_in
         channels = self.graph.tensors[source].shape[0]
@@ -435,34 +367,26 @@ class _Emitter:
         self.out.accumulators[name] = accum.qtype.bits
         self.put(node, name, e_out)
 
-    def pool(self, node: Node, kind: str, types: Mapping[str, Fixed], exponent: int) -> None:
-        attrs = node.attrs
-        in_shape, out_shape = (self.graph.tensors[t].shape for t in (node.inputs[0], node.output))
-        name = self.layer(
-            kind, node.name, [self.at[node.inputs[0]]], types,
-            **_window(in_shape, out_shape, attrs["kernel"], attrs["stride"], attrs["padding"]),
-            n_filt=out_shape[0], pool_height=attrs["kernel"][0], pool_width=attrs["kernel"][1],
-            filt_height=attrs["kernel"][0], filt_width=attrs["kernel"][1], data_format="channels_last",
-            padding="valid", count_pad=True,
+    def pool(self, node: Node, x: str, kind: str, in_shape: tuple[int, ...], types: Mapping[str, Fixed]) -> str:
+        """Add a pooling layer over x, which is padded already."""
+        kernel, out_shape = node.attrs["kernel"], self.graph.tensors[node.output].shape
+        return self.layer(
+            kind, node.name, [x], types, **window(in_shape, out_shape, kernel, node.attrs["stride"], (0, 0)),
+            n_filt=out_shape[0], pool_height=kernel[0], pool_width=kernel[1], filt_height=kernel[0],
+            filt_width=kernel[1], data_format="channels_last", padding="valid", count_pad=True,
         )  # fmt: skip
-        self.put(node, name, exponent)
 
 
-def _window(
-    in_shape: tuple[int, ...],
-    out_shape: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-) -> dict[str, int]:
-    """Return the sizes that hls4ml wants of a sliding window; end pads reach as far as the last window does."""
-    sizes: dict[str, int] = {}
-    sides = (("height", "top", "bottom"), ("width", "left", "right"))
-    for i, (side, begin, end) in enumerate(sides):
-        reach = (out_shape[i + 1] - 1) * stride[i] + kernel[i]
-        sizes |= {f"in_{side}": in_shape[i + 1], f"out_{side}": out_shape[i + 1], f"stride_{side}": stride[i]}
-        sizes |= {f"pad_{begin}": padding[i], f"pad_{end}": max(0, reach - in_shape[i + 1] - padding[i])}
-    return sizes
+def _dense_kernel(values: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
+    """Return ``[O, I/g, KH, KW]`` as ``[O, I, KH, KW]`` with zeros between the groups."""
+    n_out, n_in = values.shape[:2]
+    dense = np.zeros((n_out, n_in * groups, *values.shape[2:]))
+    per_group = n_out // groups
+    for g in range(groups):
+        dense[g * per_group : (g + 1) * per_group, g * n_in : (g + 1) * n_in] = values[
+            g * per_group : (g + 1) * per_group
+        ]
+    return dense
 
 
 _EMIT: Mapping[str, Any] = {

@@ -1,16 +1,17 @@
 """Writes an hls4ml project from layers, compiles its C simulation with g++, and runs it through ctypes.
 
-Used by `hls4ml` only; the one place that imports hls4ml. hls4ml prints while it works: that goes to ``hls4ml.log`` in the
-project. No vendor tool is needed: the fixed-point headers come with hls4ml, g++ from the system.
+Used by `hls4ml` only; the one place that imports hls4ml. hls4ml prints while it works: that goes to ``hls4ml.log``
+in the project. No vendor tool is needed: the fixed-point headers come with hls4ml, g++ from the system.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import shutil
 import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +22,11 @@ from numpy.typing import NDArray
 
 from dyadiq.core.errors import ArtifactError, ExportError, MissingDependencyError, StorageError
 from dyadiq.core.storage import make_folder
+from dyadiq.targets import hls4ml_run
 from dyadiq.targets.base import require
 from dyadiq.targets.hls4ml_layers import Layers
 
-__all__ = ["PROJECT", "CSimulation", "write_project"]
+__all__ = ["PROJECT", "run_csim", "write_project"]
 
 PROJECT = "dyadiq_net"
 _COMPILE_SECONDS = 1800
@@ -50,7 +52,7 @@ def write_project(
             model.write()
     except OSError as error:
         raise StorageError(f"cannot write the hls4ml project {folder}: {error}.") from error
-    except Exception as error:  # noqa: BLE001 - hls4ml raises bare Exception for whatever it refuses
+    except Exception as error:  # hls4ml raises bare Exception for whatever it refuses
         raise ExportError(
             f"hls4ml refuses the program with backend {backend!r}: {type(error).__name__}: {error}"
         ) from error
@@ -74,34 +76,37 @@ def _model(layers: Layers, folder: Path, backend: str, io_type: str, options: Ma
     return graph.from_layer_list(config, [dict(layer) for layer in layers.layers], layers.inputs, layers.outputs)
 
 
-class CSimulation:
-    """The compiled C simulation of a project.
+def run_csim(
+    folder: Path, library: str, inputs: list[NDArray[np.float64]], sizes: list[int]
+) -> list[NDArray[np.float64]]:
+    """Return flat outputs ``[N, size]`` of the C simulation for inputs ``[N, ...]`` in channels-last order.
+
+    Compiles first if that was not done yet. Runs in a process of its own: generated C++ may abort.
 
     Raises:
-        ArtifactError: The project does not compile; the log is kept.
+        ArtifactError: The project does not compile (the log is kept), does not load, or its simulation crashes.
         MissingDependencyError: There is no g++.
     """
-
-    def __init__(self, folder: Path, library: str) -> None:
-        """Compile if that was not done yet, and load."""
-        file = folder / library
-        if not file.is_file():
-            _compile(folder)
-        try:
-            self._run = getattr(ctypes.CDLL(str(file.resolve())), f"{PROJECT}_double")
-        except (OSError, AttributeError) as error:
-            raise ArtifactError(f"{file}: the compiled C simulation cannot be loaded: {error}. Delete it.") from error
-        self._run.restype = None
-
-    def run(self, inputs: list[NDArray[np.float64]], sizes: list[int]) -> list[NDArray[np.float64]]:
-        """Return flat outputs ``[N, size]`` for inputs ``[N, ...]`` in channels-last order, sample by sample."""
-        count = len(inputs[0])
-        flat = [np.ascontiguousarray(x.reshape(count, -1), dtype=np.float64) for x in inputs]
-        outputs = [np.zeros((count, size), dtype=np.float64) for size in sizes]
-        pointer = ctypes.POINTER(ctypes.c_double)
-        for i in range(count):
-            self._run(*(a[i].ctypes.data_as(pointer) for a in (*flat, *outputs)))
-        return outputs
+    if not (folder / library).is_file():
+        _compile(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        for i, x in enumerate(inputs):
+            np.save(Path(scratch) / f"in{i}.npy", np.ascontiguousarray(x.reshape(len(x), -1), dtype=np.float64))
+        top = f"{PROJECT}_double"
+        sizes_text = ",".join(map(str, sizes))
+        command = [
+            sys.executable,
+            str(hls4ml_run.__file__),
+            str((folder / library).resolve()),
+            top,
+            scratch,
+            sizes_text,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ArtifactError(f"{folder}: the C simulation failed (exit code {done.returncode}): {last}")
+        return [np.load(Path(scratch) / f"out{i}.npy") for i in range(len(sizes))]
 
 
 def _compile(folder: Path) -> None:

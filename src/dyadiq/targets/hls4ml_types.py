@@ -1,0 +1,134 @@
+"""Fixed-point types, windows, and what hls4ml cannot compute exactly.
+
+Used by `hls4ml` and `hls4ml_layers`; imports no hls4ml. `find_inexact` lists the upstream limits, each with
+a way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dyadiq.core.qtype import MAX_BITS, QType
+from dyadiq.ir.graph import Node
+from dyadiq.ir.integer import IntegerProgram
+from dyadiq.ir.proof import Bound, prove
+from dyadiq.targets.base import Problems
+
+__all__ = ["PAD_SIDES", "Fixed", "cast_type", "find_inexact", "window"]
+
+_PORT_BITS = 53  # ports are read and written as float64 by the C simulation
+PAD_SIDES = ("top", "left", "bottom", "right")
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A fixed-point type: codes of ``qtype`` times ``2^exponent``.
+
+    Example:
+        >>> str(Fixed(QType(8, signed=False), -4)), str(Fixed(QType(8, signed=True, narrow=True), 0, saturates=True))
+        ('ufixed<8,4>', 'fixed<8,8,RND,SAT_SYM>')
+    """
+
+    qtype: QType
+    exponent: int
+    saturates: bool = False
+
+    def __str__(self) -> str:
+        """Spell it as hls4ml does; the second number counts integer bits, sign included."""
+        width, signed = self.qtype.bits, self.qtype.signed
+        if signed and width == 1:
+            width = 2  # bipolar values, and fixed<1,...> has no +1
+        end = ",RND,SAT" + ("_SYM" if self.qtype.narrow else "") if self.saturates else ""
+        return f"{'' if signed else 'u'}fixed<{width},{width + self.exponent}{end}>"
+
+
+def find_inexact(program: IntegerProgram, *, streaming: bool) -> Problems:
+    """Return every node that hls4ml cannot compute exactly, each with the reason and a way out.
+
+    Args:
+        program: The program.
+        streaming: Whether ``io_stream`` is meant, which has fewer layers.
+    """
+    graph, problems, bounds = program.graph, Problems("hls4ml"), prove(program)
+    for node in graph.nodes:
+        info, attrs = graph.tensors[node.output], node.attrs
+        assert info.qtype is not None
+        if info.zero_point or attrs.get("zero_point") or attrs.get("pad_value"):
+            problems.add(node, "zero point is not 0; hls4ml pads and saturates around 0. Use symmetric activations")
+        if info.qtype.bipolar:
+            problems.add(node, "bipolar activations; hls4ml's sign layer is not compared yet. Use 2 bits")
+        if node.op == "conv2d":
+            _check_conv(problems, node)
+        if node.op == "max_pool2d":
+            _check_pool(program, problems, node, int(bounds[node.output].low.min()) >= 0, streaming)
+        if node.op == "sum_pool2d" and int(graph.params[node.inputs[1]]):
+            problems.add(node, "bias of the pool is not 0 (asymmetric input). Use symmetric activations")
+        if node.op in ("requantize", "clip") and not info.qtype.bipolar and cast_type(program, node, bounds) is None:
+            low, high = attrs["clip_min"], attrs["clip_max"]
+            problems.add(
+                node, f"clips to [{low}, {high}], where no fixed-point type saturates. Use full or narrow types"
+            )
+        if node.op in ("quantize", "requantize") or node.output in graph.outputs:
+            bits = info.qtype.bits
+            if bits > _PORT_BITS:
+                problems.add(node, f"a port of {bits} bits; the C simulation's float64 carries {_PORT_BITS}")
+    return problems
+
+
+def _check_conv(problems: Problems, node: Node) -> None:
+    attrs = node.attrs
+    if attrs["dilation"][0] != 1 or attrs["dilation"][1] != 1:
+        problems.add(node, "dilation is not 1, which hls4ml ignores in io_parallel. Use dilation 1")
+
+
+def _check_pool(program: IntegerProgram, problems: Problems, node: Node, nonnegative: bool, streaming: bool) -> None:
+    attrs = node.attrs
+    in_shape, out_shape = (program.graph.tensors[t].shape for t in (node.inputs[0], node.output))
+    sizes = window(in_shape, out_shape, attrs["kernel"], attrs["stride"], attrs["padding"])
+    if any(sizes[f"pad_{side}"] for side in PAD_SIDES) and not nonnegative:
+        problems.add(node, "padded max pooling of negative values: hls4ml pads with zeros. Pool after a relu")
+    if any(d != 1 for d in attrs["dilation"]):
+        problems.add(node, "dilated max pooling, which hls4ml does not have")
+    if streaming and tuple(attrs["kernel"]) != tuple(attrs["stride"]):
+        problems.add(node, "overlapping max pooling with io_stream, which hls4ml does not have. Use io_parallel")
+
+
+def cast_type(program: IntegerProgram, node: Node, bounds: Mapping[str, Bound]) -> QType | None:
+    """Return the type whose saturation is the node's clipping, or None; an end that never bites is free."""
+    graph, source = program.graph, bounds[node.inputs[0]]
+    low, high = source.low, source.high
+    if node.op == "requantize":
+        multiplier, shift = (np.asarray(graph.params[i], dtype=np.int64) for i in node.inputs[1:3])
+        rounding = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
+        low, high = (((v * multiplier + rounding) >> shift) for v in (low, high))
+    least, most = int(low.min()), int(high.max())
+    bottom, top = node.attrs["clip_min"], node.attrs["clip_max"]
+    for width in range(1, MAX_BITS + 1):
+        kinds = [(width, False, False)] + ([(width, True, False), (width, True, True)] if width > 1 else [])
+        for bits, signed, narrow in kinds:
+            qtype = QType(bits, signed=signed, narrow=narrow)
+            if (qtype.qmin == bottom or qtype.qmin <= least >= bottom) and (
+                qtype.qmax == top or qtype.qmax >= most <= top
+            ):
+                return qtype
+    return None
+
+
+def window(
+    in_shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+) -> dict[str, int]:
+    """Return the sizes that hls4ml wants of a sliding window; end pads reach as far as the last window does."""
+    sizes: dict[str, int] = {}
+    sides = (("height", "top", "bottom"), ("width", "left", "right"))
+    for i, (side, begin, end) in enumerate(sides):
+        reach = (out_shape[i + 1] - 1) * stride[i] + kernel[i]
+        sizes |= {f"in_{side}": in_shape[i + 1], f"out_{side}": out_shape[i + 1], f"stride_{side}": stride[i]}
+        sizes |= {f"pad_{begin}": padding[i], f"pad_{end}": max(0, reach - in_shape[i + 1] - padding[i])}
+    return sizes
