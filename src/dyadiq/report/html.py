@@ -24,6 +24,7 @@ def render_report(data: ReportData) -> str:
     )
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda value: f"{100 * value:.2f} %"
+    environment.filters["brief"] = lambda value: "–" if value is None else f"{value:.2g}"
     environment.filters["significant"] = lambda value: "–" if value is None else f"{value:.3g}"
     template = environment.from_string(
         resources.files("dyadiq.report").joinpath("template.html.j2").read_text(encoding="utf-8")

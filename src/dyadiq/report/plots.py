@@ -91,7 +91,12 @@ def pareto_svg(points: Sequence[ParetoPoint], chosen: BitPlan, metric: str, unit
                 markersize=6,
                 label="uniform",
             )
-            for p in uniform:
+            # Where several uniform plans cost the same, only the best is named: labels would cover each other.
+            best = {
+                cost: min((p for p in uniform if p.cost == cost), key=lambda p: p.objective)
+                for cost in {p.cost for p in uniform}
+            }
+            for p in sorted(best.values(), key=lambda p: p.cost):
                 axes.annotate(
                     p.label.removeprefix("uniform").strip(),
                     (p.cost, max(p.objective, floor / 2)),
