@@ -15,8 +15,9 @@ from recipe_runs import mean_and_spread, measure, percent, problems_of, write_re
 MAX_DROP, MAX_SIZE_FRAC = 0.01, 0.2
 
 
-def table(rows):
-    """Return the Markdown table."""
+def table(document):
+    """Return the Markdown table of a result."""
+    rows = document["rows"]
     lines = [
         "| seed | float % | integer % | size, bytes | share of float size | images compared |",
         "|---|---|---|---|---|---|",
@@ -49,8 +50,9 @@ def main():
     if size["mean"] > MAX_SIZE_FRAC:
         problems.append(f"size is {size['mean']:.4f} of float, allowed {MAX_SIZE_FRAC}")
     document = {"schema": "dyadiq.benchmark.digits-table/1", "environment": start, "overrides": args.set}
-    write_results(args.out, {**document, "problems": problems, "drop": drop, "size_frac": size, "rows": rows})
-    print(table(rows))
+    document |= {"problems": problems, "drop": drop, "size_frac": size, "rows": rows}
+    write_results(args.out, document)
+    print(table(document))
     if problems:
         sys.exit("\n".join(problems))
 

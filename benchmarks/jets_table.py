@@ -11,6 +11,7 @@ The jets are simulated for this project: these accuracies cannot be compared wit
 
 import argparse
 import multiprocessing
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -19,7 +20,6 @@ from environment import environment
 from recipe_runs import mean_and_spread, measure, percent, problems_of, write_results
 
 VARIANTS = ("plain", "batch_norm")
-# The last one stays in the run folders.
 PLANS = {f"W{bits}A{bits}": f"allocate={{uniform={{weight={bits},activation={bits}}}}}" for bits in (8, 6, 4)}
 PLANS["mixed"] = ""
 # Longer training than the recipe's; chosen on the validation split of seed 0 (W8A8, W4A4 and mixed, both variants).
@@ -27,7 +27,7 @@ SETTINGS = (
     "threads=1",
     "train.epochs=40",
     "train.learning_rate=1e-2",
-    "finetune.epochs=20",
+    "finetune.epochs=15",
     "finetune.learning_rate=6e-3",
     'allocate.budget={bops="4%"}',
     "compare.uniform_bits=[]",
@@ -37,11 +37,16 @@ MAX_INT8_DROP, N_VERIFIED = 0.003, 10_000
 
 
 def runs(variant, seed, work, overrides):
-    """Return one row for each plan, all from the same float network."""
+    """Return one row for each plan, all from the same float network; finished plans are kept from an earlier call."""
     rows = []
+    base = work / f"{variant}-seed{seed}"
     for label, plan in PLANS.items():
+        if rows and not (base / label).exists():
+            # The stages before the plan (data, float network, sensitivities) are taken over and not run again.
+            shutil.rmtree(base / ".copy", ignore_errors=True)
+            shutil.copytree(base / next(iter(PLANS)), base / ".copy").rename(base / label)
         sets = [*SETTINGS, f"model.args.batch_norm={str(variant == 'batch_norm').lower()}", f"seed={seed}"]
-        sets += [f'out="{work}/{variant}-seed{seed}"', *([plan] if plan else []), *overrides]
+        sets += [f'out="{base / label}"', *([plan] if plan else []), *overrides]
         rows.append({"variant": variant, "label": label, **measure("jets.toml", sets)})
         print(f"{variant}, seed {seed}, {label}: {rows[-1]['integer']:.4f}", file=sys.stderr, flush=True)
     return rows
@@ -65,8 +70,9 @@ def groups(rows):
     return found
 
 
-def table(entries, bops_float):
-    """Return the Markdown table."""
+def table(document):
+    """Return the Markdown table of a result."""
+    entries, bops_float = document["groups"], document["rows"][0]["bops_float"]
     lines = [
         "| network | plan | accuracy % | points below float | BOPs (with additions) | MACs b_a b_w | packed bytes |",
         "|---|---|---|---|---|---|---|",
@@ -108,8 +114,9 @@ def main():
         if entry["label"] == "W8A8" and entry["drop"]["mean"] > MAX_INT8_DROP
     ]
     document = {"schema": "dyadiq.benchmark.jets-table/1", "environment": start, "overrides": [*SETTINGS, *args.set]}
-    write_results(args.out, {**document, "problems": problems, "groups": entries, "rows": rows})
-    print(table(entries, rows[0]["bops_float"]))
+    document |= {"problems": problems, "groups": entries, "rows": rows}
+    write_results(args.out, document)
+    print(table(document))
     if problems:
         sys.exit("\n".join(problems))
 
