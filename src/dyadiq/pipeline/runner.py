@@ -3,7 +3,7 @@
 Used by the command line and `dyadiq.run`. Knows keys, records and errors; not what stages do.
 
 A stage's key is the hash of: its recipe sections, seed, threads, the hashes of the files of its input stages,
-the versions of libraries, and the source of this package. A stage with the wanted key and intact files is not run again.
+library versions, and the source of this package. A stage with the wanted key and intact files is not run again.
 Killed at any moment, the same call finishes with the same bytes: a stage is done only when its record is there.
 """
 
