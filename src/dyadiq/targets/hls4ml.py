@@ -24,7 +24,7 @@ from dyadiq.core.qtype import QType
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.targets.base import Codes, Target, checked_feeds, save_bytes
 from dyadiq.targets.hls4ml_layers import Layers, build_layers
-from dyadiq.targets.hls4ml_project import run_csim, write_project
+from dyadiq.targets.hls4ml_project import PROJECT, run_csim, write_project
 from dyadiq.targets.hls4ml_types import find_inexact
 
 __all__ = ["Hls4mlConfig", "Hls4mlTarget"]
@@ -125,7 +125,7 @@ class Hls4mlTarget(Target):
         )
 
     def write(self, program: IntegerProgram, path: Path) -> list[Path]:
-        """Write ``hls4ml.json`` and the project in the folder ``hls4ml`` beside it.
+        """Write ``hls4ml.json`` and the project in the folder ``hls4ml`` beside it; returns these and the top function.
 
         Raises:
             ExportError: As `check`, or hls4ml refuses.
@@ -165,7 +165,7 @@ class Hls4mlTarget(Target):
             "layers": layers.config,
             **made,
         }
-        return [save_bytes(file, json.dumps(facts, indent=1).encode()), project]
+        return [save_bytes(file, json.dumps(facts, indent=1).encode()), project / "firmware" / f"{PROJECT}.cpp"]
 
     def emulate(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Codes:
         """Quantize raw inputs, run the C simulation (compiled on first use), and return output codes.

@@ -29,7 +29,7 @@ from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.ir.graph import Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 from dyadiq.ir.proof import prove
-from dyadiq.targets.hls4ml_types import PAD_SIDES, Fixed, cast_type, window
+from dyadiq.targets.hls4ml_types import PAD_SIDES, Fixed, cast_type, dense_kernel, window
 from dyadiq.targets.qonnx import pow2_obstacles
 from dyadiq.targets.qonnx_graph import as_pow2
 
@@ -182,7 +182,7 @@ class _Emitter:
         bias = bias << shifts
         e_acc = e_in + e_weight
         partial = int((self.bounds[node.output].partial << shifts).max())
-        low, high = ((b << shifts) for b in (self.bounds[node.output].low, self.bounds[node.output].high))
+        low, high = self.bounds[node.output].low << shifts, self.bounds[node.output].high << shifts
         accum = Fixed(bits_for_range(-partial - 1, partial), e_acc)
         types = {
             "weight": Fixed(self.weight_type(node, weight, bool(shifts.any())), e_weight),
@@ -212,12 +212,11 @@ class _Emitter:
         return bits_for_range(int(weight.min()), int(weight.max()))
 
     def conv(self, node: Node, values: NDArray[np.float64], types: dict[str, Fixed], real: dict[str, Any]) -> str:
-        attrs = node.attrs
-        groups = attrs["groups"]
+        attrs, groups = node.attrs, node.attrs["groups"]
         in_shape, out_shape = (self.graph.tensors[t].shape for t in (node.inputs[0], node.output))
         depthwise = self.depthwise and groups == in_shape[0] and groups > 1
         if groups > 1 and not depthwise:
-            values = _dense_kernel(values, groups)
+            values = dense_kernel(values, groups)
         kernel = np.transpose(values, (2, 3, 1, 0))  # [KH, KW, I, O]
         if depthwise:
             types = {("depthwise" if k == "weight" else k): v for k, v in types.items()}
@@ -255,36 +254,34 @@ class _Emitter:
         bound = self.bounds[source]
         product = np.stack([bound.low * codes, bound.high * codes])
         exponent = -top - e_in  # of the constant, so that the value is code * m / 2^shift
-        step = e_in + exponent
         types = {
             "scale": Fixed(bits_for_range(0, int(codes.max())), exponent),
             "bias": Fixed(QType(1, signed=False), 0),
-            "result": Fixed(bits_for_range(int(product.min()), int(product.max())), step),
+            "result": Fixed(bits_for_range(int(product.min()), int(product.max())), -top),
         }
         shape = self.graph.tensors[source].shape
-        flat = len(shape) == 1
         channels = np.broadcast_to(np.ldexp(codes.astype(np.float64), exponent), shape[0])
         if source in self.order:
             channels = channels[self.order[source]]
+        data = {"scale_data": np.ascontiguousarray(channels), "bias_data": np.zeros(shape[0])}
+        n_filt = shape[0] if shape[1:] else -1  # -1: one constant for every element
         return self.layer(
-            "ApplyAlpha", f"{node.name}_scale", [x], types, n_in=int(np.prod(shape)), n_filt=-1 if flat else shape[0],
-            scale_data=np.ascontiguousarray(channels), bias_data=np.zeros(shape[0]),
-        )  # fmt: skip
+            "ApplyAlpha", f"{node.name}_scale", [x], types, n_in=int(np.prod(shape)), n_filt=n_filt, **data
+        )
 
     def clip(self, node: Node) -> None:
         self.cast(node, self.at[node.inputs[0]], self.exponent[node.inputs[0]])
 
     def cast(self, node: Node, x: str, exponent: int) -> None:
         qtype = cast_type(self.program, node, self.bounds)
-        assert qtype is not None
+        assert qtype is not None  # find_inexact refuses it
         types = {"result": Fixed(qtype, exponent, saturates=True)}
         n_in = int(np.prod(self.graph.tensors[node.output].shape))
         name = self.layer("Activation", node.name, [x], types, activation="linear", n_in=n_in)
         self.put(node, name, exponent, self.order.get(node.inputs[0]))
 
     def add(self, node: Node) -> None:
-        total = self.at[node.inputs[0]]
-        exponent = self.exponent[node.inputs[0]]
+        total, exponent = self.at[node.inputs[0]], self.exponent[node.inputs[0]]
         low, high = self.bounds[node.inputs[0]].low, self.bounds[node.inputs[0]].high
         for i, other in enumerate(node.inputs[1:]):
             low, high = low + self.bounds[other].low, high + self.bounds[other].high
@@ -295,8 +292,7 @@ class _Emitter:
 
     def concat(self, node: Node) -> None:
         total, exponent = self.at[node.inputs[0]], self.exponent[node.inputs[0]]
-        rank = len(self.graph.tensors[node.output].shape)
-        types = {"result": self.exact_type(node.output, exponent)}
+        rank, types = len(self.graph.tensors[node.output].shape), {"result": self.exact_type(node.output, exponent)}
         for i, other in enumerate(node.inputs[1:]):
             hint = node.name if i == len(node.inputs) - 2 else f"{node.name}_part"
             attrs = {"axis": rank, "op": f"concatenate{rank}d"}
@@ -328,7 +324,11 @@ class _Emitter:
         pads = {f"pad_{side}": sizes[f"pad_{side}"] for side in PAD_SIDES}
         if any(pads.values()):  # zeros never win over values that are not negative
             height, width = height + pads["pad_top"] + pads["pad_bottom"], width + pads["pad_left"] + pads["pad_right"]
-            padded = {"in_height": sizes["in_height"], "in_width": sizes["in_width"], "n_chan": channels}
+            padded: dict[str, Any] = {
+                "in_height": sizes["in_height"],
+                "in_width": sizes["in_width"],
+                "n_chan": channels,
+            }
             padded |= {"out_height": height, "out_width": width, "data_format": "channels_last", **pads}
             x = self.layer("ZeroPadding2D", f"{node.name}_pad", [x], {"result": same}, **padded)
         name = self.pool(node, x, "MaxPooling2D", (channels, height, width), {"accum": same, "result": same})
@@ -346,8 +346,10 @@ class _Emitter:
         plain = self.average and not any(node.attrs["padding"]) and (self.pow2 or rescaled)
         if count == 1 << halvings and e_out == e_in - halvings and plain:
             # hls4ml sums, then divides; the sum needs its own integer bits and the quotient its fraction bits
-            widest = bits_for_range(int(bound.low.min()) * count, int(bound.high.max()) * count)
-            types = {"accum": Fixed(widest, e_out), "result": self.exact_type(node.output, e_out)}
+            types = {
+                "accum": Fixed(bits_for_range(int(bound.low.min()) * count, int(bound.high.max()) * count), e_out),
+                "result": self.exact_type(node.output, e_out),
+            }
             shape = self.graph.tensors[source].shape
             self.put(node, self.pool(node, self.at[source], "AveragePooling2D", shape, types), e_out)
             return
@@ -375,18 +377,6 @@ class _Emitter:
             n_filt=out_shape[0], pool_height=kernel[0], pool_width=kernel[1], filt_height=kernel[0],
             filt_width=kernel[1], data_format="channels_last", padding="valid", count_pad=True,
         )  # fmt: skip
-
-
-def _dense_kernel(values: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
-    """Return ``[O, I/g, KH, KW]`` as ``[O, I, KH, KW]`` with zeros between the groups."""
-    n_out, n_in = values.shape[:2]
-    dense = np.zeros((n_out, n_in * groups, *values.shape[2:]))
-    per_group = n_out // groups
-    for g in range(groups):
-        dense[g * per_group : (g + 1) * per_group, g * n_in : (g + 1) * n_in] = values[
-            g * per_group : (g + 1) * per_group
-        ]
-    return dense
 
 
 _EMIT: Mapping[str, Any] = {

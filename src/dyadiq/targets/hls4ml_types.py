@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dyadiq.core.qtype import MAX_BITS, QType
 from dyadiq.ir.graph import Node
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import Bound, prove
 from dyadiq.targets.base import Problems
+from dyadiq.targets.qonnx_graph import as_pow2
 
-__all__ = ["PAD_SIDES", "Fixed", "cast_type", "find_inexact", "window"]
+__all__ = ["PAD_SIDES", "Fixed", "cast_type", "dense_kernel", "find_inexact", "window"]
 
 _PORT_BITS = 53  # ports are read and written as float64 by the C simulation
+_WIDE_BITS = 62  # the constants are computed in int64
 PAD_SIDES = ("top", "left", "bottom", "right")
 
 
@@ -71,11 +75,52 @@ def find_inexact(program: IntegerProgram, *, streaming: bool) -> Problems:
             problems.add(
                 node, f"clips to [{low}, {high}], where no fixed-point type saturates. Use full or narrow types"
             )
+        if node.op in ("conv2d", "linear") and _spread(info.scale) + _bits_of(bounds[node.output]) > _WIDE_BITS:
+            problems.add(node, "scales of its channels too far apart for one accumulator. Use per-tensor weight scales")
+        if node.op == "requantize" and _multiplier_bits(program, node) + _bits_of(bounds[node.inputs[0]]) > _WIDE_BITS:
+            problems.add(
+                node, "multipliers of its channels too far apart for one constant type. Use fewer multiplier_bits"
+            )
         if node.op in ("quantize", "requantize") or node.output in graph.outputs:
             bits = info.qtype.bits
             if bits > _PORT_BITS:
                 problems.add(node, f"a port of {bits} bits; the C simulation's float64 carries {_PORT_BITS}")
+    _check_orders(program, problems)
     return problems
+
+
+def _bits_of(bound: Bound) -> int:
+    return int(bound.partial.max()).bit_length()
+
+
+def _spread(scale: NDArray[np.float64] | None) -> int:
+    """Return how many bits lie between the largest and the smallest scale; 0 if they are no powers of two."""
+    exponents = None if scale is None else as_pow2(scale)
+    return 0 if exponents is None else int(exponents.max() - exponents.min())
+
+
+def _multiplier_bits(program: IntegerProgram, node: Node) -> int:
+    """Return the bits of the multipliers of a requantize brought to one shift."""
+    multiplier, shift = (np.asarray(program.graph.params[i], dtype=np.int64) for i in node.inputs[1:3])
+    pairs = np.broadcast(multiplier, shift)
+    top = int(shift.max())
+    return max(int(m).bit_length() + top - int(e) if m else 0 for m, e in pairs)
+
+
+def _check_orders(program: IntegerProgram, problems: Problems) -> None:
+    """Note sums of tensors whose elements lie in different orders in channels-last hardware."""
+    graph = program.graph
+    orders: dict[str, Any] = {}
+    for node in graph.nodes:
+        known = [orders.get(i) for i in node.inputs if i in graph.tensors]
+        if node.op == "flatten" and len(graph.tensors[node.inputs[0]].shape) > 1:
+            orders[node.output] = graph.tensors[node.inputs[0]].shape
+        elif node.op in ("requantize", "clip", "flatten", "add"):
+            orders[node.output] = known[0]
+        elif node.op == "concat":
+            orders[node.output] = tuple(known) if any(known) else None
+        if node.op == "add" and any(o != known[0] for o in known):
+            problems.add(node, "adds a flattened image to a vector; hls4ml is channels last. Add before flatten")
 
 
 def _check_conv(problems: Problems, node: Node) -> None:
@@ -132,3 +177,15 @@ def window(
         sizes |= {f"in_{side}": in_shape[i + 1], f"out_{side}": out_shape[i + 1], f"stride_{side}": stride[i]}
         sizes |= {f"pad_{begin}": padding[i], f"pad_{end}": max(0, reach - in_shape[i + 1] - padding[i])}
     return sizes
+
+
+def dense_kernel(values: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
+    """Return ``[O, I/g, KH, KW]`` as ``[O, I, KH, KW]`` with zeros between the groups."""
+    n_out, n_in = values.shape[:2]
+    dense = np.zeros((n_out, n_in * groups, *values.shape[2:]))
+    per_group = n_out // groups
+    for g in range(groups):
+        dense[g * per_group : (g + 1) * per_group, g * n_in : (g + 1) * n_in] = values[
+            g * per_group : (g + 1) * per_group
+        ]
+    return dense

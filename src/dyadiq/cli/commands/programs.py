@@ -63,12 +63,13 @@ def verify(program: Path, against: tuple[str, ...], inputs: Path | None, n_sampl
 @_PROGRAM
 @click.option("--to", "targets", multiple=True, required=True, help="Target (see: dyadiq list targets); repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write into.")
-def export(program: Path, targets: tuple[str, ...], out: Path, as_json: bool) -> None:
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the target; repeatable.")
+def export(program: Path, targets: tuple[str, ...], out: Path, options: tuple[str, ...], as_json: bool) -> None:
     """Write PROGRAM (a run folder, .safetensors or .dyq) as files of one or more targets."""
     from dyadiq.targets import get_target
 
     loaded = _load_program(program)
-    chosen = [get_target(name) for name in dict.fromkeys(targets)]
+    chosen = [get_target(name).configured(**_options(options)) for name in dict.fromkeys(targets)]
     notes = {target.name: target.check(loaded) for target in chosen}
     files = {target.name: [str(path) for path in target.write(loaded, out)] for target in chosen}
     if as_json:
@@ -79,6 +80,20 @@ def export(program: Path, targets: tuple[str, ...], out: Path, as_json: bool) ->
     for name, lines in notes.items():
         for line in lines:
             stderr_console().print(f"  {name}: {line}")
+
+
+def _options(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return ``NAME=VALUE`` pairs as a mapping.
+
+    Raises:
+        ConfigError: A pair has no ``=``.
+    """
+    from dyadiq.core.errors import ConfigError
+
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigError(f"--option {pair}: expected NAME=VALUE, e.g. --option backend=Vitis.")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def _load_program(path: Path) -> IntegerProgram:
