@@ -1,5 +1,6 @@
 """The scripts behind docs/validation.md run: on a few samples, for a few epochs, in seconds."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+VALIDATION = BENCHMARKS.parent / "docs" / "validation.md"
 QUICK = ("train.epochs=1", "finetune.epochs=1", "analyze.n_samples=32", "calibrate.n_samples=64")
 SMALL_BUDGET = "allocate.budget={ size = '90%' }"  # most of a tiny network is metadata
 
@@ -63,3 +65,12 @@ def test_packing_speed_has_a_row_for_each_width(tmp_path):
     document = json.loads(done.stdout)
     assert [row["bits"] for row in document["rows"]] == [3, 4]
     assert set(document["environment"]) >= {"cpu", "load_average", "versions", "commit", "uncommitted"}
+
+
+@pytest.mark.parametrize("name", ["jets_table", "digits_table"])
+def test_validation_page_shows_the_table_of_the_stored_results(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module(name)
+    document = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
+    assert document["problems"] == []
+    assert script.table(document) in VALIDATION.read_text(encoding="utf-8")
