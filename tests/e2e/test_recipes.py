@@ -1,7 +1,6 @@
 """The shipped recipes on their real data, from training to report: the promises of the README, kept."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from dyadiq.cli.app import app
+from dyadiq.core.data_folder import data_folder
 from dyadiq.ir.serialize import load_program
 from dyadiq.quant.exact import run_exact
 from dyadiq.targets.dyq import read_dyq
 from dyadiq.zoo import load_dataset
 
+JETS = data_folder() / "jets" / "jets.npz"
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
@@ -51,7 +52,7 @@ def test_digits_recipe_keeps_its_promises(tmp_path):
 
 
 @pytest.mark.e2e
-@pytest.mark.skipif("DYADIQ_DATA" not in os.environ, reason="DYADIQ_DATA is not set: the jets are not here")
+@pytest.mark.skipif(not JETS.is_file(), reason=f"{JETS} is not here; set DYADIQ_DATA")
 def test_jets_recipe_is_exact_on_ten_thousand_jets(tmp_path):
     summary = run(
         "jets.toml",
@@ -66,6 +67,6 @@ def test_jets_recipe_is_exact_on_ten_thousand_jets(tmp_path):
     (eight,) = summary["uniform"]
     assert eight["bops"] == 362_784
     assert eight["accuracy"] >= summary["accuracy"]["float"] - 0.003
-    assert summary["bops"] <= 0.03 * summary["bops_float"]
+    assert summary["bops"] <= 0.04 * summary["bops_float"]
     scales = [t.scale for t in load_program(summary["artifacts"]["program"]).graph.tensors.values()]
     assert all(np.all(np.frexp(s)[0] == 0.5) for s in scales if s is not None)  # powers of two

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dyadiq.core.data_folder import data_folder
+
+JETS = data_folder() / "jets" / "jets.npz"
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 VALIDATION = BENCHMARKS.parent / "docs" / "validation.md"
 QUICK = ("train.epochs=1", "finetune.epochs=1", "analyze.n_samples=32", "calibrate.n_samples=64")
@@ -19,7 +22,7 @@ def start(script, tmp_path, *arguments):
     return subprocess.run(
         [sys.executable, BENCHMARKS / script, *arguments],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DYADIQ_DATA": str(data_folder().resolve())},
         capture_output=True,
         text=True,
         timeout=300,
@@ -31,7 +34,7 @@ def sets(*overrides):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("DYADIQ_DATA" not in os.environ, reason="DYADIQ_DATA is not set: the jets are not here")
+@pytest.mark.skipif(not JETS.is_file(), reason=f"{JETS} is not here; set DYADIQ_DATA")
 def test_jets_table_has_every_plan_when_training_is_short(tmp_path):
     options = sets(*QUICK, "data.options={ n_train = 3000, n_test = 500 }")
     arguments = ("--seeds", "0", "--variants", "plain", "--jobs", "1", "--out", "table.json")

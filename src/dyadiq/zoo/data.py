@@ -10,10 +10,8 @@ stratified, by an explicit seed; the test part is never looked at for any choice
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,19 +20,14 @@ from numpy.typing import ArrayLike, NDArray
 from dyadiq.core.errors import ConfigError, DataError
 
 __all__ = [
-    "DATA_VARIABLE",
     "Dataset",
     "Split",
-    "data_folder",
     "fit_standardization",
     "make_dataset",
     "split_hash",
     "standardize",
     "stratified_cut",
 ]
-
-DATA_VARIABLE = "DYADIQ_DATA"
-_DEFAULT_FOLDER = "../shared/data"
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,8 +233,3 @@ def split_hash(*splits: Split) -> str:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def data_folder(data_dir: str | Path | None = None) -> Path:
-    """Return the folder of the data pack: the argument, else ``$DYADIQ_DATA``, else ``../shared/data``."""
-    return Path(data_dir) if data_dir is not None else Path(os.environ.get(DATA_VARIABLE, _DEFAULT_FOLDER))

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.data_folder import data_folder
 from dyadiq.core.errors import ConfigError
-from dyadiq.zoo.data import Dataset, Split, data_folder
+from dyadiq.zoo.data import Dataset, Split
 from dyadiq.zoo.npz_data import read_npz, standardized_dataset
 
 __all__ = ["load_jets_dataset"]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.data_folder import DATA_VARIABLE
 from dyadiq.core.errors import ArtifactError, DataError
 from dyadiq.zoo.data import (
-    DATA_VARIABLE,
     Dataset,
     Split,
     fit_standardization,

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
+from dyadiq.core.data_folder import DATA_VARIABLE, data_folder
 from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.zoo.data import (
-    DATA_VARIABLE,
     Split,
-    data_folder,
     fit_standardization,
     make_dataset,
     split_hash,

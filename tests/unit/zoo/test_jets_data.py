@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from dyadiq.core.data_folder import DATA_VARIABLE, data_folder
 from dyadiq.core.errors import ArtifactError, ConfigError, DataError
 from dyadiq.zoo import load_dataset
-from dyadiq.zoo.data import DATA_VARIABLE, data_folder
 
 
 def write_jets(folder, **changes):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -100,13 +99,13 @@ def _programs() -> list[Finding]:
 
 
 def _data() -> list[Finding]:
-    folder = os.environ.get("DYADIQ_DATA")
+    from dyadiq.core.data_folder import data_folder
+
+    folder = data_folder()
     advice = "for the jets recipe: export DYADIQ_DATA=<folder of the data pack>"
-    if folder is None:
-        return [Finding("DYADIQ_DATA", "missing", "not set", advice)]
-    if not Path(folder).is_dir():
+    if not folder.is_dir():
         return [Finding("DYADIQ_DATA", "missing", f"{folder} is no folder", advice)]
-    return [Finding("DYADIQ_DATA", "ok", folder)]
+    return [Finding("DYADIQ_DATA", "ok", str(folder))]
 
 
 def _writable() -> list[Finding]:
