@@ -22,12 +22,12 @@ from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import Bound, accumulator_type, node_bound
 from dyadiq.ir.qonnx_import_rounding import Rescale
 
-__all__ = ["Affine", "Dot", "Emitter", "Unrepresentable"]
+__all__ = ["Affine", "Dot", "Emitter", "UnrepresentableError"]
 
 _LARGEST_IDENTITY = 4096
 
 
-class Unrepresentable(Exception):
+class UnrepresentableError(Exception):
     """A node has no exact integer form; the text is the reason. Collected and reported with all others."""
 
 
@@ -91,11 +91,13 @@ class Affine:
         """Return ``value * factor + offset`` with factors and offsets per channel.
 
         Raises:
-            Unrepresentable: A clip came before, and the factors are not one and the same.
+            UnrepresentableError: A clip came before, and the factors are not one and the same.
         """
         clipped = self.low is not None or self.high is not None
         if clipped and (len(set(factor)) > 1 or len(set(offset)) > 1):
-            raise Unrepresentable("scales a clipped tensor per channel before it is quantized. Quantize after the relu")
+            raise UnrepresentableError(
+                "scales a clipped tensor per channel before it is quantized. Quantize after the relu"
+            )
         a = tuple(f * x for f, x in zip(factor, self.factors(), strict=True))
         b = tuple(f * x + o for f, x, o in zip(factor, self.offsets(), offset, strict=True))
         ends = [None if end is None else end * factor[0] + offset[0] for end in (self.low, self.high)]
@@ -161,17 +163,17 @@ class Emitter:
         shape: tuple[int, ...],
         qtype: QType | None = None,
         scale: Any = None,
-        zero_point: int = 0,
+        code_of_zero: int = 0,
         **attrs: Any,
     ) -> str:
         """Add a node and return its tensor; without a type it gets the one the proof asks for."""
         name = self.fresh(hint)
         node = Node(name, op, tuple(inputs), name, attrs)
         scale = None if scale is None else np.asarray(scale, dtype=np.float64)
-        self.tensors[name] = TensorInfo(shape, qtype, scale, zero_point)
+        self.tensors[name] = TensorInfo(shape, qtype, scale, code_of_zero)
         self.bounds[name] = bound = node_bound(self._graph(), node, self.bounds)
         if qtype is None:
-            self.tensors[name] = TensorInfo(shape, accumulator_type(bound), scale, zero_point)
+            self.tensors[name] = TensorInfo(shape, accumulator_type(bound), scale, code_of_zero)
         self.nodes.append(node)
         return name
 
@@ -224,7 +226,7 @@ class Emitter:
         """Return the base as a dot product: itself, or one with the identity.
 
         Raises:
-            Unrepresentable: The identity would be too large.
+            UnrepresentableError: The identity would be too large.
         """
         if isinstance(value.base, Dot):
             return value.base
@@ -233,7 +235,7 @@ class Emitter:
             attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": n, "pad_value": 0}
             return Dot("conv2d", value.base, np.ones((n, 1, 1, 1), dtype=np.int64), attrs, f"{name}.offset")
         if n > _LARGEST_IDENTITY:
-            raise Unrepresentable(
+            raise UnrepresentableError(
                 f"needs an offset for each of {n} elements; at most {_LARGEST_IDENTITY} are supported"
             )
         return Dot("linear", value.base, np.eye(n, dtype=np.int64), {}, f"{name}.offset")

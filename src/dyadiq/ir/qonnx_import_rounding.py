@@ -23,7 +23,7 @@ from math import ceil, floor
 
 from dyadiq.ir.dyadic import MAX_MULTIPLIER, MAX_SHIFT, to_dyadic
 
-__all__ = ["ROUNDING_MODES", "Rescale", "find_rescale"]
+__all__ = ["ROUNDING_MODES", "Rescale", "find_rescale", "rounded"]
 
 ROUNDING_MODES = ("HALF_EVEN", "HALF_UP", "HALF_DOWN", "FLOOR", "CEIL", "UP", "DOWN")
 _MAX_STEPS = 4096  # steps of one channel that are listed for the proof
@@ -70,7 +70,7 @@ class _Channel:
 
     def value(self, code: int) -> int:
         v = self.alpha * code + self.beta
-        return min(max(_round(v, self.mode), self.bottom), self.top)
+        return min(max(rounded(v, self.mode), self.bottom), self.top)
 
     def first_code(self, level: int) -> int:
         """Return the smallest code whose value rounds to ``level`` or more."""
@@ -90,7 +90,13 @@ class _Channel:
         return self.value(self.high) - self.value(self.low)
 
 
-def _round(v: Fraction, mode: str) -> int:
+def rounded(v: Fraction, mode: str) -> int:
+    """Return a rounded value, as QONNX does it.
+
+    Example:
+        >>> [rounded(Fraction(-5, 2), mode) for mode in ROUNDING_MODES]
+        [-2, -3, -2, -3, -2, -3, -2]
+    """
     if mode == "HALF_EVEN":
         return round(v)
     if mode == "FLOOR":

@@ -1,0 +1,227 @@
+"""Reads QONNX written by others (Brevitas, QKeras, HGQ, our own exporter) into an integer program.
+
+Used by users and the command line. Needs the package onnx only; nothing of the file is executed. What the program
+computes is the real arithmetic of QONNX, exactly: every scale is a rational number, every rounding is proven
+(`qonnx_import_rounding`), also half to even, which costs a second rescale where ties can occur. What has no exact
+integer form is refused, every node of it in one error.
+
+Two things lie outside: executors of QONNX compute in float32, which rounds where scales are no powers of two; and
+values of raw input data exactly between two codes, which the program rounds up (`docs/spec/integer-program.md`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dyadiq.core.errors import (
+    ArtifactError,
+    CaptureError,
+    ConfigError,
+    DyadiqError,
+    MissingDependencyError,
+    UnknownNameError,
+)
+from dyadiq.core.qtype import QType
+from dyadiq.ir.check import check_graph
+from dyadiq.ir.graph import TensorInfo
+from dyadiq.ir.integer import IntegerProgram
+from dyadiq.ir.proof import prove
+from dyadiq.ir.qonnx_import_build import Affine, UnrepresentableError
+from dyadiq.ir.qonnx_import_constants import Constant
+from dyadiq.ir.qonnx_import_nodes import HANDLERS, finish
+from dyadiq.ir.qonnx_import_reader import Call, Reader, Value
+
+__all__ = ["import_qonnx"]
+
+_DOMAINS = ("", "ai.onnx", "qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
+_MAX_ELEMENTS = 1 << 28
+_FUNCTIONS = ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Tanh", "TopK")
+
+
+def import_qonnx(
+    model: str | os.PathLike[str] | bytes | Any,
+    *,
+    outputs: Sequence[str] = (),
+    input_types: Mapping[str, tuple[str, float]] | None = None,
+) -> IntegerProgram:
+    """Return the integer program of a QONNX model.
+
+    Args:
+        model: A file, its bytes, or an ONNX ``ModelProto``.
+        outputs: Names of tensors to end at, if not at the model's outputs; e.g. the tensor before a Softmax.
+        input_types: Code type and scale of the data of inputs by name, e.g. ``{"x": ("int16", 2**-10)}``, for inputs
+            that the model does not quantize itself. Data are rounded to that grid first.
+
+    Returns:
+        The program. ``provenance`` holds ``notes``, and ``outputs``: ONNX tensor to program tensor.
+
+    Raises:
+        ArtifactError: Not an ONNX file, or a damaged one.
+        CaptureError: It cannot be expressed exactly; lists every node and the reason.
+        ConfigError: A type given here is wrong.
+        UnknownNameError: No such tensor or input.
+        MissingDependencyError: The package onnx is absent.
+    """
+    proto, where = _load(model)
+    graph = proto.graph
+    reader = Reader()
+    problems: list[str] = []
+    _read_constants(reader, graph, problems)
+    _read_inputs(reader, graph, dict(input_types or {}), problems)
+    made = {name: node for node in graph.node for name in node.output}
+    wanted = list(dict.fromkeys(outputs or [o.name for o in graph.output]))
+    for name in wanted:
+        if name not in made:
+            raise UnknownNameError("tensor", name, made)
+    failed: set[str] = set()
+    for node in _needed(graph, wanted):
+        _read_node(reader, node, problems, failed)
+    found: dict[str, str] = {}
+    for name in wanted:
+        if name in reader.values:
+            try:
+                found[name] = finish(reader, reader.values[name], name)
+            except UnrepresentableError as error:
+                problems.append(f"output {name}: {error}")
+    if problems or not found:
+        listed = "".join(f"\n  {line}" for line in problems or ["it has no outputs"])
+        raise CaptureError(f"{where}: {len(problems) or 1} parts cannot be expressed exactly in integers:{listed}")
+    provenance = {"source": "qonnx", "producer": proto.producer_name, "notes": reader.notes, "outputs": found}
+    program = reader.out.program(list(dict.fromkeys(found.values())), provenance)
+    check_graph(program.graph)
+    prove(program)
+    return program
+
+
+def _load(model: Any) -> tuple[Any, str]:
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingDependencyError("onnx", "onnx") from error
+    if isinstance(model, onnx.ModelProto):
+        return model, "model"
+    where = "model"
+    if not isinstance(model, bytes):
+        where = os.fspath(model)
+        try:
+            model = Path(where).read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"{where}: cannot be read: {error.strerror}.") from error
+    try:
+        proto = onnx.load_model_from_string(model)
+    except DecodeError as error:
+        raise ArtifactError(f"{where}: not an ONNX file, or a damaged one: {error}.") from error
+    if not proto.graph.node:
+        raise ArtifactError(f"{where}: the ONNX file has no nodes. Is it an ONNX model?")
+    return proto, where
+
+
+def _read_constants(reader: Reader, graph: Any, problems: list[str]) -> None:
+    for tensor in graph.initializer:
+        try:
+            reader.values[tensor.name] = _constant(tensor)
+        except UnrepresentableError as error:
+            problems.append(f"constant {tensor.name}: {error}")
+
+
+def _constant(tensor: Any) -> Constant:
+    from onnx import numpy_helper
+
+    if tensor.external_data or tensor.data_location:
+        raise UnrepresentableError("its data lie in another file. Save the model in one file")
+    if any(d < 0 for d in tensor.dims) or int(np.prod([int(d) for d in tensor.dims], dtype=object)) > _MAX_ELEMENTS:
+        raise UnrepresentableError(f"its shape {list(tensor.dims)}")
+    try:
+        values = np.asarray(numpy_helper.to_array(tensor)).astype(np.float64)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UnrepresentableError(f"its data are damaged: {error}") from error
+    if not np.isfinite(values).all():
+        raise UnrepresentableError("it holds values that are not finite")
+    return Constant(values)
+
+
+def _read_inputs(reader: Reader, graph: Any, types: dict[str, tuple[str, float]], problems: list[str]) -> None:
+    names = [i.name for i in graph.input if i.name not in reader.values]
+    for name in types:
+        if name not in names:
+            raise UnknownNameError("input", name, names)
+    for given in graph.input:
+        if given.name in reader.values:
+            continue
+        dims = [int(d.dim_value) for d in given.type.tensor_type.shape.dim]
+        shape = tuple(dims[1:])
+        if len(shape) not in (1, 3) or any(d < 1 for d in shape) or np.prod(shape, dtype=object) > _MAX_ELEMENTS:
+            problems.append(f"input {given.name}: shape {dims}; [N, features] or [N, C, H, W] is supported")
+            continue
+        reader.out.inputs.append(given.name)
+        reader.out.tensors[given.name] = TensorInfo(shape)
+        reader.values[given.name] = _input(reader, given.name, shape, types.get(given.name))
+
+
+def _input(reader: Reader, name: str, shape: tuple[int, ...], declared: tuple[str, float] | None) -> Affine:
+    zero, one = Fraction(0), Fraction(1)
+    if declared is None:
+        return Affine(shape, name, (one,), (zero,), given=name)
+    qtype, scale = QType.parse(declared[0]), float(declared[1])
+    if not 0 < scale < float("inf"):
+        raise ConfigError(f"input_types: the scale of {name!r} must be positive and finite, got {scale}.")
+    codes = reader.out.quantize(name, f"{name}.codes", qtype, scale, 0)
+    return Affine(shape, codes, (Fraction(scale),), (zero,))
+
+
+def _needed(graph: Any, wanted: list[str]) -> list[Any]:
+    """Return the nodes that the wanted tensors depend on, in the file's order."""
+    needed, kept = set(wanted), []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    return kept[::-1]
+
+
+def _read_node(reader: Reader, node: Any, problems: list[str], failed: set[str]) -> None:
+    where = f"{node.name or (node.output[0] if node.output else '?')} ({node.op_type})"
+    if node.domain not in _DOMAINS or (node.op_type not in HANDLERS and node.op_type != "Constant"):
+        hint = f". End the program before it: outputs=[{node.input[0]!r}]" if node.op_type in _FUNCTIONS else ""
+        domain = f" of domain {node.domain}" if node.domain else ""
+        problems.append(f"{where}: integer programs have no such operator{domain}{hint}")
+        failed.update(node.output)
+        return
+    missing = [i for i in node.input if i and i not in reader.values]
+    if missing:
+        failed.update(node.output)
+        if not failed.intersection(missing):  # else what makes them has been noted
+            problems.append(f"{where}: reads {', '.join(missing)}, which nothing before it makes")
+        return
+    try:
+        value = _call(reader, node)
+    except (UnrepresentableError, DyadiqError) as error:
+        problems.append(f"{where}: {error}")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        problems.append(f"{where}: malformed: {type(error).__name__}: {error}")
+    else:
+        reader.values[node.output[0]] = value
+        return
+    failed.update(node.output)
+
+
+def _call(reader: Reader, node: Any) -> Value:
+    from onnx import helper
+
+    attrs = {}
+    for attribute in node.attribute:
+        value = helper.get_attribute_value(attribute)
+        attrs[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    if node.op_type == "Constant":
+        return (
+            _constant(attrs["value"]) if "value" in attrs else Constant(np.asarray(next(iter(attrs.values())), float))
+        )
+    inputs = tuple(reader.values[i] if i else None for i in node.input)
+    return HANDLERS[node.op_type](Call(reader, node.output[0], inputs, attrs))

@@ -1,0 +1,359 @@
+"""One function per ONNX operator: from the affine tensors it reads to the one it makes.
+
+Used by `qonnx_import` only. A function raises `UnrepresentableError` with the reason, which is collected. To support
+another operator: write a function and add one line to ``HANDLERS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from dyadiq.core.qtype import QType, bits_for_range
+from dyadiq.ir.qonnx_import_build import Affine, UnrepresentableError
+from dyadiq.ir.qonnx_import_constants import Constant, fraction_gcd, per_channel, root
+from dyadiq.ir.qonnx_import_dot import conv, gemm, matmul, out_size, pad_code, window
+from dyadiq.ir.qonnx_import_quant import bipolar_quant, positive, quant, snapped, trunc
+from dyadiq.ir.qonnx_import_reader import Call, Reader, Value, settled
+
+__all__ = ["HANDLERS", "finish"]
+
+_ZERO, _ONE = Fraction(0), Fraction(1)
+_MAX_MULTIPLE = 1 << 31
+
+
+def _same(call: Call) -> Value:
+    value = call.inputs[0]
+    if value is None:
+        raise UnrepresentableError("has no input")
+    return value
+
+
+def _relu(call: Call) -> Affine:
+    return call.tensor().clipped(_ZERO, None)
+
+
+def _clip(call: Call) -> Affine:
+    ends: list[Fraction | None] = []
+    for i, name in ((1, "min"), (2, "max")):
+        given = call.inputs[i] if i < len(call.inputs) else None
+        if given is not None:
+            ends.append(Fraction(call.constant(i, f"its {name}").scalar(f"its {name}")))
+        else:
+            ends.append(Fraction(float(call.attrs[name])) if name in call.attrs else None)
+    return call.tensor().clipped(*ends)
+
+
+def _neg(call: Call) -> Affine:
+    return _times(call.tensor(), -_ONE)
+
+
+def _times(value: Affine, factor: Fraction) -> Affine:
+    return value.scaled((factor,) * value.channels, (_ZERO,) * value.channels)
+
+
+def _arithmetic(call: Call, constants: Callable[[Any, Any], Any]) -> Constant | None:
+    """Return the result if both operands are constant, computed in float32 as the executor does."""
+    left, right = call.inputs[0], call.inputs[1]
+    if isinstance(left, Constant) and isinstance(right, Constant):
+        with np.errstate(all="ignore"):
+            result = constants(left.values.astype(np.float32), right.values.astype(np.float32))
+        return Constant(np.asarray(result, dtype=np.float64))
+    return None
+
+
+def _add(call: Call) -> Value:
+    left, right = call.inputs[0], call.inputs[1]
+    if (constant := _arithmetic(call, np.add)) is not None:
+        return constant
+    for value, other in ((left, right), (right, left)):
+        if isinstance(value, Affine) and isinstance(other, Constant):
+            return value.scaled((_ONE,) * value.channels, per_channel(other, value.shape))
+    return _join(call, call.tensor(0), call.tensor(1))
+
+
+def _sub(call: Call) -> Value:
+    left, right = call.inputs[0], call.inputs[1]
+    if (constant := _arithmetic(call, np.subtract)) is not None:
+        return constant
+    if isinstance(right, Constant):
+        value = call.tensor(0)
+        return value.scaled((_ONE,) * value.channels, tuple(-v for v in per_channel(right, value.shape)))
+    negative = _times(call.tensor(1), -_ONE)
+    if isinstance(left, Constant):
+        return negative.scaled((_ONE,) * negative.channels, per_channel(left, negative.shape))
+    return _join(call, call.tensor(0), positive(call.reader, negative, call.name))
+
+
+def _mul(call: Call) -> Value:
+    if (constant := _arithmetic(call, np.multiply)) is not None:
+        return constant
+    left, right = call.inputs[0], call.inputs[1]
+    for value, other in ((left, right), (right, left)):
+        if isinstance(value, Affine) and isinstance(other, Constant):
+            return value.scaled(per_channel(other, value.shape), (_ZERO,) * value.channels)
+    raise UnrepresentableError("multiplies two tensors, which no operator of integer programs does")
+
+
+def _div(call: Call) -> Value:
+    if (constant := _arithmetic(call, np.divide)) is not None:
+        return constant
+    value = call.tensor(0)
+    factors = per_channel(call.constant(1, "its divisor"), value.shape)
+    if not all(factors):
+        raise UnrepresentableError("divides by zero")
+    return value.scaled(tuple(1 / f for f in factors), (_ZERO,) * value.channels)
+
+
+def _batch_norm(call: Call) -> Affine:
+    value = call.tensor()
+    shape = (-1, *([1] * (len(value.shape) - 1)))
+    names = ("scale", "bias", "mean", "variance")
+    parts = [call.constant(i + 1, f"its {n}").moved(lambda v: v.reshape(shape)) for i, n in enumerate(names)]
+    gamma, beta, mean, variance = (per_channel(p, value.shape) for p in parts)
+    eps = Fraction(float(call.attrs.get("epsilon", 1e-5)))
+    if any(v + eps <= 0 for v in variance):
+        raise UnrepresentableError("a variance that is not positive")
+    factors = tuple(g / root(v + eps) for g, v in zip(gamma, variance, strict=True))
+    offsets = tuple(b - m * f for b, m, f in zip(beta, mean, factors, strict=True))
+    return value.scaled(factors, offsets)
+
+
+# -- joins -----------------------------------------------------------------------------------------
+
+
+def _without_offset(call: Call, value: Affine) -> Affine:
+    """Return the value with zero as code 0, if its offset is a code."""
+    code = pad_code(value, (0, 0))
+    if not code:
+        return value
+    assert isinstance(value.base, str)
+    info, bound = call.reader.out.tensors[value.base], call.reader.out.bounds[value.base]
+    qtype = bits_for_range(int(bound.low.min()) - code, int(bound.high.max()) - code)
+    name, ends = f"{call.name}.centred", (qtype.qmin, qtype.qmax)
+    base = call.reader.out.clip(value.base, name, -code, qtype, ends, info.scale, 0)
+    return replace(value, base=base, b=(_ZERO,))
+
+
+def _on_step(call: Call, value: Affine, steps: tuple[Fraction, ...]) -> Affine:
+    """Return the value in codes of a finer step.
+
+    Raises:
+        UnrepresentableError: The reason.
+    """
+    multiples = [int(f / s) for f, s in zip(value.factors(), steps, strict=True)]
+    if max(multiples) >= _MAX_MULTIPLE:
+        raise UnrepresentableError("joins tensors whose scales have no common step. Quantize them to one scale first")
+    if set(multiples) == {1}:
+        return value
+    assert isinstance(value.base, str)
+    base = call.reader.out.wide_multiple(value.base, call.name, multiples, [float(s) for s in steps])
+    return replace(value, base=base, a=steps)
+
+
+def _join(call: Call, *values: Affine) -> Affine:
+    first = values[0]
+    if any(v.shape != first.shape for v in values):
+        raise UnrepresentableError(f"adds tensors of shapes {', '.join(str(v.shape) for v in values)}")
+    parts = [_without_offset(call, settled(call.reader, v, call.name)) for v in values]
+    steps = tuple(fraction_gcd(column) for column in zip(*(p.factors() for p in parts), strict=True))
+    parts = [_on_step(call, positive(call.reader, p, call.name), steps) for p in parts]
+    scales = [float(s) for s in steps]
+    scale = scales if len(set(scales)) > 1 else scales[0]
+    base = call.reader.out.node("add", call.name, [str(p.base) for p in parts], first.shape, scale=scale)
+    offsets = tuple(sum(column, start=_ZERO) for column in zip(*(p.offsets() for p in parts), strict=True))
+    return Affine(first.shape, base, steps, offsets)
+
+
+def _concat(call: Call) -> Affine:
+    if call.attrs.get("axis") not in (1, -len(call.tensor().shape)):
+        raise UnrepresentableError(f"concatenates along axis {call.attrs.get('axis')}; only channels (1) are supported")
+    parts = [_without_offset(call, settled(call.reader, call.tensor(i), call.name)) for i in range(len(call.inputs))]
+    if any(p.shape[1:] != parts[0].shape[1:] for p in parts):
+        raise UnrepresentableError("concatenates tensors of different sizes")
+    if any(len(set(p.a)) > 1 or any(p.b) for p in parts):
+        raise UnrepresentableError("concatenates tensors with steps per channel or offsets. Quantize them first")
+    step = fraction_gcd([p.a[0] for p in parts])
+    parts = [_on_step(call, p, (step,) * p.channels) for p in parts]
+    out, bases = call.reader.out, [str(p.base) for p in parts]
+    types = [out.tensors[b].qtype for b in bases]
+    common = types[0]
+    assert common is not None
+    if len(set(types)) > 1 or any(out.tensors[b].zero_point for b in bases):
+        common = bits_for_range(*(int(end) for end in _hull(types)))
+        ends = (common.qmin, common.qmax)
+        bases = [out.clip(b, f"{call.name}.as_{common}", 0, common, ends, float(step), 0) for b in bases]
+    shape = (sum(p.shape[0] for p in parts), *parts[0].shape[1:])
+    return Affine(shape, out.node("concat", call.name, bases, shape, common, float(step)), (step,), (_ZERO,))
+
+
+def _hull(types: list[QType | None]) -> tuple[int, int]:
+    return min(t.qmin for t in types if t), max(t.qmax for t in types if t)
+
+
+# -- pooling and shapes ----------------------------------------------------------------------------
+
+
+def _max_pool(call: Call) -> Affine:
+    value = settled(call.reader, positive(call.reader, call.tensor(), call.name), call.name, keep_clip=True)
+    kernel = _kernel(call, value)
+    stride, padding, dilation = window(call, kernel)
+    ceil_mode = bool(call.attrs.get("ceil_mode", 0))
+    shape = (value.channels, *out_size(value.shape[1:], kernel, stride, padding, dilation, ceil_mode))
+    assert isinstance(value.base, str)
+    info = call.reader.out.tensors[value.base]
+    attrs: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
+    attrs |= {"dilation": dilation, "ceil_mode": ceil_mode}
+    base = call.reader.out.node(
+        "max_pool2d", call.name, [value.base], shape, info.qtype, info.scale, info.zero_point, **attrs
+    )
+    return replace(value, base=base, shape=shape)
+
+
+def _kernel(call: Call, value: Affine) -> tuple[int, int]:
+    kernel = tuple(int(k) for k in call.attrs.get("kernel_shape", ()))
+    if len(value.shape) != 3 or len(kernel) != 2:
+        raise UnrepresentableError(f"pools a tensor of shape {value.shape} with a window {kernel}")
+    return kernel[0], kernel[1]
+
+
+def _average_pool(call: Call) -> Affine:
+    value = call.codes()
+    kernel = _kernel(call, value)
+    stride, padding, dilation = window(call, kernel)
+    if call.attrs.get("ceil_mode", 0) or dilation != (1, 1):
+        raise UnrepresentableError("averages with ceil_mode or dilation")
+    if any(padding) and not call.attrs.get("count_include_pad", 0):
+        raise UnrepresentableError("averages over padding that does not count. Use count_include_pad")
+    return _average(call, value, kernel, stride, padding)
+
+
+def _global_average_pool(call: Call) -> Affine:
+    value = call.codes()
+    if len(value.shape) != 3:
+        raise UnrepresentableError(f"pools a tensor of shape {value.shape}")
+    size = (value.shape[1], value.shape[2])
+    return _average(call, value, size, size, (0, 0))
+
+
+def _average(
+    call: Call, value: Affine, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> Affine:
+    count, code = kernel[0] * kernel[1], pad_code(value, padding)
+    shape = (value.channels, *out_size(value.shape[1:], kernel, stride, padding, (1, 1)))
+    out, a = call.reader.out, tuple(f / count for f in value.a)
+    scale = [float(f) for f in a] if len(set(a)) > 1 else float(a[0])
+    bias = out.param(f"{out.fresh(call.name)}.bias", -count * code)
+    attrs: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding, "pad_value": code}
+    base = out.node("sum_pool2d", call.name, [str(value.base), bias], shape, scale=scale, **attrs)
+    return Affine(shape, base, a, (_ZERO,) if code else value.b)
+
+
+def _reshape(call: Call) -> Value:
+    shape = call.constant(1, "its shape").values.astype(np.int64).ravel().tolist()
+    first = call.inputs[0]
+    if isinstance(first, Constant):
+        return first.moved(lambda v: v.reshape(shape))
+    value = call.tensor()
+    sizes = [n if s == 0 else s for s, n in zip(shape[1:], value.shape, strict=False)] + shape[1 + len(value.shape) :]
+    if len(sizes) == len(value.shape) and all(s in (n, -1) for s, n in zip(sizes, value.shape, strict=True)):
+        return value
+    if len(sizes) == 1 and sizes[0] in (-1, int(np.prod(value.shape))):
+        return _flat(call, value)
+    raise UnrepresentableError(f"reshapes {value.shape} to {tuple(shape)}; only flattening is supported")
+
+
+def _flatten(call: Call) -> Affine:
+    if call.attrs.get("axis", 1) != 1:
+        raise UnrepresentableError("flattens from an axis other than 1")
+    return _flat(call, call.tensor())
+
+
+def _squeeze(call: Call) -> Affine:
+    value = call.tensor()
+    if value.shape[1:] != (1, 1):
+        raise UnrepresentableError(f"squeezes a tensor of shape {value.shape}; only [C, 1, 1] is supported")
+    return _flat(call, value)
+
+
+def _flat(call: Call, value: Affine) -> Affine:
+    if len(value.shape) == 1:
+        return value
+    value = settled(call.reader, value, call.name, keep_clip=True)
+    repeat = int(np.prod(value.shape[1:]))
+    assert isinstance(value.base, str)
+    info, shape = call.reader.out.tensors[value.base], (int(np.prod(value.shape)),)
+    scale = None if info.scale is None else np.repeat(info.scale, repeat) if info.scale.ndim else info.scale
+    base = call.reader.out.node("flatten", call.name, [value.base], shape, info.qtype, scale, info.zero_point)
+    a, b = (tuple(f for f in part for _ in range(repeat)) if len(part) > 1 else part for part in (value.a, value.b))
+    return replace(value, base=base, shape=shape, a=a, b=b)
+
+
+def _transpose(call: Call) -> Constant:
+    perm = call.attrs.get("perm")
+    return call.constant(0, "a transposed tensor").moved(lambda v: np.transpose(v, perm))
+
+
+def finish(reader: Reader, value: Value | None, name: str) -> str:
+    """Return the program tensor of an output: codes whose scale and zero point give the real values.
+
+    Raises:
+        UnrepresentableError: Its values lie on no grid.
+    """
+    if not isinstance(value, Affine):
+        raise UnrepresentableError("an output that does not depend on the input")
+    call = Call(reader, name, (value,), {})
+    if value.given or value.low is not None or value.high is not None:
+        value = settled(reader, value, name)
+    value = positive(reader, snapped(call, value), name)
+    if isinstance(value.base, str) and len(set(value.a)) == 1 and len(set(value.b)) == 1:
+        info = reader.out.tensors[value.base]
+        if -value.b[0] / value.a[0] == info.zero_point and info.scale is not None and (info.scale == value.a[0]).all():
+            return value.base
+    codes = [b / a for a, b in zip(value.factors(), value.offsets(), strict=True)]
+    gain = [c.denominator for c in codes]
+    if any(g & (g - 1) or g >= _MAX_MULTIPLE for g in gain):
+        raise UnrepresentableError(
+            "an output that is not quantized, with an offset between its steps. Quantize the output"
+        )
+    dot = replace(reader.out.as_dot(value, name), name=name)
+    scales = [float(a / g) for a, g in zip(value.factors(), gain, strict=True)]
+    scale = scales if len(set(scales)) > 1 else scales[0]
+    return reader.out.dot(dot, value.shape, gain, [int(c * g) for c, g in zip(codes, gain, strict=True)], scale)
+
+
+HANDLERS: Mapping[str, Callable[[Call], Value]] = MappingProxyType(
+    {
+        "Add": _add,
+        "AveragePool": _average_pool,
+        "BatchNormalization": _batch_norm,
+        "BipolarQuant": bipolar_quant,
+        "Cast": _same,
+        "Clip": _clip,
+        "Concat": _concat,
+        "Conv": conv,
+        "Div": _div,
+        "Dropout": _same,
+        "Flatten": _flatten,
+        "Gemm": gemm,
+        "GlobalAveragePool": _global_average_pool,
+        "Identity": _same,
+        "IntQuant": quant,
+        "MatMul": matmul,
+        "MaxPool": _max_pool,
+        "Mul": _mul,
+        "Neg": _neg,
+        "Quant": quant,
+        "Relu": _relu,
+        "Reshape": _reshape,
+        "Squeeze": _squeeze,
+        "Sub": _sub,
+        "Transpose": _transpose,
+        "Trunc": trunc,
+    }
+)
