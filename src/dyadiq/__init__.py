@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dyadiq.core.tables import CostTable, SensitivityTable
     from dyadiq.cost import network_facts
     from dyadiq.curvature.analyze import analyze
+    from dyadiq.files import load, save
     from dyadiq.ir.capture import capture
     from dyadiq.ir.graph import Graph
     from dyadiq.ir.integer import IntegerProgram
@@ -57,12 +58,14 @@ _HOMES = {
     "export": "targets.export",
     "finetune": "train",
     "load_recipe": "recipe",
+    "load": "files",
     "lower": "quant.lower",
     "network_facts": "cost",
     "quantize": "quant.module",
     "run_exact": "quant.exact",
     "run_recipe": "pipeline.run",
     "run_reference": "ir.reference",
+    "save": "files",
     "uniform_plan": "core.plan",
     "verify": "targets.verify",
 }
@@ -85,6 +88,7 @@ __all__ = [
     "capture",
     "export",
     "finetune",
+    "load",
     "load_recipe",
     "lower",
     "network_facts",
@@ -92,6 +96,7 @@ __all__ = [
     "run_exact",
     "run_recipe",
     "run_reference",
+    "save",
     "uniform_plan",
     "verify",
 ]

@@ -22,6 +22,7 @@ LAYERS = {
     "report": 4,
     "recipe": 4,
     "pipeline": 4,
+    "files": 4,
     "": 4,  # dyadiq/__init__.py
     "cli": 5,
 }

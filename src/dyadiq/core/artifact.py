@@ -30,6 +30,7 @@ __all__ = [
     "atomic_write_bytes",
     "atomic_write_text",
     "canonical_json",
+    "peek_schema",
     "read_artifact",
     "sha256_file",
     "write_artifact",
@@ -130,6 +131,19 @@ def read_artifact(
             "The file was damaged or edited; make it again."
         )
     return document["payload"], arrays
+
+
+def peek_schema(path: str | os.PathLike[str]) -> str:
+    """Return the schema of an artifact, such as ``dyadiq.plan/1``, without checking its hash.
+
+    Raises:
+        ArtifactError: Missing, damaged, or not an artifact.
+    """
+    document, _ = _parse(path, read_bytes(path))
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, str):
+        raise ArtifactError(f"{path}: no schema in the document, so it is no Dyadiq artifact. Give a file of Dyadiq.")
+    return schema
 
 
 def _parse(path: str | os.PathLike[str], data: bytes) -> tuple[Any, dict[str, NDArray[Any]]]:
