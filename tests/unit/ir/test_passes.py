@@ -58,7 +58,7 @@ def test_canonical_graph_has_no_batch_norm_and_no_fusable_relu(case):
     for node in graph.nodes:
         if node.op == "relu" and (producer := producers.get(node.inputs[0])):
             is_shared = len(graph.consumers(producer.output)) > 1 or producer.output in graph.outputs
-            assert is_shared or producer.op in ("max_pool2d", "concat", "relu", "flatten")
+            assert is_shared or producer.op in ("concat", "relu")
 
 
 def test_folding_keeps_names_of_node_and_parameters():
@@ -185,6 +185,44 @@ def test_two_relus_in_a_row_are_one():
     nodes = (Node("a", "add", ("x", "x"), "a"), Node("r", "relu", ("a",), "r"), Node("s", "relu", ("r",), "s"))
     graph = Graph("float", ("x",), ("s",), nodes, dict.fromkeys("xars", TensorInfo((2,))), {})
     assert canonicalize(graph).nodes == (Node("a", "add", ("x", "x"), "s", {"activation": "relu"}),)
+
+
+class _PoolFirst(torch.nn.Module):
+    """conv, batch norm, max pool, flatten, relu; ``read_pool`` adds a second reader of the pool."""
+
+    def __init__(self, read_pool=False, relu_last=False):
+        super().__init__()
+        self.conv, self.bn = torch.nn.Conv2d(2, 3, 3, padding=1), torch.nn.BatchNorm2d(3)
+        self.pool, self.relu, self.fc = torch.nn.MaxPool2d(3, 2, 1), torch.nn.ReLU(), torch.nn.Linear(12, 2)
+        self.read_pool, self.relu_last = read_pool, relu_last
+
+    def forward(self, x):
+        raw = self.pool(self.bn(self.conv(x))).flatten(1)
+        x = self.relu(raw)
+        x = x + raw if self.read_pool else x
+        return x if self.relu_last else self.fc(x)
+
+
+def test_relu_is_fused_when_a_pool_and_a_flatten_are_between():
+    inputs = torch.randn(4, 2, 4, 4)
+    graph = capture(_PoolFirst(), inputs)
+    result = canonicalize(graph)
+    assert [(n.name, n.op, n.output) for n in result.nodes] == [
+        ("conv", "conv2d", "relu"),
+        ("pool", "max_pool2d", "pool"),
+        ("flatten", "flatten", "flatten"),
+        ("fc", "linear", "fc"),
+    ]
+    assert result.nodes[0].attrs["activation"] == "relu"
+    assert [result.tensors[n].shape for n in ("relu", "pool", "flatten")] == [(3, 4, 4), (3, 2, 2), (12,)]
+    assert_same_function(graph, result, [inputs.double()])
+
+
+@pytest.mark.parametrize("options", [{"read_pool": True}, {"relu_last": True}])
+def test_relu_stays_below_the_pool_when_its_place_shows(options):
+    graph = capture(_PoolFirst(**options), torch.randn(4, 2, 4, 4))
+    assert canonicalize(graph).outputs == graph.outputs
+    assert [n.op for n in canonicalize(graph).nodes][:4] == ["conv2d", "max_pool2d", "flatten", "relu"]
 
 
 def test_dead_nodes_go_with_their_parameters():

@@ -4,7 +4,7 @@ A pass is a function from Graph to Graph that preserves what the network compute
 nothing when run twice. To add one: write ``passes/<name>.py``, put it into `CANONICAL_PASSES` where it belongs, and
 the tests of tests/unit/ir/test_passes.py run over it. No torch.
 
-A canonical graph has no batch norm, no dead node, and no relu that could be part of the node before it.
+A canonical graph has no batch norm, no dead node, and no relu that could be part of a node before it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes.drop_dead import drop_dead
 from dyadiq.ir.passes.fold_batchnorm import convert_batchnorm, find_batchnorm_pairs, fold_batchnorm
 from dyadiq.ir.passes.fuse_activation import fuse_activation
+from dyadiq.ir.passes.hoist_relu import hoist_relu
 
 __all__ = ["CANONICAL_PASSES", "canonicalize", "find_batchnorm_pairs"]
 
@@ -30,6 +31,7 @@ CANONICAL_PASSES: Mapping[str, Callable[[Graph], Graph]] = MappingProxyType(
         "drop_dead": drop_dead,
         "fold_batchnorm": fold_batchnorm,
         "convert_batchnorm": convert_batchnorm,  # what folding left over
+        "hoist_relu": hoist_relu,  # so that conv + pool + relu fuses too
         "fuse_activation": fuse_activation,  # after folding, so that conv + bn + relu is one node
     }
 )
