@@ -38,6 +38,7 @@ __all__ = ["CAPTURE_TOLERANCE", "capture"]
 # output, 1e5 additions of random sign lose about 300 * 2**-24.
 CAPTURE_TOLERANCE = 1e-4
 
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _TORCH_FOLDER = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
@@ -49,7 +50,8 @@ def capture(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Grap
     """Return the Graph of a model, in eval mode, for any batch size.
 
     Args:
-        model: Any module whose forward torch.export can trace.
+        model: Any module whose forward torch.export can trace. Of a (Distributed)DataParallel the module inside is
+            captured, with its own names.
         example_inputs: One tensor, or one for each argument of forward. Dimension 0 is the batch. Values matter
             little: they are used to compare the graph with the model.
 
@@ -69,6 +71,8 @@ def capture(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> Grap
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(f"capture needs a torch.nn.Module, got {type(model).__name__}.")
+    while isinstance(model, _WRAPPERS):
+        model = model.module
     examples = _checked_examples(example_inputs)
     with _eval_mode(model), torch.no_grad():
         graph = _translated(model, _exported(model, examples))
@@ -202,7 +206,9 @@ def _translated(model: nn.Module, program: torch.export.ExportedProgram) -> Grap
             outputs = [_plain(item) for item in node.args[0]]
         elif not isinstance(node.meta.get("val"), (type(None), int, float, bool, torch.SymInt, torch.SymBool)):
             translate(builder, _call(model, node))
-    return builder.finish(outputs, {"model": type(model).__qualname__, "torch": torch.__version__})
+    meta: dict[str, Any] = {"model": type(model).__qualname__, "torch": torch.__version__}
+    frozen = sorted({tensors[n][0] for n, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad})
+    return builder.finish(outputs, meta | ({"frozen_parameters": frozen} if frozen else {}))
 
 
 def _state_tensors(model: nn.Module) -> dict[str, tuple[str, Tensor]]:

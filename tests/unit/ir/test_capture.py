@@ -277,3 +277,21 @@ def test_in_place_operator_on_an_input_leaves_the_example_alone():
     x = -torch.ones(2, 3)
     capture(Function(function), x)
     assert torch.equal(x, -torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel, nn.parallel.DistributedDataParallel])
+def test_module_inside_is_captured_when_a_model_is_wrapped_for_parallel_training(wrapper, tmp_path):
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    if wrapper is nn.DataParallel:
+        wrapped = wrapper(model)
+    else:
+        store = f"file://{tmp_path / 'store'}"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        wrapped = wrapper(model)
+    try:
+        graph = capture(wrapped, torch.randn(2, 4))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    assert sorted(graph.params) == ["0.bias", "0.weight"]
+    assert [node.name for node in graph.nodes] == ["0", "1"]
