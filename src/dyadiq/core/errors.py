@@ -14,7 +14,9 @@
     ├─ ArtifactError                a file is corrupt, truncated, too new, or has a wrong hash
     ├─ StorageError                 the disk is full or not writable               (OSError)
     ├─ RunInterruptedError          Ctrl-C; exit code 130
-    └─ MissingDependencyError       an optional package is absent                  (ImportError)
+    ├─ MissingDependencyError       an optional package is absent                  (ImportError)
+    ├─ MissingToolError             an external program is absent
+    └─ ToolError                    an external program failed or ran out of time; exit code 3
 
 Used everywhere; imports nothing. Inner code states a fact, the public call adds where it happened.
 Messages follow one form: what, where, got, expected, what to do.
@@ -36,10 +38,12 @@ __all__ = [
     "GraphError",
     "InfeasibleError",
     "MissingDependencyError",
+    "MissingToolError",
     "ProofError",
     "QuantError",
     "RunInterruptedError",
     "StorageError",
+    "ToolError",
     "UnknownNameError",
     "VerificationError",
 ]
@@ -145,3 +149,22 @@ class MissingDependencyError(DyadiqError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         """Name the package and the extra that brings it."""
         super().__init__(f"the package {package!r} is not installed. Run: pip install 'dyadiq[{extra}]'")
+
+
+class MissingToolError(DyadiqError):
+    """An external program is absent.
+
+    Example:
+        >>> print(MissingToolError("yosys", "apt-get install yosys"))
+        the program 'yosys' is not installed. Run: apt-get install yosys
+    """
+
+    def __init__(self, program: str, install: str) -> None:
+        """Name the program and the line that installs it."""
+        super().__init__(f"the program {program!r} is not installed. Run: {install}")
+
+
+class ToolError(DyadiqError):
+    """An external program failed, or ran out of time; says where its log is."""
+
+    exit_code = 3

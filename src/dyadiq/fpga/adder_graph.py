@@ -9,6 +9,7 @@ Source: C. Sun et al., da4ml, arXiv:2507.04535.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -128,9 +129,13 @@ class _Forms:
 def _solve(
     kernel: bytes, shape: tuple[int, int], intervals: tuple[tuple[int, int], ...], levels: tuple[int, ...]
 ) -> tuple[Any, ...]:
-    """Return da4ml's stages for a kernel ``[I, O]``; a pure function, so that equal convolution windows are one."""
+    """Return da4ml's stages for a kernel ``[I, O]``; a pure function, so that equal convolution windows are one.
+
+    Raises:
+        MissingDependencyError: da4ml is not installed.
+    """
     try:
-        from da4ml.cmvm import solve
+        solve = importlib.import_module("da4ml.cmvm").solve
     except ImportError as error:
         raise MissingDependencyError("da4ml", "fpga") from error
     matrix = np.frombuffer(kernel, dtype=np.int64).reshape(shape).astype(np.float32)

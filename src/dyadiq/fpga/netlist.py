@@ -289,14 +289,15 @@ class Netlist:
                 return max(low, low2), max(high, high2)
             up, up2 = max(-arg, 0), max(arg, 0)
             return (low << up) - (high2 << up2), (high << up) - (low2 << up2)
-        return {
-            "addc": lambda: (low + arg, high + arg),
-            "subc": lambda: (arg - high, arg - low),
-            "shl": lambda: ((low << arg) + arg2, (high << arg) + arg2),
-            "shr": lambda: (low >> arg, high >> arg),
-            "clip": lambda: (max(low, arg), min(high, arg2)),
-            "nonneg": lambda: (int(low >= 0), int(high >= 0)),
-        }[kind]()
+        if kind == "subc":
+            return arg - high, arg - low
+        if kind == "shl":
+            return (low << arg) + arg2, (high << arg) + arg2
+        if kind == "shr":
+            return low >> arg, high >> arg
+        if kind == "clip":
+            return max(low, arg), min(high, arg2)
+        return (low + arg, high + arg) if kind == "addc" else (int(low >= 0), int(high >= 0))
 
 
 def clip_luts(low: int, high: int, clip_low: int, clip_high: int) -> int:
@@ -338,10 +339,10 @@ def _evaluate(op: Op, wires: dict[int, NDArray[np.int64]], inputs: NDArray[np.in
     if op.kind == "clip":
         clipped: NDArray[np.int64] = np.clip(a, op.arg, op.arg2)
         return clipped
-    return {
-        "addc": lambda: a + op.arg,
-        "subc": lambda: op.arg - a,
-        "shl": lambda: (a << op.arg) + op.arg2,
-        "shr": lambda: a >> op.arg,
-        "nonneg": lambda: (a >= 0).astype(np.int64),
-    }[op.kind]()
+    if op.kind == "subc":
+        return op.arg - a
+    if op.kind == "shl":
+        return (a << op.arg) + op.arg2
+    if op.kind == "shr":
+        return a >> op.arg
+    return a + op.arg if op.kind == "addc" else (a >= 0).astype(np.int64)

@@ -133,7 +133,8 @@ def estimate_adders(program: IntegerProgram) -> dict[str, int]:
 def _signed_digits(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the number of non-zero digits of the canonical signed-digit forms: bits of ``x ^ 3x``."""
     magnitude = np.abs(numbers.astype(np.int64))
-    return np.bitwise_count(magnitude ^ (3 * magnitude)).astype(np.int64)
+    digits: NDArray[np.int64] = np.bitwise_count(magnitude ^ (3 * magnitude)).astype(np.int64)
+    return digits
 
 
 def find_untraceable(program: IntegerProgram, max_adders: int = MAX_ADDERS) -> list[tuple[Node, str]]:

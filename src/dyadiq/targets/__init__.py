@@ -17,6 +17,7 @@ from dyadiq.targets.onnx_integer import OnnxTarget
 from dyadiq.targets.qdq import QdqTarget
 from dyadiq.targets.qonnx import QonnxTarget
 from dyadiq.targets.reference import ReferenceTarget
+from dyadiq.targets.verilog import VerilogTarget
 
 __all__ = ["TARGETS", "Target", "get_target"]
 
@@ -31,6 +32,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             QdqTarget(),
             DyqTarget(),
             Hls4mlTarget(),
+            VerilogTarget(),
         )
     }
 )
