@@ -22,12 +22,15 @@ from dyadiq.core.errors import ConfigError, DataError
 __all__ = [
     "Dataset",
     "Split",
+    "check_finite",
     "fit_standardization",
     "make_dataset",
     "split_hash",
     "standardize",
     "stratified_cut",
 ]
+
+_MAX_NAMES = 10  # of classes in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,8 @@ class Split:
             raise DataError(f"got {len(x)} samples but {len(y)} labels; expected one label per sample.")
         if len(x) == 0:
             raise DataError("the split is empty; expected at least one sample.")
-        object.__setattr__(self, "x", np.ascontiguousarray(x, dtype=np.float32))
+        with np.errstate(over="ignore"):  # Beyond float32 is infinite here, which `check_finite` reports.
+            object.__setattr__(self, "x", np.ascontiguousarray(x, dtype=np.float32))
         object.__setattr__(self, "y", np.ascontiguousarray(y, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -147,15 +151,28 @@ def make_dataset(
     )
 
 
-def _check_split(where: str, split: Split, classes: tuple[str, ...], feature_names: tuple[str, ...]) -> None:
-    finite = np.isfinite(split.x)
+def check_finite(where: str, x: NDArray[np.float32], feature_names: tuple[str, ...] = ()) -> None:
+    """Check that all samples are finite.
+
+    Loaders call it on the arrays as they came, before splits are carved, so that the sample named is a row of the
+    user's own array.
+
+    Raises:
+        DataError: NaN or infinity; names the sample, the place in it, and the feature.
+    """
+    finite = np.isfinite(x)
     if not finite.all():
         place = tuple(int(i) for i in np.argwhere(~finite)[0])
-        named = f" (feature {feature_names[place[1]]!r})" if feature_names else ""
+        known = len(place) > 1 and place[1] < len(feature_names)
+        named = f" (feature {feature_names[place[1]]!r})" if known else ""
         raise DataError(
             f"{where}: {int((~finite).sum())} values are NaN or infinite, the first at sample {place[0]}, "
             f"index {list(place[1:])}{named}. Clean or drop these samples."
         )
+
+
+def _check_split(where: str, split: Split, classes: tuple[str, ...], feature_names: tuple[str, ...]) -> None:
+    check_finite(where, split.x, feature_names)
     low, high = int(split.y.min()), int(split.y.max())
     if low < 0 or high >= len(classes):
         raise DataError(f"{where}: labels go from {low} to {high}, expected 0 to {len(classes) - 1}.")
@@ -163,9 +180,14 @@ def _check_split(where: str, split: Split, classes: tuple[str, ...], feature_nam
     missing = [classes[k] for k in np.flatnonzero(counts == 0)]
     if missing:
         raise DataError(
-            f"{where}: no sample of class {', '.join(map(repr, missing))}; expected every one of the "
+            f"{where}: no sample of class {_few(missing)}; expected every one of the "
             f"{len(classes)} classes. Use more samples, or leave the class out of the task."
         )
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:_MAX_NAMES]))
+    return shown if len(names) <= _MAX_NAMES else f"{shown} and {len(names) - _MAX_NAMES} more"
 
 
 def stratified_cut(y: NDArray[np.int64], fractions: tuple[float, ...], seed: int) -> list[NDArray[np.intp]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dyadiq.core.data_folder import data_folder
 from dyadiq.core.errors import ConfigError
-from dyadiq.zoo.data import Dataset, Split
+from dyadiq.zoo.data import Dataset, Split, check_finite
 from dyadiq.zoo.npz_data import read_npz, standardized_dataset
 
 __all__ = ["load_jets_dataset"]
@@ -49,12 +49,17 @@ def load_jets_dataset(
         if limit is not None and limit < 1:
             raise ConfigError(f"jets: {name} must be at least 1, got {limit}. Leave it out to use all jets.")
     arrays = read_npz(data_folder(data_dir) / "jets" / "jets.npz", _ARRAYS)
+    feature_names = tuple(str(f) for f in arrays["feature_names"])
+    train = _first(arrays["x_train"], arrays["y_train"], n_train)
+    test = _first(arrays["x_test"], arrays["y_test"], n_test)
+    for name, split in (("x_train", train), ("x_test", test)):
+        check_finite(f"jets, {name}", split.x, feature_names)
     return standardized_dataset(
         "jets",
-        _first(arrays["x_train"], arrays["y_train"], n_train),
-        _first(arrays["x_test"], arrays["y_test"], n_test),
+        train,
+        test,
         classes=tuple(str(c) for c in arrays["classes"]),
-        feature_names=tuple(str(f) for f in arrays["feature_names"]),
+        feature_names=feature_names,
         validation_frac=validation_frac,
         seed=seed,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dyadiq.core.errors import ArtifactError, DataError
 from dyadiq.zoo.data import (
     Dataset,
     Split,
+    check_finite,
     fit_standardization,
     make_dataset,
     standardize,
@@ -139,19 +140,37 @@ def load_npz_dataset(
             if f"y_{part}" not in arrays:
                 raise DataError(f"{file}: x_{part} without y_{part}; expected both or neither.")
             parts[part] = _named_split(f"{file}, {part} split", arrays[f"x_{part}"], arrays[f"y_{part}"])
-    n_classes = int(parts["train"].y.max()) + 1
-    classes = arrays.get("classes", np.arange(n_classes))
+    feature_names = tuple(str(f) for f in arrays.get("feature_names", ()))
+    for part, split in parts.items():
+        check_finite(f"{file}, x_{part}", split.x, feature_names)
+    classes = arrays["classes"] if "classes" in arrays else np.arange(_count_classes(file, parts))
     return standardized_dataset(
         "npz",
         parts["train"],
         parts["test"],
         validation=parts.get("validation"),
         classes=tuple(str(c) for c in classes),
-        feature_names=tuple(str(f) for f in arrays.get("feature_names", ())),
+        feature_names=feature_names,
         validation_frac=validation_frac,
         standardized=standardized,
         seed=seed,
     )
+
+
+def _count_classes(file: Path, parts: Mapping[str, Split]) -> int:
+    """Return the number of classes: one more than the largest label of all splits.
+
+    Raises:
+        DataError: More classes than samples, so some cannot have any; names the split with the largest label.
+    """
+    part = max(parts, key=lambda name: int(parts[name].y.max()))
+    n_classes, n_samples = int(parts[part].y.max()) + 1, sum(map(len, parts.values()))
+    if n_classes > n_samples:
+        raise DataError(
+            f"{file}, {part} split: labels go up to {n_classes - 1}, but there are {n_samples} samples in all; "
+            "expected class indices 0, 1, 2, ... without gaps. Number the classes anew."
+        )
+    return n_classes
 
 
 def _named_split(where: str, x: NDArray[Any], y: NDArray[Any]) -> Split:

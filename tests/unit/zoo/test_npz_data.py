@@ -62,3 +62,37 @@ def test_too_few_samples_to_hold_some_out_are_refused(tmp_path):
     write(tmp_path / "mine.npz", x_train=np.zeros((2, 3)), y_train=np.array([0, 1]))
     with pytest.raises(DataError, match=r"nothing is left to train on"):
         load_dataset("npz", data_dir=tmp_path, path="mine.npz")
+
+
+def test_missing_class_is_laid_to_the_split_that_lacks_it(tmp_path):
+    y = np.arange(40) % 5
+    write(tmp_path / "mine.npz", y_train=np.where(y == 4, 0, y), y_test=np.arange(10) % 5)
+    with pytest.raises(DataError, match=r"train split: no sample of class '4'; expected every one of the 5 classes"):
+        load_dataset("npz", data_dir=tmp_path, path="mine.npz")
+
+
+def test_missing_class_is_found_when_only_the_test_split_lacks_it(tmp_path):
+    write(tmp_path / "mine.npz", y_train=np.arange(40) % 5)
+    with pytest.raises(DataError, match=r"test split: no sample of class '2', '3', '4'"):
+        load_dataset("npz", data_dir=tmp_path, path="mine.npz")
+
+
+def test_many_missing_classes_are_counted_not_listed(tmp_path):
+    write(tmp_path / "mine.npz", y_test=np.array([0, 1] * 4 + [0, 30]))
+    with pytest.raises(DataError, match=r"train split: no sample of class '2', .*'11' and 19 more"):
+        load_dataset("npz", data_dir=tmp_path, path="mine.npz")
+
+
+def test_labels_that_are_no_indices_are_refused(tmp_path):
+    write(tmp_path / "mine.npz", y_test=np.array([0, 1] * 4 + [0, 10**12]))
+    with pytest.raises(DataError, match=r"test split: labels go up to 1000000000000, but there are 50 samples in all"):
+        load_dataset("npz", data_dir=tmp_path, path="mine.npz")
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e300])
+def test_value_that_is_not_finite_is_named_by_the_row_of_the_user_s_array(tmp_path, value):
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    x[3, 1] = value
+    write(tmp_path / "mine.npz", x_train=x, feature_names=np.array(["pt", "eta", "phi"]))
+    with pytest.raises(DataError, match=r"mine\.npz, x_train: 1 values .* sample 3, index \[1\] \(feature 'eta'\)"):
+        load_dataset("npz", data_dir=tmp_path, path="mine.npz")
