@@ -12,12 +12,13 @@ from dyadiq.core.tables import Sensitivity, SensitivityTable
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.report import ReportData
+from dyadiq.targets.verify import VerifyResult
 
 NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "fc"]
 BITS = [8, 3, 2, 4, 6]
 
 
-def sample_report(*, mismatches: int = 0, name: str = "digits") -> ReportData:
+def sample_report(*, mismatches: int = 0, proven: bool = True, name: str = "digits") -> ReportData:
     rng = np.random.default_rng(0)
     decisions = [Decision("x", "activation", (1, 8, 8), 8)]
     layers, entries, formats = [], {}, {"x": Format(8)}
@@ -43,9 +44,12 @@ def sample_report(*, mismatches: int = 0, name: str = "digits") -> ReportData:
     nodes = (Node("conv1", "flatten", ("x",), "acc"),)
     tensors = {"x": TensorInfo((4,)), "acc": TensorInfo((4,), QType(19, signed=True))}
     program = IntegerProgram(Graph("integer", ("x",), ("acc",), nodes, tensors, {}))
-    verify = {n: {"compared": 5390, "mismatches": 0, "exact": True} for n in ("exact", "onnx", "qonnx")}
-    verify["onnx"]["mismatches"] = mismatches
-    verify["qdq"] = {"compared": 5390, "mismatches": 31, "exact": False}
+    results = [
+        VerifyResult("exact", 5390, 539),
+        VerifyResult("onnx", 5390, 539, mismatches),
+        VerifyResult("qonnx", 5390, 539, proven=proven),
+        VerifyResult("qdq", 5390, 539, 31, exact=False),
+    ]
     summary = {
         "schema": "dyadiq.run/1",
         "name": name,
@@ -54,7 +58,8 @@ def sample_report(*, mismatches: int = 0, name: str = "digits") -> ReportData:
         "size_bytes": 5936,
         "size_float_bytes": 46000,
         "bops": 12_345_678,
-        "verify": verify,
+        "verify": {r.executor: r.to_json() for r in results},
+        "refusals": [r.refusal for r in results if r.refusal],
         "provenance": {"seed": 0, "torch": "2.13.0", "recipe sha256": "ab" * 32, "program sha256": "cd" * 32},
     }
     return ReportData(summary, plan, table, program, "dyadiq run recipes/digits.toml", ("qdq differs by nature",))

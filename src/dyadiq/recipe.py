@@ -160,7 +160,7 @@ class CalibrateSection(_Section):
 class VerifySection(_Section):
     """``[verify]``: executors compared with the reference; all test samples unless ``n_samples`` is given."""
 
-    against: tuple[str, ...] = ("exact",)
+    against: Annotated[tuple[str, ...], Field(min_length=1)] = ("exact",)
     n_samples: Count | None = None
 
 

@@ -103,12 +103,8 @@ def _provenance(
 
 
 def _refusals(accept: AcceptSection, summary: Mapping[str, Any]) -> list[str]:
-    """Return why the answer is no: executors that differ, and floors of the recipe that are missed."""
-    reasons = [
-        f"{name} differs from the reference in {v['mismatches']} of {v['compared']} integers; first at {v['first']}."
-        for name, v in summary["verify"].items()
-        if v["exact"] and v["mismatches"]
-    ]
+    """Return why the answer is no: executors that differ or are not proven, and floors of the recipe that are missed."""
+    reasons = [found["refusal"] for found in summary["verify"].values() if found["refusal"]]
     accuracy = summary["accuracy"]
     drop = accuracy["float"] - accuracy["integer"]
     size_frac = summary["size_bytes"] / summary["size_float_bytes"]

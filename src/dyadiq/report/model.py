@@ -69,15 +69,17 @@ class ReportData:
         s = self.summary
         accuracy = s["accuracy"]
         drop = 100 * (accuracy["integer"] - accuracy["float"])
-        exact = [v for v in s["verify"].values() if v.get("exact", True)]
+        exact = [v for v in s["verify"].values() if v["exact"]]
         mismatches = sum(v["mismatches"] for v in exact)
-        checked = (
-            f"gave the same integers in all {len(exact)} exact executors"
-            if mismatches == 0 and exact
-            else f"differed in {mismatches:,} integers between executors"
-            if exact
-            else "was compared with no other executor"
-        )
+        unproven = [name for name, v in s["verify"].items() if v["exact"] and not v["proven"]]
+        if not exact:
+            checked = "was compared with no other executor"
+        elif mismatches:
+            checked = f"differed in {mismatches:,} integers between executors"
+        else:
+            checked = f"gave the same integers in all {len(exact)} exact executors"
+        if unproven:
+            checked += f", not proven for {', '.join(unproven)}"
         return (
             f"The integer program classifies {100 * accuracy['integer']:.2f} % of {s['n_eval']:,} test samples "
             f"({drop:+.2f} points against float), takes {s['size_bytes']:,} bytes "

@@ -2,7 +2,8 @@
 
 Used by the pipeline, the CLI and users. Each target writes the program, runs what it wrote, and every output code
 is compared; there is no tolerance. A target that is not exact by nature (`Target.exact` is False) is counted and
-reported, never hidden, and never raises.
+reported, never hidden, and never raises. A target that promises equality but is not proven for the program at hand
+(`Target.unproven`) is no pass, even where all compared integers are equal: other inputs might differ.
 
 Targets that compute in float32 (`Target.on_grid`) start from on-grid inputs, ``(code - zero_point) * scale`` of the
 reference's own input codes, since rounding raw data to float32 happens outside the program. Their input quantizer is
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.errors import VerificationError
+from dyadiq.core.errors import ConfigError, VerificationError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram
@@ -67,7 +68,8 @@ class VerifyResult:
         mismatches: Number of integers that differ.
         max_abs_diff: Largest difference; 0 when all are equal.
         first: The first difference, or None.
-        exact: Whether equality is promised.
+        exact: Whether the executor promises equality.
+        proven: Whether that promise is proven for this program, whatever the inputs.
         note: What `check` had to say.
     """
 
@@ -78,7 +80,33 @@ class VerifyResult:
     max_abs_diff: int = 0
     first: Difference | None = None
     exact: bool = True
+    proven: bool = True
     note: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What is asked of the executor, in a few words for tables."""
+        if not self.exact:
+            return "not exact by nature; reported"
+        return "must be equal" if self.proven else "must be equal; not proven for this program"
+
+    @property
+    def refusal(self) -> str:
+        """Why the executor is refused and what to do, or an empty text."""
+        if not self.exact or (self.proven and not self.mismatches):
+            return ""
+        advice = (
+            "Set quant.product_bits = 24, use power-of-two scales or fewer bits, or do not compare with it."
+            if not self.proven
+            else "The program's meaning is the reference's: report this as a fault of the executor."
+        )
+        if self.mismatches:
+            counts = f"{self.mismatches} of {self.compared} integers; first at {self.first}"
+            return f"{self.executor} differs from the reference in {counts}. {advice}"
+        return (
+            f"{self.executor} is not proven for this program, though all {self.compared} integers compared are "
+            f"equal: other inputs might differ. {advice}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
@@ -90,6 +118,9 @@ class VerifyResult:
             "max_abs_diff": self.max_abs_diff,
             "first": None if self.first is None else str(self.first),
             "exact": self.exact,
+            "proven": self.proven,
+            "kind": self.kind,
+            "refusal": self.refusal,
             "note": self.note,
         }
 
@@ -121,7 +152,7 @@ class VerifyResult:
 def verify(
     program: IntegerProgram,
     inputs: NDArray[Any] | Mapping[str, NDArray[Any]],
-    against: Iterable[str] = ("exact", "onnx"),
+    against: str | Iterable[str] = ("exact", "onnx"),
     *,
     raise_on_mismatch: bool = True,
     chunk: int = 1024,
@@ -133,9 +164,9 @@ def verify(
     Args:
         program: The program.
         inputs: Real inputs ``[N, ...]`` by name; a bare array if there is one input.
-        against: Names in `TARGETS`.
+        against: Names in `TARGETS`, or one name.
         raise_on_mismatch: Raise if an executor cannot be proven exact for this program, and at the end if one
-            differs anywhere. If False, an executor without proof is compared and reported as not exact.
+            differs anywhere. If False, both are for the caller to look at: `VerifyResult.refusal`.
         chunk: Samples compared at a time; bounds memory, changes no result.
         workdir: Where artifacts are written, one folder per target; a temporary folder if None.
         progress: Told of finished samples.
@@ -146,11 +177,15 @@ def verify(
     Raises:
         VerificationError: An exact executor differs; names the first difference of each, and the counts.
         ExportError: A target cannot express the program, or not provably exactly.
+        ConfigError: ``against`` is empty.
         UnknownNameError: No such target.
         DataError: Inputs missing, of the wrong shape, or not finite.
         MissingDependencyError: An optional package is absent.
     """
-    targets = [get_target(name) for name in dict.fromkeys(against)]
+    names = [against] if isinstance(against, str) else list(dict.fromkeys(against))
+    if not names:
+        raise ConfigError("verify: nothing to compare: `against` is empty. Name at least one target, such as 'exact'.")
+    targets = [get_target(name) for name in names]
     arrays = named_inputs(program.graph, inputs)
     n_samples = len(next(iter(arrays.values())))
     with tempfile.TemporaryDirectory() if workdir is None else nullcontext(workdir) as folder:
@@ -161,8 +196,9 @@ def verify(
             if raise_on_mismatch:
                 unproven.raise_if_any("Lower with product_bits=24, use fewer bits, or verify without raising.")
             target.write(program, Path(folder) / target.name)
-            exact = target.exact and not unproven
-            results[target.name] = VerifyResult(target.name, exact=exact, note="; ".join(notes))
+            results[target.name] = VerifyResult(
+                target.name, exact=target.exact, proven=target.exact and not unproven, note="; ".join(notes)
+            )
         progress.start("verify", n_samples)
         for start in range(0, n_samples, chunk):
             raw = {name: array[start : start + chunk] for name, array in arrays.items()}
@@ -202,7 +238,7 @@ def _compare_chunk(
         if target.on_grid:
             key = _input_key(target)
             note = "input quantizer on raw data in float32; values at the edge of a step may differ"
-            before = results.get(key, VerifyResult(key, exact=False, note=note))
+            before = results.get(key, VerifyResult(key, exact=False, proven=False, note=note))
             results[key] = before.including(target.input_codes(path, raw), codes, start)
 
 

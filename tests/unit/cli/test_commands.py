@@ -259,6 +259,19 @@ def test_verify_exits_with_one_when_an_exact_executor_differs(tiny, cli, monkeyp
     assert "sample 0, output 'fc4' at (0,)" in " ".join(result.stdout.split())
 
 
+def test_verify_exits_with_one_when_an_executor_is_not_proven(tiny, cli, tmp_path):
+    recipe, _, _ = tiny
+    run = tmp_path / "run"
+    assert cli("quantize", recipe, "--set", f"out={run}", "--set", "quant.product_bits=62").exit_code == 0
+    result = cli("verify", run, "--against", "qonnx", "--n-samples", "3")
+    assert result.exit_code == 1
+    assert "not proven for this program" in " ".join(result.stdout.split())
+    assert "Not accepted: qonnx" in result.stdout
+    found = document(cli("verify", run, "--against", "qonnx", "--n-samples", "3", "--json"), "dyadiq.verify/1")
+    assert not found["verify"]["qonnx"]["proven"]
+    assert not found["verify"]["qonnx:input"]["refusal"]
+
+
 def test_export_writes_targets(tiny, cli, snapshot, tmp_path):
     _, run, _ = tiny
     result = cli("export", run, "--to", "onnx", "--to", "dyq", "--out", tmp_path / "out")

@@ -186,6 +186,16 @@ def test_difference_between_executors_is_written_down_and_refused(path, tmp_path
     assert (tmp_path / "run" / "report" / "report.html").is_file()
 
 
+def test_executor_that_is_not_proven_is_refused_with_what_to_do(path, tmp_path):
+    summary = run(path, tmp_path / "run", "verify.against=['qonnx']", "quant.product_bits=62").summary
+    found = summary["verify"]["qonnx"]
+    assert (found["exact"], found["proven"]) == (True, False)
+    assert summary["refusals"] == [found["refusal"]]
+    assert "Set quant.product_bits = 24" in found["refusal"]
+    assert not summary["accepted"]
+    assert "not proven for this program" in (tmp_path / "run" / "report" / "report.html").read_text()
+
+
 def test_uniform_plans_are_measured_beside_the_chosen_one(path, tmp_path):
     summary = run(path, tmp_path / "run", "compare.uniform_bits=[8, 4]").summary
     eight, four = summary["uniform"]

@@ -28,6 +28,15 @@ def test_verdict_tells_of_mismatches_when_there_are_any():
     assert '<td class="bad">7</td>' in render_report(sample_report(mismatches=7))
 
 
+def test_report_says_so_when_an_executor_is_not_proven():
+    report = sample_report(proven=False)
+    assert "the same integers in all 3 exact executors, not proven for qonnx." in report.verdict()
+    text = render_report(report)
+    assert '<td class="bad">must be equal; not proven for this program</td>' in text
+    assert "Not accepted:</span> qonnx is not proven for this program" in text
+    assert "Not accepted" not in render_report(sample_report())
+
+
 def test_report_stands_alone_and_is_small(tmp_path):
     path = write_report(sample_report(), tmp_path / "report.html")
     text = path.read_text(encoding="utf-8")

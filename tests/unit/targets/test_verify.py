@@ -1,11 +1,12 @@
 """verify: every integer counted, the first difference named, nothing hidden."""
 
+import re
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import DataError, ExportError, UnknownNameError, VerificationError
+from dyadiq.core.errors import ConfigError, DataError, ExportError, UnknownNameError, VerificationError
 from dyadiq.targets import TARGETS
 from dyadiq.targets.exact import ExactTarget
 from dyadiq.targets.reference import ReferenceTarget
@@ -33,9 +34,18 @@ class Reshaped(ReferenceTarget):
         return {k: v[:, :1] for k, v in super().emulate(path, inputs).items()}
 
 
+class Unproven(OffByOne):
+    name = "unproven"
+
+    def unproven(self, program):
+        problems = super().unproven(program)
+        problems.add(program.graph.nodes[1], "too wide for float32")
+        return problems
+
+
 @pytest.fixture
 def registry(monkeypatch):
-    more = {t.name: t for t in (OffByOne(), Reshaped())}
+    more = {t.name: t for t in (OffByOne(), Reshaped(), Unproven())}
     monkeypatch.setattr("dyadiq.targets.TARGETS", MappingProxyType(TARGETS | more))
 
 
@@ -91,7 +101,7 @@ def test_difference_is_reported_when_asked_not_to_raise(registry, program, input
     assert wrong.to_json()["first"].startswith("sample 5, output")
     assert results["onnx"].to_json() == {
         "executor": "onnx", "compared": 165, "samples": 33, "mismatches": 0, "max_abs_diff": 0, "first": None,
-        "exact": True, "note": "",
+        "exact": True, "proven": True, "kind": "must be equal", "refusal": "", "note": "",
     }  # fmt: skip
 
 
@@ -131,3 +141,34 @@ def test_exact_executor_refuses_sums_beyond_float64(monkeypatch, program):
         ExportError, match=r"target 'exact' cannot express 3 nodes.*\n  linear1 .* may reach \d+, beyond"
     ):
         ExactTarget().check(program)
+
+
+def test_unproven_executor_is_refused_even_when_all_integers_are_equal(registry, program, inputs):
+    with pytest.raises(ExportError, match=r"too wide for float32\nLower with product_bits=24"):
+        verify(program, inputs, "unproven")
+    inputs["x0"][5, 0] = 0.0
+    result = verify(program, inputs, "unproven", raise_on_mismatch=False)["unproven"]
+    assert (result.mismatches, result.exact, result.proven) == (0, True, False)
+    assert result.kind == "must be equal; not proven for this program"
+    assert result.refusal == (
+        "unproven is not proven for this program, though all 165 integers compared are equal: other inputs might "
+        "differ. Set quant.product_bits = 24, use power-of-two scales or fewer bits, or do not compare with it."
+    )
+
+
+def test_refusal_names_the_difference_and_what_to_do(registry, program, inputs):
+    results = verify(program, inputs, ["wrong", "unproven", "qdq", "onnx"], raise_on_mismatch=False)
+    start = r"wrong differs from the reference in 1 of 165 integers; first at sample 5, output .* at \(1,\): got .*\. "
+    assert re.fullmatch(start + "The program's meaning .* fault of the executor.", results["wrong"].refusal)
+    assert re.search(r"^unproven differs from .*\. Set quant.product_bits = 24", results["unproven"].refusal)
+    assert (results["qdq"].refusal, results["onnx"].refusal) == ("", "")
+    assert results["qdq"].kind == "not exact by nature; reported"
+
+
+def test_one_name_is_taken_for_a_list_of_one(program, inputs):
+    assert list(verify(program, inputs, "onnx")) == ["onnx"]
+
+
+def test_empty_comparison_is_refused(program, inputs):
+    with pytest.raises(ConfigError, match="nothing to compare: `against` is empty. Name at least one target"):
+        verify(program, inputs, [])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dyadiq.cli.guard import EXIT_NO, command
-from dyadiq.cli.output import RichProgress, print_json, print_table, stderr_console
+from dyadiq.cli.output import RichProgress, print_json, print_table, print_text, stderr_console
 
 if TYPE_CHECKING:
     from dyadiq.ir.integer import IntegerProgram
@@ -26,7 +26,8 @@ _PROGRAM = click.argument("program", type=click.Path(path_type=Path))
 def verify(program: Path, against: tuple[str, ...], inputs: Path | None, n_samples: int | None, as_json: bool) -> int:
     """Compare executors of PROGRAM (a run folder, .safetensors or .dyq) with the reference, integer for integer.
 
-    A run folder brings its own test split. Exit code 1 if an executor that promises equality differs.
+    A run folder brings its own test split. Exit code 1 if an executor that promises equality differs, or is not
+    proven to be equal for this program.
     """
     from dyadiq.targets.verify import verify as compare
 
@@ -38,25 +39,20 @@ def verify(program: Path, against: tuple[str, ...], inputs: Path | None, n_sampl
         results = compare(loaded, samples[:n_samples], against, raise_on_mismatch=False, progress=progress)
     finally:
         progress.close()
-    wrong = [r for r in results.values() if r.exact and r.mismatches]
+    refusals = [result.refusal for result in results.values() if result.refusal]
     if as_json:
         print_json({"schema": "dyadiq.verify/1", "verify": {n: r.to_json() for n, r in results.items()}})
     else:
         print_table(
             ("executor", "samples", "integers", "different", "first difference", ""),
             [
-                (
-                    name,
-                    r.samples,
-                    r.compared,
-                    r.mismatches,
-                    str(r.first) if r.first else None,
-                    "must be equal" if r.exact else "reported",
-                )
+                (name, r.samples, r.compared, r.mismatches, str(r.first) if r.first else None, r.kind)
                 for name, r in results.items()
             ],
         )
-    return EXIT_NO if wrong else 0
+        for reason in refusals:
+            print_text(f"Not accepted: {reason}")
+    return EXIT_NO if refusals else 0
 
 
 @command("export", "Write a program as files of targets.")
