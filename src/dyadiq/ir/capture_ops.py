@@ -115,13 +115,22 @@ def _batch_norm(builder: GraphBuilder, call: Call) -> Value:
         )
     x = builder.read(args["input"])
     mean, var = (builder.param(args[name], name) for name in ("running_mean", "running_var"))
-    inputs = [x, "", "", mean, var]
+    inputs, neutral_names = [x, "", "", mean, var], []
+    prefix = mean.removesuffix("running_mean")
     for position, (name, neutral) in enumerate((("weight", 1.0), ("bias", 0.0)), start=1):
         if args[name] is not None:
             inputs[position] = builder.param(args[name], name)
         else:  # affine=False
-            inputs[position] = builder.neutral_param(f"{mean.removesuffix('running_mean')}{name}", mean, neutral)
-    return builder.emit(call, "batch_norm", inputs, {"eps": float(args["eps"])})
+            inputs[position] = builder.neutral_param(f"{prefix}{name}", mean, neutral)
+            neutral_names.append(inputs[position])
+    counter = builder.param_arrays.get(f"{prefix}num_batches_tracked")
+    attrs = {
+        "eps": float(args["eps"]),
+        "momentum": float(args["momentum"]) or None,  # torch's BatchNorm in eval mode passes 0 for None
+        "num_batches_tracked": None if counter is None else int(counter),
+        **({"neutral": tuple(neutral_names)} if neutral_names else {}),
+    }
+    return builder.emit(call, "batch_norm", inputs, attrs)
 
 
 def _relu(builder: GraphBuilder, call: Call) -> Value:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dyadiq.core.errors import GraphError
-from dyadiq.ir.graph import FLOAT_OPS, Graph, Node
+from dyadiq.ir.graph import FLOAT_OPS, OPTIONAL_ATTRS, Graph, Node
 from dyadiq.ir.integer import INTEGER_OPS
 from dyadiq.ir.shapes import Shape, infer_shape
 
@@ -183,7 +183,7 @@ def _check_float_attrs(node: Node) -> None:
         GraphError: Unknown attribute or illegal activation.
     """
     where = f"{node.name} ({node.op})"
-    extra = sorted(set(node.attrs) - set(FLOAT_OPS[node.op]) - {"activation"})
+    extra = sorted(set(node.attrs) - {*FLOAT_OPS[node.op], *OPTIONAL_ATTRS.get(node.op, ()), "activation"})
     if extra:
         raise GraphError(f"{where}: unknown attribute {extra[0]!r}, expected {sorted(FLOAT_OPS[node.op])}.")
     if "activation" not in node.attrs:

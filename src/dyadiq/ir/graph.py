@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import GraphError
 from dyadiq.core.qtype import QType
 
-__all__ = ["FLOAT_OPS", "Dialect", "Graph", "Node", "TensorInfo"]
+__all__ = ["FLOAT_OPS", "OPTIONAL_ATTRS", "Dialect", "Graph", "Node", "TensorInfo"]
 
 Dialect = Literal["float", "integer"]
 
@@ -40,6 +40,16 @@ FLOAT_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "max_pool2d": ("kernel", "stride", "padding", "dilation", "ceil_mode"),
         "avg_pool2d": ("kernel", "stride", "padding", "count_include_pad"),  # global: kernel = (H, W)
         "flatten": (),  # [N, ...] to [N, F]
+    }
+)
+
+OPTIONAL_ATTRS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        # For training only; what a network computes in eval mode does not depend on them.
+        # momentum: weight of a batch in the running statistics (None: cumulative average), 0.1 if absent
+        # num_batches_tracked: the model's counter (None: it has none), 0 if absent
+        # neutral: names of parameters that the model does not have (affine=False)
+        "batch_norm": ("momentum", "num_batches_tracked", "neutral"),
     }
 )
 

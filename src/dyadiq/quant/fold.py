@@ -18,7 +18,9 @@ from dyadiq.core.errors import DataError
 from dyadiq.ir.execute import run_node
 from dyadiq.ir.graph import Graph, Node
 
-__all__ = ["Layer", "find_layers", "fold"]
+__all__ = ["DEFAULT_MOMENTUM", "Layer", "counter_name", "find_layers", "fold"]
+
+DEFAULT_MOMENTUM = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class Layer:
     def weight(self) -> str:
         """Name of the folded weight: the decision."""
         return self.node.inputs[1]
+
+
+def counter_name(norm: Node) -> str:
+    """Return the name of a batch norm's counter of batches, as torch names it."""
+    return norm.inputs[3].removesuffix("running_mean") + "num_batches_tracked"
 
 
 def find_layers(graph: Graph, canonical: Graph) -> dict[str, Layer]:
@@ -66,7 +73,7 @@ def find_layers(graph: Graph, canonical: Graph) -> dict[str, Layer]:
 
 
 def fold(
-    layer: Layer, tensors: Mapping[str, Tensor], *, live_input: Tensor | None = None, momentum: float = 0.1
+    layer: Layer, tensors: Mapping[str, Tensor], *, live_input: Tensor | None = None, momentum: float | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of a layer with its batch norms folded in.
 
@@ -75,7 +82,7 @@ def fold(
         tensors: Parameters and running statistics by name.
         live_input: Given while batch norms are live: statistics are those of the unquantized layer on this input,
             and the running ones are updated.
-        momentum: Weight of the new statistics in the running ones, torch's convention.
+        momentum: Weight of the new statistics in the running ones, torch's convention; None: each batch norm's own.
 
     Raises:
         DataError: Live, and a channel has a single value.
@@ -119,8 +126,12 @@ def _unquantized(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, d
     return run_node(layer.source, arguments)
 
 
-def _batch_statistics(norm: Node, x: Tensor, tensors: Mapping[str, Tensor], momentum: float) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of a batch, after updating the running ones (unbiased, as torch does).
+def _batch_statistics(
+    norm: Node, x: Tensor, tensors: Mapping[str, Tensor], momentum: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of a batch, after updating the running ones (unbiased) and their counter.
+
+    As torch does: the weight of a batch is the momentum, or ``1 / number of batches`` if the batch norm has none.
 
     Raises:
         DataError: A channel has a single value.
@@ -134,7 +145,14 @@ def _batch_statistics(norm: Node, x: Tensor, tensors: Mapping[str, Tensor], mome
         )
     mean, var = x.double().mean(axes), x.double().var(axes, correction=0)
     running_mean, running_var = (tensors[name] for name in norm.inputs[3:])
+    counter = tensors.get(counter_name(norm))
     with torch.no_grad():
+        if counter is not None:
+            counter.add_(1)
+        if momentum is None:
+            momentum = norm.attrs.get("momentum", DEFAULT_MOMENTUM)
+        if momentum is None:
+            momentum = 0.0 if counter is None else 1.0 / int(counter)
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((var * count / (count - 1)).to(running_var.dtype), momentum)
     return mean, var

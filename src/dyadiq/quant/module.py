@@ -12,7 +12,7 @@ a step near ties, which is why accuracy is measured in ``exact``. Source: DESIGN
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from dyadiq.ir.sites import find_sites
 from dyadiq.quant.calibrate import calibrate_activations, check_finite_params, fit_weights
 from dyadiq.quant.exact import ExactExecutor
 from dyadiq.quant.fake_quant import ActivationQuantizer, Quantizer, WeightQuantizer, round_to_grid
-from dyadiq.quant.fold import Layer, find_layers, fold
+from dyadiq.quant.fold import Layer, counter_name, find_layers, fold
 from dyadiq.quant.lower import lower
 from dyadiq.quant.named import Scope, add_module_, add_tensors_, tensors_by_name
 
@@ -71,7 +71,7 @@ def quantize(
 
     Raises:
         ConfigError: The plan does not fit the network.
-        DataError: No calibration batch, or an activation that is not finite.
+        DataError: No calibration batch, one that is no list of them, or an activation that is not finite.
         GraphError: The graph cannot be made canonical.
         QuantError: A parameter is not finite, or a tensor cannot be quantized as asked.
 
@@ -86,6 +86,11 @@ def quantize(
         >>> next(iter(module.state_dict())), module.weight_quants()["fc.weight"].codes
         ('fc.weight', array([[ 7, -4]]))
     """
+    if isinstance(calibration, (Tensor, np.ndarray)) or not isinstance(calibration, Iterable):
+        raise DataError(
+            f"calibration must be batches that the ranges of activations are taken from, got one "
+            f"{type(calibration).__name__}. Pass a list of batches: [x]."
+        )
     config = QuantConfig() if config is None else config
     check_finite_params(graph.params)
     canonical = canonicalize(graph)
@@ -104,7 +109,7 @@ class QuantModule(nn.Module):
         config: Everything about quantization except the bits.
         mode: ``float``, ``fake`` or ``exact``; see `set_mode_`.
         batchnorm_frozen: Whether batch norms use running statistics in training too.
-        batchnorm_momentum: Weight of a batch in the running statistics.
+        batchnorm_momentum: Weight of a batch in the running statistics; None: each batch norm's own.
 
     Raises:
         QuantError: The model has its own attribute ``quantizers``.
@@ -119,7 +124,7 @@ class QuantModule(nn.Module):
         *,
         learn_scales: bool = True,
         freeze_bn: bool = True,
-        batchnorm_momentum: float = 0.1,
+        batchnorm_momentum: float | None = None,
     ) -> None:
         """Register the model's tensors under its names, and a quantizer a decision.
 
@@ -138,7 +143,7 @@ class QuantModule(nn.Module):
         self._canonical = canonicalize(graph)
         self._sites = find_sites(self._canonical)
         self._layers = find_layers(graph, self._canonical)
-        self._executor: tuple[tuple[tuple[int, int], ...], ExactExecutor] | None = None
+        self._executor: tuple[list[Tensor], list[bool], ExactExecutor] | None = None
         self._add_model_tensors()
         self._weight_names = tuple(dict.fromkeys(layer.weight for layer in self._layers.values()))
         scope = Scope()
@@ -151,11 +156,15 @@ class QuantModule(nn.Module):
     def _add_model_tensors(self) -> None:
         tensors = graph_params(self.graph)
         norms = [node for node in self.graph.nodes if node.op == "batch_norm"]
-        statistics = {name for node in norms for name in node.inputs[3:]}
-        buffers = {name: tensors[name] for name in tensors if name in statistics}
+        neutral = {name for node in norms for name in node.attrs.get("neutral", ())}  # which the model does not have
+        constant = neutral | {name for node in norms for name in node.inputs[3:]}
+        buffers = {name: tensors[name] for name in tensors if name in constant}
         for node in norms:  # As torch names it, so that state dicts of the model fit.
-            buffers[node.inputs[3].removesuffix("running_mean") + "num_batches_tracked"] = torch.tensor(0)
-        add_tensors_(self, {n: t for n, t in tensors.items() if n not in statistics}, buffers)
+            count = node.attrs.get("num_batches_tracked", 0)
+            if count is not None:
+                buffers[counter_name(node)] = torch.tensor(count)
+        parameters = {n: t for n, t in tensors.items() if n not in constant}
+        add_tensors_(self, parameters, buffers, frozen=self.graph.meta.get("frozen_parameters", ()), unsaved=neutral)
 
     # -- modes and state -----------------------------------------------------------------------------
 
@@ -204,7 +213,9 @@ class QuantModule(nn.Module):
             *inputs: In the order of ``graph.inputs``.
 
         Raises:
-            DataError: Inputs of the wrong number or shape, not finite (exact mode), or too few for a live batch norm.
+            DataError: Inputs of the wrong number or shape, no samples, too few for a live batch norm, or (exact mode)
+                not finite.
+            QuantError: Exact mode, and the module cannot be lowered as it is.
 
         Shapes:
             Inputs ``[N, *shape]``. Values in the parameters' dtype; int64 codes in exact mode.
@@ -218,6 +229,8 @@ class QuantModule(nn.Module):
         got = [list(x.shape) for x in inputs]
         if len(got) != len(expected) or any(g[1:] != e[1:] or not g for g, e in zip(got, expected, strict=True)):
             raise DataError(f"inputs {list(self.graph.inputs)}: got shapes {got}, expected {expected}.")
+        if any(len(x) == 0 for x in inputs):
+            raise DataError(f"inputs {list(self.graph.inputs)} have no samples: got shapes {got}. Skip empty batches.")
 
     def _run_real(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         tensors = tensors_by_name(self, skip=(_QUANTIZERS,))
@@ -255,11 +268,13 @@ class QuantModule(nn.Module):
 
     def _run_exact(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         """Run the integer program, lowered again whenever a tensor of this module changed."""
+        # Values are compared: versions and identities of tensors miss edits through ``.data`` and numpy.
         state = [*self.parameters(), *self.buffers()]
-        key = tuple((id(tensor), tensor._version) for tensor in state)
-        if self._executor is None or self._executor[0] != key:
-            self._executor = key, ExactExecutor(lower(self))
-        executor = self._executor[1]
+        enabled = [quantizer.enabled for quantizer in self.quantizers_by_name().values()]
+        if self._executor is None or self._executor[1] != enabled or not _all_equal(self._executor[0], state):
+            executor = ExactExecutor(lower(self))
+            self._executor = [tensor.detach().clone() for tensor in state], enabled, executor
+        executor = self._executor[2]
         given = {name: x.detach().cpu().numpy() for name, x in zip(self.graph.inputs, inputs, strict=True)}
         arrays = {name: torch.from_numpy(x) for name, x in named_inputs(executor.graph, given).items()}
         outputs = executor(arrays)
@@ -305,6 +320,13 @@ class QuantModule(nn.Module):
     def _folded_layers(self) -> list[tuple[Node, Tensor, Tensor | None]]:
         tensors = {n: t.detach().clone() for n, t in tensors_by_name(self, skip=(_QUANTIZERS,)).items()}
         return [(layer.node, *fold(layer, tensors)) for layer in self._layers.values()]
+
+
+def _all_equal(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
+    """Return whether two lists hold the same values, dtypes and devices."""
+    return len(left) == len(right) and all(
+        a.dtype == b.dtype and a.device == b.device and torch.equal(a, b) for a, b in zip(left, right, strict=True)
+    )
 
 
 def _activation(quantizers: Mapping[str, Quantizer], name: str) -> ActivationQuantizer:

@@ -7,7 +7,7 @@ anything (``mode``, ``0``), also what `nn.Module` uses as an attribute; tensors 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -18,8 +18,22 @@ class Scope(nn.Module):
     """An empty container; holds what its name spans."""
 
 
-def add_tensors_(root: nn.Module, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+def add_tensors_(
+    root: nn.Module,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    *,
+    frozen: Collection[str] = (),
+    unsaved: Collection[str] = (),
+) -> None:
     """Register parameters and buffers under their dotted names.
+
+    Args:
+        root: Gets them.
+        parameters: By name.
+        buffers: By name.
+        frozen: Names of parameters that ask for no gradient.
+        unsaved: Names of buffers that the state dict leaves out.
 
     Example:
         >>> root = Scope()
@@ -30,10 +44,12 @@ def add_tensors_(root: nn.Module, parameters: Mapping[str, Tensor], buffers: Map
     """
     for name, value in parameters.items():
         scope, leaf = _scope_of(root, name)
-        scope._parameters[leaf] = nn.Parameter(value)
+        scope._parameters[leaf] = nn.Parameter(value, requires_grad=name not in frozen)
     for name, value in buffers.items():
         scope, leaf = _scope_of(root, name)
         scope._buffers[leaf] = value
+        if name in unsaved:
+            scope._non_persistent_buffers_set.add(leaf)
 
 
 def add_module_(root: nn.Module, name: str, module: nn.Module) -> None:

@@ -295,3 +295,19 @@ def test_module_inside_is_captured_when_a_model_is_wrapped_for_parallel_training
             torch.distributed.destroy_process_group()
     assert sorted(graph.params) == ["0.bias", "0.weight"]
     assert [node.name for node in graph.nodes] == ["0", "1"]
+
+
+def test_batch_norm_records_how_it_trains():
+    model = nn.Sequential(nn.BatchNorm1d(2, momentum=0.25), nn.BatchNorm1d(2, momentum=None, affine=False))
+    model[0].num_batches_tracked.fill_(7)
+    first, second = capture(model, (torch.randn(4, 2),)).nodes
+    assert (first.attrs["momentum"], first.attrs["num_batches_tracked"]) == (0.25, 7)
+    assert second.attrs["momentum"] is None
+    assert second.attrs["neutral"] == ("1.weight", "1.bias")
+
+
+def test_parameters_that_ask_for_no_gradient_are_named():
+    model = nn.Linear(2, 2)
+    assert "frozen_parameters" not in capture(model, (torch.randn(4, 2),)).meta
+    model.bias.requires_grad_(False)
+    assert capture(model, (torch.randn(4, 2),)).meta["frozen_parameters"] == ["bias"]

@@ -12,6 +12,7 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.format import Format
 from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
+from dyadiq.ir.capture import capture
 from dyadiq.ir.execute import run_graph
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import run_reference
@@ -395,3 +396,122 @@ def test_lowering_is_refused_by_parameter_when_training_diverged():
         qmod.get_parameter("fc2.weight").fill_(float("nan"))
     with pytest.raises(QuantError, match=r"fc2\.weight: 48 of 48 values are NaN"):
         lower(qmod)
+
+
+class Plain(nn.Module):
+    """A batch norm without affine parameters, one with a cumulative average, one with a momentum of its own."""
+
+    shape = (3, 4, 4)
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False, momentum=0.3)
+        self.fc, self.bn2 = nn.Linear(16, 5), nn.BatchNorm1d(5, momentum=None)
+        self.bn1.num_batches_tracked.fill_(7)
+
+    def forward(self, x):
+        return self.bn2(self.fc(torch.flatten(self.bn1(self.conv(x)), 1)))
+
+
+def plain(**options):
+    model = Plain().eval()
+    x = samples_of(model, 24)
+    graph = capture(model, (x,))
+    plan = uniform_plan(network_facts(canonicalize(graph)), 8, 8)
+    return model, quantize(graph, plan, [x], **options), x
+
+
+def test_exact_mode_follows_edits_that_torch_does_not_count(name):
+    _, qmod, x = quantized(name)
+    before = qmod.set_mode_("exact")(x)
+    next(p for n, p in qmod.named_parameters() if not n.startswith("quantizers")).data.mul_(-1)
+    after = qmod(x)
+    assert not torch.equal(after, before)
+    assert np.array_equal(after.numpy(), run_reference(lower(qmod), x.numpy())[qmod.graph.outputs[0]])
+
+
+def test_exact_mode_runs_when_in_inference_mode():
+    _, qmod, x = quantized("residual")
+    expected = qmod.set_mode_("exact")(x)
+    with torch.inference_mode():
+        assert torch.equal(qmod(x), expected)
+    _, fresh, _ = quantized("residual")
+    with torch.inference_mode():
+        assert torch.equal(fresh.set_mode_("exact")(x), expected)
+    assert torch.equal(fresh(x), expected)
+
+
+def test_exact_mode_and_lowering_are_refused_when_a_quantizer_is_disabled():
+    _, qmod, x = quantized("perceptron")
+    qmod.set_mode_("exact")(x)
+    qmod.quantizers_by_name()["fc1.weight"].enabled = False
+    with pytest.raises(QuantError, match=r"quantizers of fc1\.weight are disabled"):
+        qmod(x)
+    with pytest.raises(QuantError, match=r"Set enabled = True before lowering"):
+        lower(qmod)
+
+
+def test_lower_is_refused_when_the_module_is_not_quantized():
+    with pytest.raises(ConfigError, match=r"got Linear\. Call quantize\(graph, plan, batches\) first"):
+        lower(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("calibration", [None, torch.zeros(4, 8), np.zeros((4, 8))])
+def test_calibration_is_refused_when_it_is_no_list_of_batches(calibration):
+    _, graph = captured("perceptron")
+    plan = uniform_plan(network_facts(canonicalize(graph)), 8, 8)
+    with pytest.raises(DataError, match=r"Pass a list of batches: \[x\]"):
+        quantize(graph, plan, calibration)
+
+
+@pytest.mark.parametrize("mode", ["float", "fake", "exact"])
+def test_inputs_are_refused_when_there_are_none(mode):
+    _, qmod, x = quantized("perceptron")
+    with pytest.raises(DataError, match="have no samples"):
+        qmod.set_mode_(mode)(x[:0])
+
+
+def test_live_batchnorm_has_the_momentum_and_counter_of_the_model():
+    model, qmod, x = plain(freeze_bn=False)
+    model.train()
+    qmod.set_mode_("float").train()
+    for part in x.chunk(3):
+        torch.testing.assert_close(qmod(part), model(part), **FLOAT_CLOSE)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(qmod.state_dict()[key], value, **FLOAT_CLOSE)
+    assert (int(qmod.state_dict()["bn1.num_batches_tracked"]), int(qmod.state_dict()["bn2.num_batches_tracked"])) == (
+        10,
+        3,
+    )
+
+
+def test_live_batchnorm_takes_the_momentum_of_the_module_when_it_is_given():
+    _, qmod, x = plain(freeze_bn=False)
+    qmod.batchnorm_momentum = 1.0
+    qmod.set_mode_("float").train()(x)
+    with torch.no_grad():
+        result = nn.functional.conv2d(x, qmod.state_dict()["conv.weight"], qmod.state_dict()["conv.bias"])
+    torch.testing.assert_close(qmod.state_dict()["bn1.running_mean"], result.mean((0, 2, 3)), **FLOAT_CLOSE)
+
+
+def test_state_dict_of_the_model_fits_when_a_batch_norm_has_no_affine_parameters():
+    model, qmod, x = plain()
+    own = {k for k in qmod.state_dict() if not k.startswith("quantizers.")}
+    assert own == set(model.state_dict())
+    assert {k for k, _ in qmod.named_parameters() if not k.startswith("quantizers.")} == dict(
+        model.named_parameters()
+    ).keys()
+    other = Plain().eval()
+    other.bn1.running_mean.fill_(0.5)
+    qmod.load_float_state_dict_(other.state_dict()).set_mode_("float").eval()
+    torch.testing.assert_close(qmod(x), other(x), **FLOAT_CLOSE)
+
+
+def test_parameters_ask_for_no_gradient_when_those_of_the_model_did_not():
+    model = Plain().eval()
+    model.conv.weight.requires_grad_(False)
+    x = samples_of(model, 8)
+    graph = capture(model, (x,))
+    qmod = quantize(graph, uniform_plan(network_facts(canonicalize(graph)), 8, 8), [x])
+    frozen = {k for k, p in qmod.named_parameters() if not p.requires_grad}
+    assert frozen == {"conv.weight"}
