@@ -53,7 +53,8 @@ def allocate(
         The plan. Its certificate bounds every other choice; its ``costs`` hold every known metric.
 
     Raises:
-        ConfigError: Empty budget, a bad amount, candidates out of range, or widths the table was not measured at.
+        ConfigError: A budget that is empty or no mapping, a bad amount, candidates out of range, or
+            widths the table was not measured at.
         UnknownNameError: A budget for an unknown metric.
         InfeasibleError: No plan meets the budgets; says the smallest reachable value of each.
         QuantError: A sensitivity is not finite.
@@ -113,6 +114,11 @@ def allocate(
 
 
 def _limits(budget: Mapping[str, float | str], known: Mapping[str, CostTable]) -> dict[str, int]:
+    if not isinstance(budget, Mapping):
+        raise ConfigError(
+            f"the budget must say what is limited, as a mapping of metric to limit; got {budget!r}. "
+            "Give for example {'size': '25%'}."
+        )
     if not budget:
         raise ConfigError("the budget is empty. Give at least one, for example {'size': '25%'}.")
     limits = {}

@@ -46,7 +46,8 @@ def parse_budget(value: float | str, *, metric: str, unit: str, reference: int |
         reference: The 100 % of percentages: the float32 network's cost.
 
     Raises:
-        ConfigError: Not a positive finite amount, a suffix the unit does not have, or a percentage without reference.
+        ConfigError: Not a positive finite amount, a suffix the unit does not have, or a percentage without reference or
+            of nothing.
 
     Example:
         >>> parse_budget("1.5kB", metric="size", unit="byte"), parse_budget(3e8, metric="bops", unit="bop")
@@ -86,6 +87,11 @@ def _parse_text(text: str, metric: str, unit: str, reference: int | None) -> Fra
     if match is None:
         raise ConfigError(f"budget {metric}: not an amount: {text!r}. {_examples(unit)}")
     number, suffix = Fraction(match[1]), match[2].strip()
+    if suffix == "%" and reference == 0:
+        raise ConfigError(
+            f"budget {metric}: {text!r} is a percentage of the float32 network, which has no {metric}: 0 {unit}, since "
+            f"there is no convolution or linear layer in it. Leave {metric} out of the budget."
+        )
     if suffix == "%":
         if reference is None:
             raise ConfigError(

@@ -50,7 +50,8 @@ def analyze(
 
     Methods: ``gram`` (forward passes, the best predictor of the KL divergence, with cross terms), ``kl`` (the
     divergence itself, same forward passes), ``trace`` (HAWQ-V2's Omega from the exact Gauss-Newton trace),
-    ``squared_error`` (no curvature; weights need no data). Every entry carries its standard error over samples.
+    ``squared_error`` (no curvature; weights need no data, several outputs are fine). Every entry carries its standard
+    error over samples.
     Decisions of fixed width (network input and output) are measured at that width only.
 
     Args:

@@ -30,8 +30,9 @@ def gram(problem: Problem) -> SensitivityTable:
 
     Raises:
         DataError: Fewer than two samples, or non-finite outputs.
-        ConfigError: The loss cannot take the network's output.
+        ConfigError: The loss cannot take the network's output, or there are several.
     """
+    problem.require_one_output("gram")
     problem.require_samples("gram")
     matrix = np.zeros((len(problem.index), len(problem.index)))
     halves = []

@@ -23,8 +23,9 @@ def kl(problem: Problem) -> SensitivityTable:
 
     Raises:
         DataError: Fewer than two samples, or non-finite outputs.
-        ConfigError: The loss is not the cross-entropy, or cannot take the network's output.
+        ConfigError: The loss is not the cross-entropy, or cannot take the network's output, or there are several.
     """
+    problem.require_one_output("kl")
     problem.require_samples("kl")
     if problem.loss != "cross_entropy":
         raise ConfigError(f"method 'kl' compares class probabilities, got loss {problem.loss!r}. Use method 'gram'.")

@@ -39,7 +39,7 @@ class Problem:
     """What to measure, and on what.
 
     Attributes:
-        graph: Canonical float graph with one output.
+        graph: Canonical float graph.
         facts: Its decisions.
         sites: Where its activations are quantized.
         batches: Input chunks ``[n, ...]`` in the chosen precision; empty if there are no data.
@@ -66,7 +66,7 @@ class Problem:
         """Check what no method can work with.
 
         Raises:
-            ConfigError: Unknown loss or precision, or a graph with several outputs.
+            ConfigError: Unknown loss or precision.
         """
         for name, value, legal in (
             ("loss", self.loss, get_args(Loss)),
@@ -74,11 +74,6 @@ class Problem:
         ):
             if value not in legal:
                 raise ConfigError(f"analyze: {name} must be one of {', '.join(legal)}, got {value!r}.")
-        if len(self.graph.outputs) != 1:
-            raise ConfigError(
-                f"analyze needs a network with one output, got {list(self.graph.outputs)}. "
-                "Wrap the model so that it returns the one the loss is computed from."
-            )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,6 +104,18 @@ class Problem:
     def index(self) -> tuple[tuple[str, int], ...]:
         """Every (decision, bits) to measure, in order of execution."""
         return tuple((name, bits) for name, widths in self.widths.items() for bits in widths)
+
+    def require_one_output(self, method: str) -> None:
+        """Check that there is one output for the loss to be computed from.
+
+        Raises:
+            ConfigError: A graph with several outputs.
+        """
+        if len(self.graph.outputs) != 1:
+            raise ConfigError(
+                f"analyze: method {method!r} needs a network with one output, got {list(self.graph.outputs)}. "
+                "Wrap the model so that it returns the one the loss is computed from, or use method 'squared_error'."
+            )
 
     def require_samples(self, method: str) -> None:
         """Check that there are data enough for a standard error.

@@ -3,6 +3,7 @@
     weight      ||Q_b(w) - w||^2, summed over the tensor; exact, standard error 0
     activation  mean over samples of ||Q_b(a) - a||^2, summed over the tensor of one sample
 
+Uses no loss, so networks may have several outputs.
 Method of `dyadiq.curvature.METHODS`; the baseline that the others must beat.
 """
 

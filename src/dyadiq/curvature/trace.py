@@ -46,8 +46,9 @@ def trace(problem: Problem) -> SensitivityTable:
 
     Raises:
         DataError: Fewer than two samples, or non-finite outputs.
-        ConfigError: The loss cannot take the network's output.
+        ConfigError: The loss cannot take the network's output, or there are several.
     """
+    problem.require_one_output("trace")
     problem.require_samples("trace")
     network = Network(problem)
     ranges = fit_activations(problem, network)

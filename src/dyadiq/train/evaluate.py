@@ -17,10 +17,10 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dyadiq.core.errors import DataError
+from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.zoo.data import Split
 
-__all__ = ["Evaluation", "Scorer", "accuracy", "evaluate", "evaluation_mode", "predict"]
+__all__ = ["Evaluation", "Scorer", "accuracy", "evaluate", "evaluation_mode", "predict", "single_output"]
 
 Scorer: TypeAlias = Callable[[NDArray[np.float32]], Any]
 
@@ -70,6 +70,7 @@ def predict(model: nn.Module | Scorer, x: NDArray[np.float32], *, batch_size: in
 
     Raises:
         DataError: No samples, scores of another shape, or scores that are NaN.
+        ConfigError: The module returns something else than one tensor.
 
     Example:
         >>> predict(lambda x: x * 2, np.array([[1.0, 3.0]], np.float32))
@@ -82,7 +83,7 @@ def predict(model: nn.Module | Scorer, x: NDArray[np.float32], *, batch_size: in
         device = device_of(model)
         with evaluation_mode(model):
             for start in range(0, len(x), batch_size):
-                parts.append(model(torch.tensor(x[start : start + batch_size], device=device)).cpu())
+                parts.append(single_output(model, torch.tensor(x[start : start + batch_size], device=device)).cpu())
     else:
         for start in range(0, len(x), batch_size):
             parts.append(torch.as_tensor(model(x[start : start + batch_size])))
@@ -102,6 +103,7 @@ def evaluate(model: nn.Module | Scorer, split: Split, *, batch_size: int = 4096)
 
     Raises:
         DataError: Scores that are NaN, of another shape, or for fewer classes than the labels need.
+        ConfigError: The module returns something else than one tensor.
 
     Example:
         >>> split = Split(np.array([[9.0, 0.0], [9.0, 0.0]], np.float32), np.array([0, 1]))
@@ -125,12 +127,30 @@ def accuracy(model: nn.Module | Scorer, split: Split, *, batch_size: int = 4096)
 
     Raises:
         DataError: As `evaluate`.
+        ConfigError: As `evaluate`.
 
     Example:
         >>> accuracy(lambda x: x, Split(np.eye(3), np.array([0, 1, 0])))
         0.6666666666666666
     """
     return evaluate(model, split, batch_size=batch_size).accuracy
+
+
+def single_output(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the one tensor that a model makes of a batch.
+
+    Raises:
+        ConfigError: It returns something else, such as a tuple.
+    """
+    output: Any = model(x)
+    if not isinstance(output, Tensor):
+        many = f" of {len(output)}" if isinstance(output, (tuple, list, dict)) else ""
+        raise ConfigError(
+            f"{type(model).__name__} returns a {type(output).__name__}{many}, expected one tensor of logits [N, "
+            "classes]: training and evaluation know one loss of one output. Wrap the model so that it returns that output, or "
+            "write the training loop yourself (a QuantModule is an ordinary nn.Module)."
+        )
+    return output
 
 
 def device_of(model: nn.Module) -> torch.device:

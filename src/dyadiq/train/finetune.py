@@ -59,7 +59,7 @@ def finetune(
 
     Raises:
         DataError: No or unlabelled batches; NaN or infinity in the samples, the weights or the loss.
-        ConfigError: The checkpoint belongs to another training.
+        ConfigError: The checkpoint belongs to another training, or the network has several outputs.
         ArtifactError: The checkpoint is damaged.
         StorageError: The checkpoint cannot be written; the one before it is intact.
     """

@@ -27,7 +27,7 @@ from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.train.checkpoint import Best, TrainState, fingerprint, model_hash, read_checkpoint, write_checkpoint
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.distillation import distillation_loss
-from dyadiq.train.evaluate import device_of, evaluate, predict
+from dyadiq.train.evaluate import device_of, evaluate, predict, single_output
 from dyadiq.train.optimizer import NamedOptimizer, make_optimizer
 from dyadiq.train.schedule import learning_rate_factor
 from dyadiq.zoo.data import Split, split_hash
@@ -90,7 +90,8 @@ def train(
 
     Raises:
         DataError: NaN or infinity in the samples, the weights or the loss; labels beyond the model's classes.
-        ConfigError: The checkpoint belongs to another training, or the model has nothing to train.
+        ConfigError: The checkpoint belongs to another training, or the model has nothing to train or returns something
+            else than one tensor.
         ArtifactError: The checkpoint is damaged.
         StorageError: The checkpoint cannot be written; the one before it is intact.
 
@@ -201,7 +202,7 @@ def _train_epoch(
 
 
 def _loss(model: nn.Module, named: NamedOptimizer, batches: _Batches, index: Tensor, config: TrainConfig) -> Tensor:
-    logits, labels = model(batches.x[index]), batches.y[index]
+    logits, labels = single_output(model, batches.x[index]), batches.y[index]
     if logits.ndim != 2 or int(labels.max()) >= logits.shape[1]:
         raise DataError(
             f"training: the model returns shape {list(logits.shape)}, but labels go up to {int(labels.max())}; "

@@ -194,6 +194,12 @@ def test_slightly_negative_losses_are_kept():
     assert plan.certificate.gap == 0.0
 
 
+@pytest.mark.parametrize("budget", ["25%", 0.25, ["size"], None])
+def test_budget_is_refused_when_it_names_no_metric(budget):
+    with pytest.raises(ConfigError, match=r"mapping of metric to limit; got .*Give for example \{'size': '25%'\}"):
+        _plan(budget)
+
+
 def test_infeasible_budget_is_answered_with_the_smallest_reachable_value():
     facts = jet_facts(fixed_size_bytes=640)
     least = uniform_plan(facts, 2, 8).bits

@@ -70,6 +70,11 @@ def test_percentage_is_refused_when_the_reference_is_unknown():
         parse_budget("25%", metric="latency", unit="ns")
 
 
+def test_percentage_of_nothing_is_refused_when_the_network_has_no_such_cost():
+    with pytest.raises(ConfigError, match=r"budget bops: '10%' .* which has no bops: 0 bop, .*Leave bops out"):
+        parse_budget("10%", metric="bops", unit="bop", reference=0)
+
+
 @pytest.mark.parametrize(
     ("amount", "unit", "text"),
     [

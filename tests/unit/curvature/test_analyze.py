@@ -153,11 +153,21 @@ def test_facts_are_refused_when_the_config_is_another(graph, x):
         analyze(graph, [x], facts=network_facts(graph), config=QuantConfig(input_bits=6))
 
 
-def test_network_is_refused_when_it_has_several_outputs(x):
+def two_outputs():
     g = FloatGraph(4)
-    graph = g.build(g.linear("a", "x", 2), g.linear("b", "x", 2))
-    with pytest.raises(ConfigError, match=r"one output, got \['a', 'b'\]"):
-        analyze(graph, [x])
+    return g.build(g.linear("a", "x", 2), g.linear("b", "x", 2))
+
+
+@pytest.mark.parametrize("method", ["gram", "kl", "trace"])
+def test_network_is_refused_when_it_has_several_outputs_and_a_loss_is_needed(method, x):
+    with pytest.raises(ConfigError, match=rf"method '{method}' needs .* one output, got \['a', 'b'\].*squared_error"):
+        analyze(two_outputs(), [x], method)
+
+
+def test_network_with_several_outputs_is_measured_when_no_loss_is_needed(x):
+    table = analyze(two_outputs(), [x], "squared_error")
+    assert sorted(table.entries) == ["a", "a.weight", "b", "b.weight", "x"]
+    assert table.value("a.weight", 2) > table.value("a.weight", 8) > 0
 
 
 @pytest.mark.parametrize("method", ["gram", "kl", "trace"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from dyadiq.core.errors import DataError
+from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.train import accuracy, evaluate, predict
 from dyadiq.zoo import Split
 
@@ -65,3 +65,13 @@ def test_labels_beyond_the_classes_are_refused():
 def test_no_samples_are_refused():
     with pytest.raises(DataError, match=r"got no samples"):
         predict(nn.Identity(), np.zeros((0, 3), np.float32))
+
+
+class _TwoHeads(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+def test_model_with_several_outputs_is_refused():
+    with pytest.raises(ConfigError, match=r"_TwoHeads returns a tuple of 2, expected one tensor of logits"):
+        accuracy(_TwoHeads(), SPLIT)

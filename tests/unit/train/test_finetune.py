@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.graphs import mlp
+from tests.graphs import FloatGraph, mlp
 
-from dyadiq.core.errors import DataError
+from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
@@ -54,6 +54,15 @@ def test_scales_are_learned_and_batches_are_taken():
     other = quantized()
     finetune(other, split, epochs=1, config=FINETUNE_CONFIG)
     assert same(qmod, other)
+
+
+def test_network_with_several_outputs_is_refused():
+    g = FloatGraph(4)
+    graph = g.build(g.linear("a", "x", 3), g.linear("b", "x", 3))
+    qmod = quantize(graph, uniform_plan(network_facts(graph), 4, 8), [labelled().x])
+    with pytest.raises(ConfigError, match=r"QuantModule returns a tuple of 2, expected one tensor of logits"):
+        finetune(qmod, labelled(), epochs=1)
+    assert qmod.mode == "fake"
 
 
 def test_resumed_finetuning_ends_with_the_same_bytes(tmp_path):
