@@ -77,8 +77,10 @@ def import_qonnx(
     made = {name: node for node in graph.node for name in node.output}
     wanted = list(dict.fromkeys(outputs or [o.name for o in graph.output]))
     for name in wanted:
-        if name not in made:
+        if name not in made and outputs:
             raise UnknownNameError("tensor", name, made)
+        if name not in made:
+            problems.append(f"output {name}: no node makes it")
     failed: set[str] = set()
     for node in _needed(graph, wanted):
         _read_node(reader, node, problems, failed)
@@ -120,6 +122,12 @@ def _load(model: Any) -> tuple[Any, str]:
         raise ArtifactError(f"{where}: not an ONNX file, or a damaged one: {error}.") from error
     if not proto.graph.node:
         raise ArtifactError(f"{where}: the ONNX file has no nodes. Is it an ONNX model?")
+    named = [*proto.graph.input, *proto.graph.output, *proto.graph.initializer, *proto.graph.node]
+    texts = [i.name for i in named]
+    for node in proto.graph.node:
+        texts += [node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes for what is not UTF-8
+        raise ArtifactError(f"{where}: a damaged ONNX file: names that are no text.")
     return proto, where
 
 

@@ -21,7 +21,7 @@ from dyadiq.ir.qonnx_import_build import UnrepresentableError
 __all__ = ["Constant", "fraction_gcd", "per_channel", "quantized", "root", "weights"]
 
 _MAX_CODE = 1 << 31
-_ROUND = {
+_ROUND: dict[str, Callable[[Any], Any]] = {
     "HALF_EVEN": np.round,
     "FLOOR": np.floor,
     "CEIL": np.ceil,

@@ -127,8 +127,9 @@ def _batch_norm(call: Call) -> Affine:
 # -- joins -----------------------------------------------------------------------------------------
 
 
-def _without_offset(call: Call, value: Affine) -> Affine:
-    """Return the value with zero as code 0, if its offset is a code."""
+def _branch(call: Call, value: Affine) -> Affine:
+    """Return the value over an emitted tensor, factors positive, with zero as code 0 if its offset is a code."""
+    value = settled(call.reader, positive(call.reader, settled(call.reader, value, call.name), call.name), call.name)
     code = pad_code(value, (0, 0))
     if not code:
         return value
@@ -160,9 +161,9 @@ def _join(call: Call, *values: Affine) -> Affine:
     first = values[0]
     if any(v.shape != first.shape for v in values):
         raise UnrepresentableError(f"adds tensors of shapes {', '.join(str(v.shape) for v in values)}")
-    parts = [_without_offset(call, settled(call.reader, v, call.name)) for v in values]
+    parts = [_branch(call, v) for v in values]
     steps = tuple(fraction_gcd(column) for column in zip(*(p.factors() for p in parts), strict=True))
-    parts = [_on_step(call, positive(call.reader, p, call.name), steps) for p in parts]
+    parts = [_on_step(call, p, steps) for p in parts]
     scales = [float(s) for s in steps]
     scale = scales if len(set(scales)) > 1 else scales[0]
     base = call.reader.out.node("add", call.name, [str(p.base) for p in parts], first.shape, scale=scale)
@@ -173,7 +174,7 @@ def _join(call: Call, *values: Affine) -> Affine:
 def _concat(call: Call) -> Affine:
     if call.attrs.get("axis") not in (1, -len(call.tensor().shape)):
         raise UnrepresentableError(f"concatenates along axis {call.attrs.get('axis')}; only channels (1) are supported")
-    parts = [_without_offset(call, settled(call.reader, call.tensor(i), call.name)) for i in range(len(call.inputs))]
+    parts = [_branch(call, call.tensor(i)) for i in range(len(call.inputs))]
     if any(p.shape[1:] != parts[0].shape[1:] for p in parts):
         raise UnrepresentableError("concatenates tensors of different sizes")
     if any(len(set(p.a)) > 1 or any(p.b) for p in parts):
