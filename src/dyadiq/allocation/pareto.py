@@ -7,6 +7,7 @@ grid of costs. They are mutually non-dominated; labelled points (uniform, chosen
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -69,8 +70,10 @@ def uniform_points(
 ) -> list[ParetoPoint]:
     """Return the plans with one width for weights and one for activations, labelled ``uniform 4/8``.
 
+    A decision that does not have the width takes the next wider one it has, or its only one.
+
     Args:
-        problem: Options include the given widths; decisions with a single option keep it.
+        problem: Its options, ascending.
         metric: Name of one of its constraints.
         kinds: Decision name to ``weight`` or ``activation``.
         weight_bits: Widths of weights.
@@ -82,7 +85,7 @@ def uniform_points(
         for b_a in sorted(set(activation_bits)):
             wanted = {"weight": b_w, "activation": b_a}
             choice = tuple(
-                0 if len(options) == 1 else options.index(wanted[kinds[name]])
+                bisect_left(options[:-1], wanted[kinds[name]])
                 for name, options in zip(problem.names, problem.options, strict=True)
             )
             label = f"uniform {b_w}/{b_a}"

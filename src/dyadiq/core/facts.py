@@ -92,12 +92,26 @@ class Decision:
         kind: ``weight`` or ``activation``.
         shape: Weight shape, or activation shape without the batch dimension.
         fixed_bits: The only allowed width (network input and output), or None.
+        nonnegative: Whether its real values are >= 0 by construction (after a relu).
+        clipped: Whether a relu acts on its codes, all or some of them: then they must include zero.
     """
 
     name: str
     kind: DecisionKind
     shape: tuple[int, ...]
     fixed_bits: int | None = None
+    nonnegative: bool = False
+    clipped: bool = False
+
+    def allows(self, fmt: Format) -> bool:
+        """Return whether a format can hold this tensor: bipolar codes, which have no zero, cannot meet a relu.
+
+        Example:
+            >>> concat = Decision("concat", "activation", (8, 4, 4), clipped=True)
+            >>> concat.allows(Format(1)), concat.allows(Format(1, signed=False)), concat.allows(Format(2))
+            (False, True, True)
+        """
+        return not (self.clipped and fmt.qtype(nonnegative=self.nonnegative).bipolar)
 
     @property
     def n_elements(self) -> int:

@@ -101,7 +101,8 @@ class BitPlan:
         """Check that the plan names exactly the decisions of a network.
 
         Raises:
-            ConfigError: Missing or extra names, all of them listed, or a fixed width changed.
+            ConfigError: Missing or extra names, all of them listed, a fixed width changed, or bipolar codes
+                where a relu needs a zero.
         """
         wanted = {d.name for d in facts.decisions}
         missing, extra = sorted(wanted - set(self.formats)), sorted(set(self.formats) - wanted)
@@ -115,6 +116,12 @@ class BitPlan:
                     f"{d.name}: its width is fixed at {d.fixed_bits} bits, the plan says "
                     f"{self.formats[d.name].bits}. Change input_bits or output_bits instead."
                 )
+        refused = [d.name for d in facts.decisions if not d.allows(self.formats[d.name])]
+        if refused:
+            raise ConfigError(
+                f"{', '.join(refused)}: 1 bit of both signs means the codes -1 and +1, but a relu acts on these "
+                "tensors and needs a zero. Give them at least 2 bits (input_bits and output_bits for what is fixed)."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""

@@ -13,12 +13,12 @@ import math
 
 import numpy as np
 
-from dyadiq.core.errors import GraphError
+from dyadiq.core.errors import GraphError, QuantError
 from dyadiq.core.facts import Decision, LayerFacts, NetworkFacts, QuantConfig
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.packed import packed_size_parts
 from dyadiq.ir.probe import probe_program
-from dyadiq.ir.sites import Sites, find_sites
+from dyadiq.ir.sites import Sites, find_clipped, find_sites
 
 __all__ = ["MAC_OPS", "network_facts"]
 
@@ -46,6 +46,7 @@ def network_facts(
 
     Raises:
         GraphError: Integer dialect, unfolded batch norm, or a layer whose weight is no parameter.
+        QuantError: The config's group size does not divide the fan-in of every layer; all such layers are listed.
 
     Example:
         >>> from dyadiq.ir.graph import TensorInfo
@@ -61,9 +62,14 @@ def network_facts(
         raise GraphError(f"network facts are read from a float graph, got the {graph.dialect} dialect.")
     config = QuantConfig() if config is None else config
     sites = find_sites(graph)
-    decisions = {
-        name: Decision(name, "activation", graph.tensors[name].shape, config.input_bits) for name in graph.inputs
-    }
+    _check_group_size(graph, config)
+    clipped = find_clipped(graph, sites)
+
+    def activation(name: str, fixed_bits: int | None) -> Decision:
+        shape = graph.tensors[name].shape
+        return Decision(name, "activation", shape, fixed_bits, name in sites.nonnegative, name in clipped)
+
+    decisions = {name: activation(name, config.input_bits) for name in graph.inputs}
     layers = []
     activations = set(sites.decisions)
     for node in graph.nodes:
@@ -73,7 +79,7 @@ def network_facts(
             decisions.setdefault(layer.weight, Decision(layer.weight, "weight", graph.params[layer.weight].shape))
         if node.output in activations:
             fixed = config.output_bits if node.output in sites.outputs else None
-            decisions[node.output] = Decision(node.output, "activation", graph.tensors[node.output].shape, fixed)
+            decisions[node.output] = activation(node.output, fixed)
     if fixed_size_bytes is None:
         fixed_size_bytes, _ = packed_size_parts(probe_program(graph, config))
     n_parameters = sum(int(p.size) for p in graph.params.values())
@@ -84,6 +90,27 @@ def network_facts(
         float_size_bytes=_BYTES_PER_FLOAT * n_parameters,
         config=config,
     )
+
+
+def _check_group_size(graph: Graph, config: QuantConfig) -> None:
+    """Refuse a group size that some layer cannot have, before any work is done.
+
+    Raises:
+        QuantError: It does not divide the fan-in of a layer; lists them all and the sizes that every layer can have.
+    """
+    size = config.weight.group_size
+    if size is None:
+        return
+    weights = dict.fromkeys(n.inputs[1] for n in graph.nodes if n.op in MAC_OPS and n.inputs[1] in graph.params)
+    fan_in = {name: math.prod(graph.params[name].shape[1:]) for name in weights}
+    wrong = [f"{name} ({n})" for name, n in fan_in.items() if n % size]
+    if wrong:
+        shared = math.gcd(*fan_in.values())
+        legal = ", ".join(str(d) for d in range(1, shared + 1) if shared % d == 0)
+        raise QuantError(
+            f"group_size {size} must divide the weights of an output channel in every layer; it does not in "
+            f"{', '.join(wrong)}. Sizes that all layers can have: {legal}; or use granularity 'channel'."
+        )
 
 
 def _layer(graph: Graph, node: Node, sites: Sites) -> LayerFacts:

@@ -19,13 +19,15 @@ def candidate_bits(
 ) -> dict[str, tuple[int, ...]]:
     """Return the candidate widths of every decision, ascending; a fixed width is the only candidate.
 
+    Width 1 is left out where it would mean bipolar codes under a relu (`Decision.allows`).
+
     Args:
         facts: The network.
         weight_bits: Candidates of weights.
         activation_bits: Candidates of activations.
 
     Raises:
-        ConfigError: An empty list, or a width that is no int in [1, 16].
+        ConfigError: An empty list, a width that is no int in [1, 16], or no width left for a decision.
 
     Example:
         >>> from dyadiq.core.facts import Decision
@@ -37,7 +39,21 @@ def candidate_bits(
         "weight": _checked("weight", weight_bits),
         "activation": _checked("activation", activation_bits),
     }
-    return {d.name: candidates[d.kind] if d.fixed_bits is None else (d.fixed_bits,) for d in facts.decisions}
+    formats = {"weight": facts.config.weight, "activation": facts.config.activation}
+    options = {
+        d.name: tuple(b for b in candidates[d.kind] if d.allows(formats[d.kind].with_bits(b)))
+        if d.fixed_bits is None
+        else (d.fixed_bits,)
+        for d in facts.decisions
+    }
+    empty = [name for name, widths in options.items() if not widths]
+    if empty:
+        raise ConfigError(
+            f"candidate activation widths {list(candidates['activation'])}: none is left for {', '.join(empty)}, where "
+            "1 bit would mean the codes -1 and +1, but a relu acts on these tensors and needs a zero. Allow 2 bits or "
+            "more."
+        )
+    return options
 
 
 def _checked(kind: str, bits: Sequence[int]) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from dyadiq.core.errors import GraphError
 from dyadiq.ir.graph import Graph
 
-__all__ = ["PASS_THROUGH_OPS", "SITE_OPS", "Sites", "find_sites"]
+__all__ = ["PASS_THROUGH_OPS", "SITE_OPS", "Sites", "find_clipped", "find_sites"]
 
 SITE_OPS = ("conv2d", "linear", "add", "concat", "avg_pool2d")
 PASS_THROUGH_OPS = ("max_pool2d", "flatten", "relu")
@@ -100,3 +100,29 @@ def find_sites(graph: Graph) -> Sites:
         outputs=outputs,
         nonnegative=frozenset(nonnegative & set(decisions)),
     )
+
+
+def find_clipped(graph: Graph, sites: Sites) -> frozenset[str]:
+    """Return the decisions whose codes a relu clips; lowering refuses bipolar codes there, which have no zero.
+
+    These are the decisions of nodes with a fused relu, of what lone relus read, and of concats that a wide branch with
+    a relu ends in.
+
+    Example:
+        >>> from dyadiq.ir.graph import Node, TensorInfo
+        >>> nodes = (Node("sum", "add", ("x", "x"), "sum"), Node("act", "relu", ("sum",), "act"))
+        >>> graph = Graph("float", ("x",), ("act",), nodes, dict.fromkeys(("x", "sum", "act"), TensorInfo((4,))), {})
+        >>> find_clipped(graph, find_sites(graph))
+        frozenset({'sum'})
+    """
+    clipped = set()
+    for node in graph.nodes:
+        if node.op != "relu" and node.attrs.get("activation") != "relu":
+            continue
+        if node.output not in sites.wide:
+            clipped.add(sites.decision_of[node.output])
+            continue
+        (join,) = graph.consumers(node.output)
+        if join.op == "concat":  # An add takes its branches wide and clips only its own relu.
+            clipped.add(sites.decision_of[join.output])
+    return frozenset(clipped)

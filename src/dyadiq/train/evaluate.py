@@ -147,8 +147,8 @@ def single_output(model: nn.Module, x: Tensor) -> Tensor:
         many = f" of {len(output)}" if isinstance(output, (tuple, list, dict)) else ""
         raise ConfigError(
             f"{type(model).__name__} returns a {type(output).__name__}{many}, expected one tensor of logits [N, "
-            "classes]: training and evaluation know one loss of one output. Wrap the model so that it returns that output, or "
-            "write the training loop yourself (a QuantModule is an ordinary nn.Module)."
+            "classes]: training and evaluation know one loss of one output. Wrap the model so that it returns that "
+            "output, or write the training loop yourself (a QuantModule is an ordinary nn.Module)."
         )
     return output
 

@@ -280,3 +280,13 @@ def test_ties_are_broken_alike_when_decisions_come_in_another_order():
 def test_given_width_is_refused_when_the_table_measured_others():
     with pytest.raises(ConfigError, match=r"fc0 at 6 bits \(measured: 2, 4, 8\)"):
         _plan({"size": "20%"}, activation_bits=(6,))
+
+
+def test_uniform_plan_takes_the_next_width_when_a_relu_forbids_one_bit():
+    facts = chain_facts((4, 4, 3))
+    (clipped,) = (d for d in facts.decisions if d.kind == "activation" and d.fixed_bits is None)
+    decisions = tuple(replace(d, clipped=d is clipped) for d in facts.decisions)
+    plan = _plan({"weight_bits": "50%"}, facts=replace(facts, decisions=decisions), activation_bits=(1, 2, 4))
+    uniform = {point.label: point.bits for point in plan.front if point.label.startswith("uniform")}
+    assert uniform["uniform 4/1"][clipped.name] == 2
+    assert uniform["uniform 4/4"][clipped.name] == 4

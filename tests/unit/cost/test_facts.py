@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import GraphError
-from dyadiq.core.facts import QuantConfig
+from dyadiq.core.errors import GraphError, QuantError
+from dyadiq.core.facts import NetworkFacts, QuantConfig
+from dyadiq.core.format import Format
 from dyadiq.cost.facts import network_facts
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from graphs import FloatGraph, mlp
@@ -87,3 +88,32 @@ def test_product_of_activations_is_refused_when_the_weight_is_no_parameter():
     graph = Graph("float", ("x",), ("fc",), nodes, tensors, {"unused": np.zeros(1)})
     with pytest.raises(GraphError, match=r"fc: the weight of a linear must be a parameter, got the activation 'a'"):
         network_facts(graph)
+
+
+def test_facts_say_where_a_relu_acts_when_a_concat_joins_both_signs():
+    graph = FloatGraph(2, 4, 4)
+    left, right = graph.conv("left", "x", 3, (1, 1), relu=True), graph.conv("right", "x", 2, (1, 1))
+    both = graph.add_node("cat", "concat", (left, right))
+    facts = _facts(graph.build(graph.conv("last", both, 2, (1, 1), relu=True)))
+    assert [(d.name, d.nonnegative, d.clipped) for d in facts.decisions if d.kind == "activation"] == [
+        ("x", False, False),
+        ("cat", False, True),
+        ("last", True, True),
+    ]
+    assert NetworkFacts.from_json(facts.to_json()) == facts
+
+
+def test_group_size_is_refused_when_layers_cannot_have_it():
+    config = QuantConfig(weight=Format(8, signed=True, granularity="group", group_size=4))
+    message = (
+        r"group_size 4 must divide .* in every layer; it does not in stem\.weight \(27\), branch\.weight \(18\)\. "
+        r"Sizes that all layers can have: 1; or use granularity 'channel'"
+    )
+    with pytest.raises(QuantError, match=message):
+        network_facts(_residual(), config)
+
+
+def test_group_size_lists_the_sizes_that_all_layers_can_have():
+    config = QuantConfig(weight=Format(8, signed=True, granularity="group", group_size=8))
+    with pytest.raises(QuantError, match=r"it does not in fc0\.weight \(12\)\. .* can have: 1, 2, 4;"):
+        network_facts(mlp((12, 8, 16, 3)), config)

@@ -6,7 +6,8 @@ import pytest
 
 from dyadiq.core.container import tensor_payload_bytes
 from dyadiq.core.errors import ConfigError, UnknownNameError
-from dyadiq.core.facts import Decision, LayerFacts, NetworkFacts
+from dyadiq.core.facts import Decision, LayerFacts, NetworkFacts, QuantConfig
+from dyadiq.core.format import Format
 from dyadiq.core.plan import uniform_plan
 from dyadiq.cost import COSTS, candidate_bits, cost_tables
 from dyadiq.cost.bops import bops_cost, layer_bops
@@ -149,3 +150,48 @@ def test_candidates_are_refused_when_out_of_range(bits):
 def test_candidates_are_refused_when_there_are_none():
     with pytest.raises(ConfigError, match="candidate activation widths: the list is empty"):
         candidate_bits(chain_facts((2, 3)), [8], [])
+
+
+def relu_facts(**activation):
+    decisions = (
+        Decision("x", "activation", (4,), 8),
+        Decision("w", "weight", (4, 4)),
+        Decision("plain", "activation", (4,)),
+        Decision("relu", "activation", (4,), None, nonnegative=True, clipped=True),
+        Decision("concat", "activation", (4,), None, clipped=True),
+    )
+    return NetworkFacts(decisions, (), config=QuantConfig(activation=Format(8, **activation)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "with_one_bit"),
+    [
+        ({}, {"w", "plain", "relu"}),
+        ({"signed": True}, {"w", "plain"}),
+        ({"signed": False}, {"w", "plain", "relu", "concat"}),
+        ({"scheme": "asymmetric"}, {"w", "plain", "relu", "concat"}),
+    ],
+)
+def test_one_bit_is_no_candidate_when_bipolar_codes_would_meet_a_relu(activation, with_one_bit):
+    options = candidate_bits(relu_facts(**activation), [1, 4], [1, 8])
+    assert {name for name, bits in options.items() if 1 in bits} == with_one_bit
+    assert options["concat"][-1] == 8
+
+
+def test_candidates_are_refused_when_a_relu_leaves_none():
+    with pytest.raises(ConfigError, match=r"activation widths \[1\]: none is left for concat, where .* Allow 2 bits"):
+        candidate_bits(relu_facts(), [4], [1])
+
+
+def test_plan_is_refused_when_bipolar_codes_would_meet_a_relu():
+    facts = relu_facts()
+    with pytest.raises(ConfigError, match=r"^concat: 1 bit of both signs .* relu .* Give them at least 2 bits"):
+        uniform_plan(facts, 4, 1).check(facts)
+    uniform_plan(facts, 4, 2).check(facts)
+
+
+@pytest.mark.parametrize("name", sorted(COSTS))
+def test_cost_tables_cover_the_candidates_when_one_bit_is_left_out(name):
+    facts = relu_facts()
+    plan_bits = {d.name: candidate_bits(facts, [1, 4], [1, 8])[d.name][0] for d in facts.decisions}
+    assert COSTS[name](facts, [1, 4], [1, 8]).total(plan_bits) >= 0

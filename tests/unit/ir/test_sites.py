@@ -7,7 +7,7 @@ from dyadiq.core.errors import GraphError
 from dyadiq.ir.capture import capture
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.passes import canonicalize
-from dyadiq.ir.sites import find_sites
+from dyadiq.ir.sites import find_clipped, find_sites
 
 
 def graph_of(nodes, inputs=("x",), outputs=None, shape=(4, 6, 6)):
@@ -141,6 +141,25 @@ def test_squeezenet_expands_straight_into_the_concat():
     sites = sites_of_case("squeezenet")
     assert len(sites.wide) == 2
     assert "0.3:concat" in sites.nonnegative
+
+
+def clipped_of(*args, **options):
+    graph = graph_of(*args, **options)
+    return find_clipped(graph, find_sites(graph))
+
+
+def test_relu_clips_the_concat_when_a_wide_branch_ends_in_it():
+    nodes = [conv("a", "x", relu=True), conv("b", "x"), ("j", "concat", ("a", "b"), {}), conv("c", "j")]
+    assert clipped_of(nodes) == {"j"}
+
+
+def test_relu_of_a_wide_branch_does_not_clip_the_sum():
+    assert clipped_of([conv("a", "x", relu=True), conv("b", "x"), ("j", "add", ("a", "b"), {})]) == frozenset()
+
+
+def test_lone_relu_clips_the_decision_it_reads_through_operators_that_only_select():
+    nodes = [conv("a", "x"), ("p", "max_pool2d", ("a",), {}), ("r", "relu", ("p",), {}), ("j", "add", ("p", "r"), {})]
+    assert clipped_of(nodes) == {"a"}
 
 
 def test_batch_norm_is_refused():
