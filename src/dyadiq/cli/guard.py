@@ -1,17 +1,21 @@
 """Exit codes and error blocks: every command is wrapped here.
 
-Used by `cli.commands`. 0 done; 1 done, and the answer is no; 2 bad input or usage; 3 internal error; 130 interrupted.
+Used by `cli.commands`. 0 done; 1 done, and the answer is no; 2 bad input or usage; 3 internal error; 130 interrupted
+(SIGTERM is taken like Ctrl-C).
 An error of ours is one block on stderr; a traceback is for bugs, or for ``--debug``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -37,14 +41,31 @@ def command(name: str, summary: str) -> Callable[[Callable[..., int | None]], cl
         @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
         @functools.wraps(function)
         def guarded(*, as_json: bool, debug: bool, **arguments: Any) -> None:
-            sys.exit(_call(functools.partial(function, as_json=as_json, **arguments), as_json=as_json, debug=debug))
+            call = functools.partial(function, as_json=as_json, **arguments)
+            with _terminated_like_interrupted():
+                code = _call(name, call, as_json=as_json, debug=debug)
+            sys.exit(code)
 
         return click.command(name, short_help=summary)(guarded)
 
     return wrap
 
 
-def _call(function: Callable[[], int | None], *, as_json: bool, debug: bool) -> int:
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, so that a batch system's stop keeps what Ctrl-C keeps."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _call(name: str, function: Callable[[], int | None], *, as_json: bool, debug: bool) -> int:
     try:
         code = function() or 0
         sys.stdout.flush()
@@ -56,7 +77,8 @@ def _call(function: Callable[[], int | None], *, as_json: bool, debug: bool) -> 
         _show(type(err).__name__, "\n".join([str(err), *notes]), err.exit_code, as_json=as_json)
         return err.exit_code
     except KeyboardInterrupt:
-        _show("RunInterruptedError", "interrupted.", EXIT_INTERRUPTED, as_json=as_json)
+        message = f"interrupted in `dyadiq {name}`. Finished stages of a run are kept; the same command continues."
+        _show("RunInterruptedError", message, EXIT_INTERRUPTED, as_json=as_json)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of stdout went away (head, less): nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dyadiq.core.errors import ConfigError
 from dyadiq.pipeline.stage import Stage, StageContext
-from dyadiq.pipeline.store import RunFolder, StageRecord
+from dyadiq.pipeline.store import RunFolder
 from dyadiq.pipeline.summary import build_summary
 from dyadiq.recipe import Recipe, load_recipe
 
@@ -35,13 +34,20 @@ def _run(context: StageContext) -> None:
 
 
 def write_run_report(folder: RunFolder, path: Path) -> Path:
-    """Write the report of a run whose stages are done.
+    """Write the report of a finished run.
 
     Raises:
-        ConfigError: A stage is missing.
+        ArtifactError: A file of a stage was changed or damaged.
+        ConfigError: The run is unfinished; names the stage.
         StorageError: The file cannot be written.
     """
-    return _write(folder, load_recipe(folder.path / "recipe.json"), path)
+    from dyadiq.pipeline.current import check_done  # it knows all stages, this one among them
+
+    recipe = load_recipe(folder.path / "recipe.json")
+    check_done(folder, recipe)
+    for name in REPORTED:
+        folder.check_files(name)
+    return _write(folder, recipe, path)
 
 
 def _write(folder: RunFolder, recipe: Recipe, path: Path) -> Path:
@@ -49,12 +55,7 @@ def _write(folder: RunFolder, recipe: Recipe, path: Path) -> Path:
     from dyadiq.ir.serialize import load_program
     from dyadiq.report import ReportData, write_report
 
-    records: dict[str, StageRecord] = {}
-    for name in REPORTED:
-        record = folder.record(name)
-        if record is None:
-            raise ConfigError(f"{folder.path}: stage {name!r} has not finished. Run the recipe again; it continues.")
-        records[name] = record
+    records = {name: folder.finished_record(name) for name in REPORTED}
     run = folder.path
     table = load_table(run / "analyze" / "sensitivity.safetensors")
     data = ReportData(

@@ -1,17 +1,21 @@
 """`run_recipe`: a recipe to a finished run folder, in one call.
 
 Used by the command line and by `dyadiq.run`. Holds the folder's lock from the first stage to the summary.
+As soon as a stage has to run again, or the recipe is another one, the summary and report that are there are set
+aside: they come back when the run is finished, so that they never pass for the result of a recipe that failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dyadiq.core.errors import UnknownNameError
+from dyadiq.core.errors import DyadiqError, RunInterruptedError, StorageError, UnknownNameError
 from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.pipeline.current import current_summary
 from dyadiq.pipeline.names import check_names
 from dyadiq.pipeline.runner import StageEvent, run_stages
 from dyadiq.pipeline.stages import STAGES
@@ -55,6 +59,7 @@ def run_recipe(
     Raises:
         UnknownNameError: No stage is named like ``until``.
         ConfigError: A name in the recipe that no registry has, or a folder that is not ours.
+        RunInterruptedError: Ctrl-C; finished stages are kept.
         DyadiqError: Whatever a stage refuses; finished stages are kept.
     """
     import torch
@@ -66,23 +71,40 @@ def run_recipe(
     stages = STAGES if until is None else STAGES[: names.index(until) + 1]
     folder = RunFolder(recipe.folder)
     kept: list[str] = []
+    always = {stage.name for stage in stages if stage.always}
+    where = "before the first stage"
 
     def listen(event: StageEvent) -> None:
+        nonlocal where
+        where = f"after stage {event.stage!r}"
         if event.status == "kept":
             kept.append(event.stage)
+        if event.status == "started" and event.stage not in always:
+            folder.set_aside("report")
         listener(event)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     try:
         with folder.locked():
+            if current_summary(folder, recipe) is None:
+                folder.set_aside("report")
             folder.write_recipe(recipe.model_dump(mode="json"))
-            records = run_stages(stages, recipe, folder, progress=progress, listener=listen)
+            try:
+                records = run_stages(stages, recipe, folder, progress=progress, listener=listen)
+            except DyadiqError:
+                with contextlib.suppress(StorageError):  # the first error is the one to tell
+                    folder.set_aside("report")
+                raise
             summary = None
             if until is None:
                 summary = build_summary(recipe, folder, records)
                 folder.write_summary(summary)
             folder.tidy()
+    except KeyboardInterrupt as err:  # inside a stage, the runner says so
+        raise RunInterruptedError(
+            f"interrupted {where}; finished stages are kept in {folder.path}. The same command continues from here."
+        ) from err
     finally:
         torch.set_num_threads(threads)
     return RunResult(folder.path, summary, tuple(kept))

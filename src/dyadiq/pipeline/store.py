@@ -7,6 +7,8 @@ Used by `pipeline.runner` and the command line. Knows files and hashes, not what
     <run>/lock                   held (flock) while a run works here; the kernel frees it on any death
     <run>/stages/<stage>.json    written atomically and last: key, files with sha256, seconds
     <run>/<stage>/...            the stage's files
+    <run>/summary.json           only while it is the result of recipe.json
+    <run>/previous/...           summary and report of an earlier recipe, set aside when a stage had to run again
     <run>/.tmp, <run>/.work      unfinished stages and their checkpoints
 
 A stage is done if and only if its record exists, has the wanted key, and every file has its hash.
@@ -119,6 +121,26 @@ class RunFolder:
         """Keep the document of the finished run."""
         self._write_json("summary.json", data)
 
+    def set_aside(self, *stages: str) -> None:
+        """Move the summary, and these stages that show it, into ``previous``; nothing happens without a summary.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        if not (self.path / "summary.json").exists():
+            return
+        previous = self.path / "previous"
+        try:
+            previous.mkdir(exist_ok=True)
+            for stage in stages:
+                (self.path / "stages" / f"{stage}.json").unlink(missing_ok=True)
+            for name in (*stages, *(f"{stage}.html" for stage in stages), "summary.json"):
+                if (self.path / name).exists():
+                    shutil.rmtree(previous / name, ignore_errors=True)  # a folder; a file is replaced
+                    (self.path / name).replace(previous / name)
+        except OSError as err:
+            raise StorageError(f"{previous}: cannot be written: {err.strerror or err}. Nothing was deleted.") from err
+
     def record(self, stage: str) -> StageRecord | None:
         """Return the record of a finished stage; None where there is none or it cannot be read."""
         try:
@@ -139,19 +161,28 @@ class RunFolder:
                 return f"{path} was changed or damaged"
         return ""
 
-    def checked_file(self, stage: str, name: str) -> Path:
-        """Return the path of a finished stage's file, after checking its hash.
+    def finished_record(self, stage: str) -> StageRecord:
+        """Return the record of a finished stage.
 
         Raises:
-            ArtifactError: The stage is not finished, has no such file, or the file is damaged.
+            ArtifactError: The stage has not finished.
         """
         record = self.record(stage)
-        if record is None or name not in record.files:
+        if record is None:
             raise ArtifactError(f"{self.path}: stage {stage!r} has not finished here. Run the recipe again.")
+        return record
+
+    def check_files(self, stage: str) -> StageRecord:
+        """Check the files of a finished stage and return its record.
+
+        Raises:
+            ArtifactError: The stage is not finished, or a file of it is missing or damaged.
+        """
+        record = self.finished_record(stage)
         wrong = self.damage(stage, record)
         if wrong:
             raise ArtifactError(f"{wrong}: its hash differs from stages/{stage}.json. Run the recipe again.")
-        return self.path / stage / name
+        return record
 
     def begin(self, stage: str, key: str) -> tuple[Path, Path]:
         """Return fresh (folder, scratch) for a stage; scratch is kept from a killed run of the same key."""

@@ -1,11 +1,11 @@
 """The document of a finished run, schema ``dyadiq.run/1``, put together from what the stages wrote.
 
 Used by `pipeline.run` and the report stage. Computes only ratios and verdicts; every number is in a stage's file.
+``recipe_sha256`` and ``stages`` (the key of each) say what it is the result of; `pipeline.current` compares them.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ from dyadiq.pipeline.stage import read_json
 from dyadiq.pipeline.store import RunFolder, StageRecord
 from dyadiq.recipe import AcceptSection, Recipe
 
-__all__ = ["SUMMARY_SCHEMA", "build_summary", "read_summary"]
+__all__ = ["SUMMARY_SCHEMA", "build_summary"]
 
 SUMMARY_SCHEMA = "dyadiq.run/1"
 
@@ -63,6 +63,8 @@ def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, Stage
         "report": str(report) if report.is_file() else None,
         "summary": str(run / "summary.json"),
         "seed": recipe.seed,
+        "recipe_sha256": recipe.sha256,
+        "stages": {name: record.key for name, record in records.items()},
         "provenance": _provenance(recipe, folder, table, records),
     }
     summary["refusals"] = _refusals(recipe.accept, summary)
@@ -103,7 +105,7 @@ def _provenance(
 
 
 def _refusals(accept: AcceptSection, summary: Mapping[str, Any]) -> list[str]:
-    """Return why the answer is no: executors that differ or are not proven, and floors of the recipe that are missed."""
+    """Return why the answer is no: executors that differ or are not proven, and floors that are missed."""
     reasons = [found["refusal"] for found in summary["verify"].values() if found["refusal"]]
     accuracy = summary["accuracy"]
     drop = accuracy["float"] - accuracy["integer"]
@@ -115,12 +117,3 @@ def _refusals(accept: AcceptSection, summary: Mapping[str, Any]) -> list[str]:
     if accept.max_size_frac is not None and size_frac > accept.max_size_frac:
         reasons.append(f"size is {size_frac:.4f} of float32, accept.max_size_frac is {accept.max_size_frac}.")
     return reasons
-
-
-def read_summary(folder: RunFolder) -> dict[str, Any] | None:
-    """Return the summary of a finished run; None if there is none."""
-    try:
-        document = json.loads((folder.path / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return document if isinstance(document, dict) and document.get("schema") == SUMMARY_SCHEMA else None

@@ -101,6 +101,55 @@ def test_exit_code_is_one_when_the_budget_is_below_the_minimum(tiny, cli, tmp_pa
     assert "kept" in cli("allocate", recipe, "--set", f"out={tmp_path / 'run'}").stderr
 
 
+def test_earlier_result_is_not_taken_for_that_of_a_recipe_that_failed(tiny, cli, tmp_path):
+    recipe, finished, _ = tiny
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    command = ("run", recipe, "--set", f"out={run}")
+    before = (run / "summary.json").read_bytes()
+    report = (run / "report" / "report.html").read_bytes()
+    assert cli(*command, "--set", 'allocate.budget={ size = "1%" }').exit_code == 1
+    shown = cli("show", run)
+    assert shown.stdout.startswith("tiny: not finished; the same recipe continues it at stage 'allocate'\n")
+    assert "accuracy" not in shown.stdout
+    assert document(cli("show", run, "--json"), "dyadiq.unfinished-run/1")["next"] == "allocate"
+    for refused in (("report", run), ("verify", run), ("export", run, "--to", "dyq", "--out", tmp_path / "out")):
+        result = cli(*refused)
+        assert result.exit_code == 2
+        assert f"{run}: the run is unfinished: stage 'allocate' has not finished for its recipe." in result.stderr
+        assert f"What an earlier recipe gave is in {run / 'previous'}." in result.stderr
+    # Nothing is lost: the earlier result is set aside, and its recipe is finished again from the stages kept.
+    assert not (run / "summary.json").exists()
+    assert not (run / "report").exists()
+    assert (run / "previous" / "summary.json").read_bytes() == before
+    assert (run / "previous" / "report" / "report.html").read_bytes() == report
+    again = cli(*command)
+    assert again.exit_code == 0
+    assert [line.split()[0] for line in again.stderr.splitlines()[1:] if "kept" not in line] == ["data", "report"]
+    assert cli("show", run).exit_code == 0
+
+
+def test_summary_is_refused_when_stages_are_no_longer_those_it_tells_of(tiny, cli, tmp_path):
+    _, finished, _ = tiny
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    record = json.loads((run / "stages" / "lower.json").read_text())
+    (run / "stages" / "lower.json").write_text(json.dumps({**record, "key": "0" * 64}))
+    assert "at stage 'lower'" in cli("show", run).stdout
+    result = cli("show", run / "summary.json")
+    assert result.exit_code == 2
+    assert "the run is unfinished: stage 'lower' has not finished for its recipe" in result.stderr
+
+
+def test_report_refuses_a_damaged_stage(tiny, cli, tmp_path):
+    _, finished, _ = tiny
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "evaluate" / "metrics.json").write_text("{}")
+    result = cli("report", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "metrics.json was changed or damaged: its hash differs from stages/evaluate.json" in result.stderr
+
+
 def test_uniform_plan_runs_without_certificate(tiny, cli, tmp_path):
     recipe, run, _ = tiny
     shutil.copytree(run, tmp_path / "run")
@@ -211,18 +260,37 @@ def test_show_tells_of_an_unfinished_run(tiny, cli, tmp_path):
     [
         (None, "no such file"),
         (b"", "damaged or cut short, or not a Dyadiq file"),
-        (b'{"a": 1}', "not a Dyadiq artifact"),
-        (b'{"schema": 3, "payload": 1}', "not a file of Dyadiq"),
+        (b'{"a": 1}', "no Dyadiq artifact"),
+        (b'{"a": 1}', "(show prints run folders, .dyq files, and files of: graph, program, plan"),
+        (b'{"schema": 3, "payload": 1}', "no Dyadiq artifact"),
+        (b'{"schema": "dyadiq.stage/1", "files": {}}', "a file of schema 'dyadiq.stage/1', which show does not print"),
         (b'{"schema": "dyadiq.plan/9", "payload": {"formats": {}}}', "was written by a newer Dyadiq"),
+        (b'{"schema": "dyadiq.plan/9", "payload": 1, "sha256": "ab"}', "was written by a newer Dyadiq"),
+        (b'{"schema": "dyadiq.plan/1", "payload": 1, "sha256": "ab"}', "does not match its hash"),
+        (b'{"schema": "dyadiq.run/2"}', "written by a newer Dyadiq; this one reads 'dyadiq.run/1'"),
     ],
 )
-def test_show_refuses_what_is_not_ours(cli, tmp_path, content, message):
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_show_refuses_what_is_not_ours(cli, tmp_path, content, message, options):
     file = tmp_path / "file.json"
     if content is not None:
         file.write_bytes(content)
-    result = cli("show", file)
+    result = cli("show", file, *options)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_show_reads_the_schemas_that_are_written():
+    from dyadiq.cli.commands import show
+    from dyadiq.core import store
+    from dyadiq.ir import serialize
+    from dyadiq.pipeline import sources, summary
+    from dyadiq.quant import store as quant_store
+    from dyadiq.train import checkpoint
+
+    written = {store.PLAN_SCHEMA, store.COST_SCHEMA, store.FACTS_SCHEMA, store.SENSITIVITY_SCHEMA}
+    written |= {serialize.GRAPH_SCHEMA, serialize.PROGRAM_SCHEMA, sources.STATE_SCHEMA, summary.SUMMARY_SCHEMA}
+    assert set(show._SHOWERS) == written | {quant_store.SCHEMA, checkpoint.SCHEMA}
 
 
 def test_verify_counts_integers_of_a_run(tiny, cli, snapshot):

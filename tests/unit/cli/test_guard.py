@@ -1,6 +1,7 @@
 """Exit codes and error blocks of a command that does whatever the test wants."""
 
 import json
+import signal
 
 import pytest
 from click.testing import CliRunner
@@ -36,6 +37,25 @@ def call(outcome, *args):
 )
 def test_exit_code_follows_the_outcome(outcome, code):
     assert call(outcome).exit_code == code
+
+
+def test_interruption_outside_a_stage_says_where_and_how_to_go_on():
+    text = "interrupted in `dyadiq probe`. Finished stages of a run are kept; the same command continues."
+    assert call(KeyboardInterrupt()).stderr == f"RunInterruptedError: {text}\n"
+
+
+def test_termination_is_taken_like_an_interruption():
+    before = signal.getsignal(signal.SIGTERM)
+
+    @command("probe", "Probe.")
+    def probe(as_json):
+        """Be stopped by a batch system."""
+        signal.raise_signal(signal.SIGTERM)
+
+    result = CliRunner().invoke(probe)
+    assert result.exit_code == 130
+    assert "interrupted in `dyadiq probe`" in result.stderr
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_error_is_one_block_with_its_notes():

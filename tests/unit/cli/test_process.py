@@ -115,6 +115,26 @@ def test_interrupted_run_exits_with_130_and_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_earlier_result_is_not_shown_when_a_later_run_is_stopped(tmp_path, stop):
+    recipe, run = write_tiny_recipe(tmp_path), tmp_path / "run"
+    code, _, stderr = finish(start("run", recipe, "--set", f"out={run}"))
+    assert code == 0, stderr
+    process = start("run", recipe, "--set", f"out={run}", "--set", "finetune.epochs=100000")
+    assert wait_for(process, lambda: any((run / ".work").glob("finetune-*/training.safetensors")))
+    process.send_signal(stop)
+    code, _, stderr = finish(process)
+    assert code == (-signal.SIGKILL if stop == signal.SIGKILL else 130), stderr
+    code, stdout, _ = finish(start("show", run))
+    assert code == 0
+    assert stdout.startswith("tiny: not finished; the same recipe continues it at stage 'finetune'")
+    code, stdout, stderr = finish(start("report", run))
+    assert (code, stdout) == (2, "")
+    assert "the run is unfinished: stage 'finetune' has not finished for its recipe" in stderr
+    assert not (run / "summary.json").exists()
+
+
+@pytest.mark.slow
 def test_full_disk_is_a_storage_error_and_the_run_can_be_resumed(tmp_path):
     recipe, run = write_tiny_recipe(tmp_path), tmp_path / "run"
 

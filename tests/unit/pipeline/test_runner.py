@@ -267,14 +267,39 @@ def test_second_run_in_one_folder_is_refused_while_the_first_holds_it(folder):
         pass
 
 
-def test_checked_file_refuses_missing_stage_and_damage(toy, folder):
+def test_check_files_refuses_missing_stage_and_damage(toy, folder):
     toy.go(folder)
-    assert json.loads(folder.checked_file("first", "out.json").read_text()) == "digits"
+    assert set(folder.check_files("first").files) == {"out.json", "half"}
     with pytest.raises(ArtifactError, match="stage 'fourth' has not finished here"):
-        folder.checked_file("fourth", "out.json")
+        folder.check_files("fourth")
     (folder.path / "first" / "out.json").write_text("1")
-    with pytest.raises(ArtifactError, match="was changed or damaged"):
-        folder.checked_file("first", "out.json")
+    with pytest.raises(ArtifactError, match="was changed or damaged: its hash differs from stages/first.json"):
+        folder.check_files("first")
+
+
+def test_summary_and_its_stages_are_set_aside_whole_and_again(toy, folder):
+    toy.go(folder)
+    for text in ("one", "two"):
+        folder.write_summary({"schema": text})
+        (folder.path / "third").mkdir(exist_ok=True)
+        (folder.path / "third" / text).write_text(text)
+        (folder.path / "third.html").write_text(text)
+        folder.set_aside("third")
+        folder.set_aside("third")  # nothing is left to move, so nothing is lost
+        previous = folder.path / "previous"
+        assert json.loads((previous / "summary.json").read_text()) == {"schema": text}
+        assert (previous / "third" / text).is_file()
+        assert (previous / "third.html").read_text() == text
+        assert folder.record("third") is None
+        assert not {"summary.json", "third", "third.html"} & {p.name for p in folder.path.iterdir()}
+
+
+def test_summary_that_cannot_be_set_aside_is_a_storage_error(toy, folder):
+    toy.go(folder)
+    folder.write_summary({})
+    (folder.path / "previous").write_text("in the way")
+    with pytest.raises(StorageError, match=r"run/previous: cannot be written: .*\. Nothing was deleted\."):
+        folder.set_aside()
 
 
 def test_check_refuses_a_folder_without_marker(tmp_path):

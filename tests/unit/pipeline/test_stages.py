@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dyadiq.core.errors import ArtifactError, ConfigError, UnknownNameError
+from dyadiq.core.errors import ArtifactError, ConfigError, DataError, RunInterruptedError, UnknownNameError
 from dyadiq.ir.reference import run_reference
 from dyadiq.ir.serialize import load_program
 from dyadiq.pipeline import stages
@@ -86,6 +86,37 @@ def test_run_stops_after_the_stage_asked_for(path, tmp_path):
     assert not (result.folder / "analyze").exists()
     with pytest.raises(UnknownNameError, match="unknown stage 'captur'; did you mean 'capture'"):
         run(path, tmp_path / "run", until="captur")
+
+
+def test_interruption_between_stages_says_where(path, tmp_path):
+    def stop(event):
+        if (event.stage, event.status) == ("float", "done"):
+            raise KeyboardInterrupt
+
+    recipe = load_recipe(path, [*FAST, f"out={tmp_path / 'run'}"])
+    with pytest.raises(
+        RunInterruptedError, match=r"after stage 'float'; .* kept in .*run\. The same command continues"
+    ):
+        run_recipe(recipe, listener=stop)
+    assert run_recipe(recipe, until="float").kept == ("float",)
+
+
+def test_summary_is_set_aside_when_only_the_recipe_changes(finished, path, tmp_path):
+    moved = tmp_path / "run"
+    shutil.copytree(finished.folder, moved)
+    run(path, moved, "allocate.budget={ size = '90%' }", until="capture")
+    assert not (moved / "summary.json").exists()
+    assert json.loads((moved / "previous" / "summary.json").read_text()) == finished.summary
+
+
+def test_summary_is_set_aside_when_the_data_became_unusable(finished, path, tmp_path):
+    moved = tmp_path / "run"
+    shutil.copytree(finished.folder, moved)
+    recipe = load_recipe(path, [*FAST, f"out={moved}"])
+    options = {"path": str(tmp_path / "gone.npz")}
+    with pytest.raises(DataError):
+        run_recipe(recipe.model_copy(update={"data": recipe.data.model_copy(update={"options": options})}))
+    assert not (moved / "summary.json").exists()
 
 
 def test_threads_of_torch_are_as_before(path, tmp_path):

@@ -170,5 +170,5 @@ def test_one_name_is_taken_for_a_list_of_one(program, inputs):
 
 
 def test_empty_comparison_is_refused(program, inputs):
-    with pytest.raises(ConfigError, match="nothing to compare: `against` is empty. Name at least one target"):
+    with pytest.raises(ConfigError, match=r"nothing to compare: `against` is empty\. Name at least one target"):
         verify(program, inputs, [])

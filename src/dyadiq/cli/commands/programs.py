@@ -94,12 +94,16 @@ def _options(pairs: tuple[str, ...]) -> dict[str, str]:
 
 def _load_program(path: Path) -> IntegerProgram:
     from dyadiq.ir.serialize import load_program
-    from dyadiq.pipeline.run import open_run
     from dyadiq.targets.dyq import read_dyq
 
     if path.is_dir():
-        folder, _ = open_run(path)
-        return load_program(folder.checked_file("lower", "program.safetensors"))
+        from dyadiq.pipeline.current import check_done
+        from dyadiq.pipeline.run import open_run
+
+        folder, recipe = open_run(path)
+        check_done(folder, recipe, until="lower")
+        folder.check_files("lower")
+        return load_program(path / "lower" / "program.safetensors")
     return read_dyq(path) if path.suffix == ".dyq" else load_program(path)
 
 

@@ -93,7 +93,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     print_table((summary["name"], "", ""), rows)
     print_table(
         ("compared with the reference", "integers", "different", ""),
-        [(name, v["compared"], v["mismatches"], v["kind"]) for name, v in summary["verify"].items()],
+        [(name, v["compared"], v["mismatches"], v.get("kind")) for name, v in summary["verify"].items()],
     )
     if summary["uniform"]:
         print_table(

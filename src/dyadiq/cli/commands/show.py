@@ -30,7 +30,8 @@ def show_file(path: Path, *, as_json: bool) -> None:
     """Print a file or run folder; as JSON: the stored document without its arrays.
 
     Raises:
-        ArtifactError: Missing, damaged, or nothing of ours.
+        ArtifactError: Missing, damaged, from a newer version, or nothing of ours.
+        ConfigError: The summary of a run that is unfinished.
     """
     if path.is_dir():
         _show_run(path, as_json=as_json)
@@ -40,17 +41,16 @@ def show_file(path: Path, *, as_json: bool) -> None:
         return
     from dyadiq.core.artifact import read_artifact
 
-    schema = _schema_of(path)
+    schema = _readable_schema(path)
     if schema == "dyadiq.run/1":
-        document = json.loads(path.read_text(encoding="utf-8"))
-        _show_summary(document, as_json=as_json)
+        _show_summary_file(path, as_json=as_json)
         return
     payload, arrays = read_artifact(path, schema, require_hash=False)
     if as_json:
         shapes = {name: [str(a.dtype), list(a.shape)] for name, a in arrays.items()}
         print_json({"schema": schema, "payload": payload, "arrays": shapes})
         return
-    shower = _SHOWERS.get(schema.partition("/")[0])
+    shower = _SHOWERS[schema]
     if shower is not None:
         shower(path)
     else:
@@ -58,50 +58,73 @@ def show_file(path: Path, *, as_json: bool) -> None:
         print_table(("array", "type", "shape"), [(n, str(a.dtype), _shape(a.shape)) for n, a in arrays.items()])
 
 
-def _schema_of(path: Path) -> str:
-    """Return the schema a file says it has.
+def _readable_schema(path: Path) -> str:
+    """Return the schema that this version reads of the noun in a file; the file may be of another version.
 
     Raises:
-        ArtifactError: No such file, or none of ours.
+        ArtifactError: No such file, or nothing that `show` prints.
     """
-    from dyadiq.core.artifact import read_artifact
+    from dyadiq.core.artifact import peek_schema
     from dyadiq.core.errors import ArtifactError
-    from dyadiq.core.storage import read_bytes
 
-    data = read_bytes(path)
+    nouns = {schema.partition("/")[0]: schema for schema in _SHOWERS}
+    known = ", ".join(noun.removeprefix("dyadiq.") for noun in nouns)
     try:
-        if data[8:9] == b"{":
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            document = json.loads(header["__metadata__"]["dyadiq"])
-        else:
-            document = json.loads(data)
-        schema = document["schema"]
-        if isinstance(schema, str):
-            return schema
-    except (ValueError, KeyError, TypeError):
-        read_artifact(path, "dyadiq.plan/1")  # says what is wrong with the file
-    raise ArtifactError(f"{path}: not a file of Dyadiq. Give a run folder, summary.json, an artifact, or a .dyq file.")
+        found = peek_schema(path)
+    except ArtifactError as err:
+        if path.exists():
+            err.add_note(f"show prints run folders, .dyq files, and files of: {known}; other JSON files are plain text")
+        raise
+    if found.partition("/")[0] not in nouns:
+        raise ArtifactError(
+            f"{path}: a file of schema {found!r}, which show does not print. Give a run folder, a .dyq file, or a file "
+            f"of one of: {known}. If a newer Dyadiq wrote it, upgrade."
+        )
+    return nouns[found.partition("/")[0]]
+
+
+def _show_summary_file(path: Path, *, as_json: bool) -> None:
+    """Print a summary; beside its run, only while it is the result of that run's recipe.
+
+    Raises:
+        ArtifactError: Written by a newer version.
+        ConfigError: The run is unfinished.
+    """
+    from dyadiq.core.errors import ArtifactError
+    from dyadiq.pipeline.current import check_done
+    from dyadiq.pipeline.run import open_run
+    from dyadiq.pipeline.store import RunFolder
+
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document["schema"] != "dyadiq.run/1":
+        raise ArtifactError(
+            f"{path}: a summary of schema {document['schema']!r}, written by a newer Dyadiq; this one reads "
+            "'dyadiq.run/1'. Upgrade Dyadiq, or run the recipe again with this version."
+        )
+    if path.name == "summary.json" and RunFolder(path.parent).is_run():
+        check_done(*open_run(path.parent))
+    _show_summary(document, as_json=as_json)
 
 
 def _show_run(path: Path, *, as_json: bool) -> None:
+    from dyadiq.pipeline.current import current_records, current_summary
     from dyadiq.pipeline.run import open_run
     from dyadiq.pipeline.stages import STAGES
-    from dyadiq.pipeline.summary import read_summary
 
     folder, recipe = open_run(path)
-    summary = read_summary(folder)
+    summary = current_summary(folder, recipe)
     if summary is not None:
         _show_summary(summary, as_json=as_json)
         return
-    records = {stage.name: folder.record(stage.name) for stage in STAGES}
-    done = {name: record.seconds for name, record in records.items() if record is not None}
+    done = {name: record.seconds for name, record in current_records(folder, recipe).items()}
+    left = next((stage.name for stage in STAGES if stage.name not in done), None)
     if as_json:
-        print_json({"schema": "dyadiq.unfinished-run/1", "name": recipe.name, "seconds": done})
+        print_json({"schema": "dyadiq.unfinished-run/1", "name": recipe.name, "seconds": done, "next": left})
         return
-    print_text(f"{recipe.name}: not finished; the same recipe continues it")
-    print_table(
-        ("stage", "done", "seconds"), [(n, r is not None, r.seconds if r else None) for n, r in records.items()]
-    )
+    print_text(f"{recipe.name}: not finished; the same recipe continues it" + (f" at stage {left!r}" if left else ""))
+    print_table(("stage", "done", "seconds"), [(s.name, s.name in done, done.get(s.name)) for s in STAGES])
+    if (path / "previous").is_dir():
+        print_text(f"What an earlier recipe gave is in {path / 'previous'}.")
 
 
 def _show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
@@ -221,11 +244,16 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
 
-_SHOWERS: Mapping[str, Callable[[Path], None]] = {
-    "dyadiq.graph": _show_graph,
-    "dyadiq.program": _show_program,
-    "dyadiq.plan": _show_plan,
-    "dyadiq.sensitivity": _show_sensitivity,
-    "dyadiq.facts": _show_facts,
-    "dyadiq.cost": _show_cost,
+# What this version reads; None: the arrays are listed.
+_SHOWERS: Mapping[str, Callable[[Path], None] | None] = {
+    "dyadiq.graph/1": _show_graph,
+    "dyadiq.program/1": _show_program,
+    "dyadiq.plan/1": _show_plan,
+    "dyadiq.sensitivity/1": _show_sensitivity,
+    "dyadiq.facts/1": _show_facts,
+    "dyadiq.cost/1": _show_cost,
+    "dyadiq.state/1": None,
+    "dyadiq.quant-module/1": None,
+    "dyadiq.checkpoint/1": None,
+    "dyadiq.run/1": None,
 }
