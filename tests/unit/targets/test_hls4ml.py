@@ -5,7 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from dyadiq.cli.app import app
 from dyadiq.core.errors import ArtifactError, ConfigError, ExportError, MissingDependencyError, UnknownNameError
 from dyadiq.core.qtype import QType
 from dyadiq.ir.reference import run_reference
@@ -119,7 +121,7 @@ def test_every_type_is_given_and_kept(tmp_path):
         assert facts["types"]
         for layer, types in facts["types"].items():
             for kind, got in types.items():
-                if kind == "table_t":  # of activations with a table, which a cast has not
+                if kind in ("table_t", "index_t"):  # of activations with a table, of compressed weights: not used
                     continue
                 given = facts["layers"][layer]["Precision"][kind.removesuffix("_t")]
                 assert got.split(",")[:2] == given.removesuffix(">").split(",")[:2]
@@ -231,6 +233,18 @@ def test_options_are_set_and_unknown_ones_named():
         get_target("hls4ml").configured(bakend="Vivado")
     with pytest.raises(ConfigError, match="target 'onnx' has no options, got backend"):
         get_target("onnx").configured(backend="Vivado")
+
+
+def test_options_come_from_the_command_line(tmp_path):
+    (program,) = get_target("dyq").write(mlp(np.random.default_rng(0), (3, 2)), tmp_path)
+    arguments = ["export", str(program), "--to", "hls4ml", "--out", str(tmp_path / "out"), "--option"]
+    result = CliRunner().invoke(app, [*arguments, "backend=Quartus"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "hls4ml.json").read_bytes())["config"]["backend"] == "Quartus"
+    for option, message in (("backend", "expected NAME=VALUE"), ("bakend=Vitis", "did you mean 'backend'")):
+        result = CliRunner().invoke(app, [*arguments, option])
+        assert result.exit_code == 2
+        assert message in result.output
 
 
 def test_part_and_clock_reach_the_project(tmp_path):
