@@ -139,6 +139,13 @@ def test_lone_batch_norm_on_features_says_what_to_do(modules, reason):
         canonicalize(graph)
 
 
+def test_every_lone_batch_norm_is_listed_at_once():
+    modules = [torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.BatchNorm1d(3)]
+    graph = capture(torch.nn.Sequential(*modules), torch.randn(2, 4))
+    with pytest.raises(GraphError, match=r"0: batch norm on \[N, 4\] .*; 3: batch norm on \[N, 3\] .*directly after"):
+        canonicalize(graph)
+
+
 def test_lone_batch_norm_on_features_names_the_shared_layer():
     class Shared(torch.nn.Module):
         def __init__(self):

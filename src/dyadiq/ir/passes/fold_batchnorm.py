@@ -75,8 +75,9 @@ def convert_batchnorm(graph: Graph) -> Graph:
     ``bn.weight`` becomes s as ``[C, 1, 1, 1]`` and ``bn.bias`` becomes t.
 
     Raises:
-        GraphError: The batch norm's input is ``[N, C]``, or a running variance is negative.
+        GraphError: The input of batch norms is ``[N, C]``, all of them listed; or a running variance is negative.
     """
+    _check_convertible(graph)
     params = dict(graph.params)
     nodes: list[Node] = []
     made: dict[tuple[Any, ...], tuple[str, str]] = {}  # A module called twice keeps one weight.
@@ -84,13 +85,6 @@ def convert_batchnorm(graph: Graph) -> Graph:
         if node.op != "batch_norm":
             nodes.append(node)
             continue
-        shape = graph.tensors[node.inputs[0]].shape
-        if len(shape) != 3:
-            raise GraphError(
-                f"{node.name}: batch norm on [N, {shape[0]}] that cannot be folded into the layer before it, because "
-                f"{_obstacle(graph, node)}. Put it directly after a linear layer that nothing else reads, "
-                "or fold it into the next layer by hand."
-            )
         key = (*node.inputs[1:], node.attrs["eps"])
         if key not in made:
             others = [n for n in graph.nodes if (*n.inputs[1:], n.attrs.get("eps")) != key]
@@ -102,7 +96,7 @@ def convert_batchnorm(graph: Graph) -> Graph:
             dtype = graph.params[node.inputs[1]].dtype
             params[weight], params[bias] = scale.reshape(-1, 1, 1, 1).astype(dtype), shift.astype(dtype)
             made[key] = weight, bias
-        attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": shape[0]}
+        attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": graph.tensors[node.output].shape[0]}
         nodes.append(replace(node, op="conv2d", inputs=(node.inputs[0], *made[key]), attrs=attrs))
     return graph.replace(params=params).without_unused(nodes)
 
@@ -170,6 +164,25 @@ def _scale_and_shift(graph: Graph, norm: Node) -> tuple[NDArray[np.float64], NDA
         )
     scale = gamma / np.sqrt(variance)
     return scale, beta - mean * scale
+
+
+def _check_convertible(graph: Graph) -> None:
+    """Refuse the batch norms that no convolution can stand for.
+
+    Raises:
+        GraphError: The input of batch norms is ``[N, C]``; all of them are listed.
+    """
+    reasons = [
+        f"{node.name}: batch norm on [N, {graph.tensors[node.output].shape[0]}] that cannot be folded into the layer "
+        f"before it, because {_obstacle(graph, node)}"
+        for node in graph.nodes
+        if node.op == "batch_norm" and len(graph.tensors[node.output].shape) != 3
+    ]
+    if reasons:
+        raise GraphError(
+            "; ".join(reasons) + ". Put it directly after a linear layer that nothing else reads, or fold it into the "
+            "next layer by hand."
+        )
 
 
 def _obstacle(graph: Graph, norm: Node) -> str:
