@@ -6,11 +6,11 @@ Made by `allocate` or by a person; read by `quantize`, cost and report. Plain da
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dyadiq.core.errors import ConfigError
-from dyadiq.core.facts import NetworkFacts
+from dyadiq.core.facts import Decision, NetworkFacts
 from dyadiq.core.format import Format
 
 __all__ = ["BitPlan", "BudgetUse", "Certificate", "ParetoPoint", "Swap", "uniform_plan"]
@@ -50,7 +50,8 @@ class Certificate:
         lower_bound: No feasible plan can be below this.
         gap: ``objective - lower_bound``, >= 0; 0 means proven optimal.
         method: Solver and how the bound was obtained.
-        n_candidates: Number of plans the bound covers, as text (it can be huge).
+        n_candidates: Number of plans the bound covers, as text for people: exact with commas (``9,765,625``), or
+            ``about 10^14`` where it is huge.
         next_best: The cheapest single swap that would lower the loss but breaks the budget.
     """
 
@@ -98,11 +99,23 @@ class BitPlan:
         return {name: fmt.bits for name, fmt in self.formats.items()}
 
     def check(self, facts: NetworkFacts) -> None:
-        """Check that the plan names exactly the decisions of a network.
+        """Check that the plan names exactly the decisions of a network, with the formats of its configuration.
+
+        A plan chooses bits and nothing else: sizes and other costs are counted for ``facts.config``, and would be
+        wrong for, say, another granularity of one weight.
 
         Raises:
-            ConfigError: Missing or extra names, all of them listed, a fixed width changed, or bipolar codes
-                where a relu needs a zero.
+            ConfigError: Missing or extra names, all of them listed; a fixed width changed; a format that differs from
+                the configuration in more than bits, all of them listed; or bipolar codes where a relu needs a zero.
+
+        Example:
+            >>> from dyadiq.core.facts import Decision
+            >>> facts = NetworkFacts((Decision("x", "activation", (4,)),), ())
+            >>> BitPlan({"x": Format(4, scale="pow2")}).check(facts)  # doctest: +ELLIPSIS
+            Traceback (most recent call last):
+            dyadiq.core.errors.ConfigError: the plan differs from the configuration in more than bits:
+              x: scale is 'pow2', expected 'float'
+            A plan chooses bits only, and costs are counted for the configuration. ...
         """
         wanted = {d.name for d in facts.decisions}
         missing, extra = sorted(wanted - set(self.formats)), sorted(set(self.formats) - wanted)
@@ -116,12 +129,26 @@ class BitPlan:
                     f"{d.name}: its width is fixed at {d.fixed_bits} bits, the plan says "
                     f"{self.formats[d.name].bits}. Change input_bits or output_bits instead."
                 )
+        lines = [f"{d.name}: {'; '.join(found)}" for d in facts.decisions if (found := self._differing(d, facts))]
+        if lines:
+            raise ConfigError(
+                "\n  ".join(["the plan differs from the configuration in more than bits:", *lines])
+                + "\nA plan chooses bits only, and costs are counted for the configuration. Give the configuration "
+                "that the plan was made with, or state these formats for all weights or all activations in QuantConfig "
+                "([quant] of a recipe); to write a plan by hand, start from `uniform_plan` and change bits."
+            )
         refused = [d.name for d in facts.decisions if not d.allows(self.formats[d.name])]
         if refused:
             raise ConfigError(
                 f"{', '.join(refused)}: 1 bit of both signs means the codes -1 and +1, but a relu acts on these "
                 "tensors and needs a zero. Give them at least 2 bits (input_bits and output_bits for what is fixed)."
             )
+
+    def _differing(self, decision: Decision, facts: NetworkFacts) -> list[str]:
+        """Return each field but bits in which a format differs from the configuration."""
+        got, wanted = self.formats[decision.name], _configured(decision, facts)
+        pairs = ((f.name, getattr(got, f.name), getattr(wanted, f.name)) for f in fields(Format) if f.name != "bits")
+        return [f"{name} is {mine!r}, expected {theirs!r}" for name, mine, theirs in pairs if mine != theirs]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
@@ -162,7 +189,11 @@ def uniform_plan(facts: NetworkFacts, weight_bits: int, activation_bits: int) ->
     """
     formats = {}
     for d in facts.decisions:
-        base = facts.config.weight if d.kind == "weight" else facts.config.activation
         bits = weight_bits if d.kind == "weight" else activation_bits
-        formats[d.name] = base.with_bits(d.fixed_bits or bits)
+        formats[d.name] = _configured(d, facts).with_bits(d.fixed_bits or bits)
     return BitPlan(formats)
+
+
+def _configured(decision: Decision, facts: NetworkFacts) -> Format:
+    """Return the configuration's format for one decision; its width is only a default."""
+    return facts.config.weight if decision.kind == "weight" else facts.config.activation

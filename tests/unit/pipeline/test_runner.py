@@ -273,7 +273,7 @@ def test_check_files_refuses_missing_stage_and_damage(toy, folder):
     with pytest.raises(ArtifactError, match="stage 'fourth' has not finished here"):
         folder.check_files("fourth")
     (folder.path / "first" / "out.json").write_text("1")
-    with pytest.raises(ArtifactError, match="was changed or damaged: its hash differs from stages/first.json"):
+    with pytest.raises(ArtifactError, match=r"was changed or damaged: its hash differs from stages/first\.json"):
         folder.check_files("first")
 
 
