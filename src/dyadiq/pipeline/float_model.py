@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dyadiq.core.errors import ArtifactError, ConfigError
-from dyadiq.pipeline.sources import dataset, new_model, save_state
+from dyadiq.pipeline.sources import dataset, fresh_model, save_state
 from dyadiq.pipeline.stage import Stage, StageContext, write_json
 
 __all__ = ["STAGE"]
@@ -17,7 +17,7 @@ def _run(context: StageContext) -> None:
     from dyadiq.train import TrainConfig, evaluate, train
 
     data = dataset(context)
-    model = new_model(context)
+    model = fresh_model(context.recipe)
     weights = context.recipe.model.weights
     if weights is not None:
         _load_weights(Path(weights), model)

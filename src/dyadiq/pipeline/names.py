@@ -1,24 +1,39 @@
-"""Names in a recipe that registries must know, checked before anything runs: a typo must not cost a training.
+"""What a recipe asks of registries, checked before anything runs: a typo must not cost a training.
 
+Names of models, data sets, methods, costs and targets; arguments of the model and options of the data set; amounts
+of the budget; group sizes against the model's own layers.
 Used by `pipeline.run`. The recipe itself knows no registry, so that reading one imports nothing heavy.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from dyadiq.core.errors import ConfigError, UnknownNameError
+from dyadiq.core.errors import ConfigError, QuantError, UnknownNameError
 from dyadiq.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["check_names"]
 
 
 def check_names(recipe: Recipe) -> None:
-    """Check every name of a model, data set, method, cost or target.
+    """Check every name, argument and amount that only registries understand.
 
     Raises:
-        ConfigError: Names that no registry has; all of them are listed.
+        ConfigError: Names that no registry has, arguments that do not fit, amounts that are none; all are listed.
     """
+    problems = [*_unknown_names(recipe), *_data_options(recipe), *_model_arguments(recipe), *_amounts(recipe)]
+    if problems:
+        plural = "" if len(problems) == 1 else "s"
+        raise ConfigError("\n  ".join([f"recipe {recipe.name!r}: {len(problems)} problem{plural}.", *problems]))
+
+
+def _unknown_names(recipe: Recipe) -> list[str]:
     from dyadiq.cost import COSTS
     from dyadiq.curvature import METHODS
     from dyadiq.targets import TARGETS
@@ -32,11 +47,71 @@ def check_names(recipe: Recipe) -> None:
         ("verify.against", "target", recipe.verify.against, TARGETS),
         ("export.to", "target", recipe.export.to, TARGETS),
     ]
-    problems = [
+    return [
         f"{key}: {UnknownNameError(kind, name, known)}"
         for key, kind, names, known in asked
         for name in names
         if name not in known
     ]
-    if problems:
-        raise ConfigError("\n  ".join([f"recipe {recipe.name!r} names what does not exist.", *problems]))
+
+
+def _data_options(recipe: Recipe) -> list[str]:
+    from dyadiq.zoo import DATASETS
+
+    if recipe.data.name not in DATASETS:
+        return []
+    signature = inspect.signature(DATASETS[recipe.data.name])
+    try:
+        signature.bind(**{"seed": recipe.seed, "data_dir": None, **recipe.data.options})
+    except TypeError as err:
+        known = ", ".join(signature.parameters)
+        return [f"data.options: data set {recipe.data.name!r}: {err}. It takes {known}."]
+    return []
+
+
+def _model_arguments(recipe: Recipe) -> list[str]:
+    """Build the model once, as the float stage will; a wrong argument shows at once."""
+    from dyadiq.pipeline.sources import fresh_model
+    from dyadiq.zoo import MODELS
+
+    if ":" not in recipe.model.name and recipe.model.name not in MODELS:
+        return []
+    try:
+        model = fresh_model(recipe)
+    except ConfigError as err:
+        return [str(err) if str(err).startswith("model.") else f"model: {err}"]
+    return _group_sizes(recipe, model)
+
+
+def _group_sizes(recipe: Recipe, model: nn.Module) -> list[str]:
+    import torch
+
+    from dyadiq.core.affine import check_group_size
+
+    size = recipe.quant.weight.group_size
+    problems = []
+    for name, module in model.named_modules() if size is not None else ():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            assert size is not None
+            try:
+                check_group_size(size, math.prod(module.weight.shape[1:]), name=f"{name}.weight")
+            except QuantError as err:
+                problems.append(f"quant.weight: {err}")
+    return problems
+
+
+def _amounts(recipe: Recipe) -> list[str]:
+    from dyadiq.core.facts import NetworkFacts
+    from dyadiq.core.units import parse_budget
+    from dyadiq.cost import COSTS, cost_tables
+
+    budget = {metric: amount for metric, amount in (recipe.allocate.budget or {}).items() if metric in COSTS}
+    problems = []
+    for metric, table in cost_tables(NetworkFacts((), ()), [8], metrics=budget).items():
+        # How much the float network costs is not known yet; that there is a cost to take a percentage of, is.
+        reference = None if table.reference is None else 10**12
+        try:
+            parse_budget(budget[metric], metric=metric, unit=table.unit, reference=reference)
+        except ConfigError as err:
+            problems.append(f"allocate.{err}")
+    return problems

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dyadiq.core.artifact import read_artifact, write_artifact
 from dyadiq.core.errors import ConfigError
 from dyadiq.pipeline.stage import StageContext
+from dyadiq.recipe import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,9 +29,9 @@ __all__ = [
     "calibration_batches",
     "dataset",
     "float_model",
+    "fresh_model",
     "graph",
     "load_state",
-    "new_model",
     "save_state",
 ]
 
@@ -49,7 +50,7 @@ def dataset(context: StageContext) -> Dataset:
     return loaded
 
 
-def new_model(context: StageContext) -> nn.Module:
+def fresh_model(recipe: Recipe) -> nn.Module:
     """Return the recipe's model with seeded initial weights.
 
     Raises:
@@ -57,9 +58,9 @@ def new_model(context: StageContext) -> nn.Module:
     """
     from dyadiq.zoo import build_model
 
-    section = context.recipe.model
+    section = recipe.model
     arguments = dict(section.args)
-    seed = arguments.pop("seed", context.recipe.seed)
+    seed = arguments.pop("seed", recipe.seed)
     if not isinstance(seed, int):
         raise ConfigError(f"model.args.seed: got {seed!r}, expected an integer.")
     return build_model(section.name, seed=seed, **arguments)
@@ -67,7 +68,7 @@ def new_model(context: StageContext) -> nn.Module:
 
 def float_model(context: StageContext) -> nn.Module:
     """Return the float model with the weights that the float stage left."""
-    model = new_model(context)
+    model = fresh_model(context.recipe)
     load_state(context.path("float", "weights.safetensors"), model)
     return model.eval()
 
