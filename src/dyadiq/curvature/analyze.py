@@ -56,7 +56,8 @@ def analyze(
 
     Args:
         graph: A float graph, captured or canonical.
-        batches: Calibration data; labels are ignored. None where no data are needed.
+        batches: Calibration data; labels are ignored. For a network with several inputs, each batch is a mapping by
+            input name. None where no data are needed.
         method: A name in `dyadiq.curvature.METHODS`.
         bits: Widths to measure for weights; empty leaves the weights out.
         activation_bits: The same for activations; None means ``bits``.
@@ -111,7 +112,7 @@ def analyze(
         graph=canonical,
         facts=facts,
         sites=find_sites(canonical),
-        batches=read_samples(batches, precision, max_samples),
+        batches=read_samples(batches, precision, max_samples, canonical.inputs),
         widths=widths,
         loss=loss,
         precision=precision,

@@ -6,7 +6,7 @@ Used by the methods of this package. The arithmetic is `core.affine`, in float64
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ class Network:
         self._params = graph_params(problem.graph, problem.dtype)
         self._output = problem.graph.outputs[0]
 
-    def run(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Return every activation tensor by name; differentiable if the inputs are."""
+    def run(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return every activation tensor by name, given those of the inputs in order; differentiable if these are."""
         values: dict[str, Tensor] = {}
         run_graph(self._graph, inputs, self._params, lambda name, value: values.setdefault(name, value))
         return values

@@ -20,7 +20,7 @@ from dyadiq.core.errors import ConfigError, DataError, QuantError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.format import MAX_FORMAT_BITS
 from dyadiq.core.progress import NO_PROGRESS, Progress
-from dyadiq.ir.execute import Batch, iterate_batches
+from dyadiq.ir.execute import Batch, NamedInputs, iterate_batches
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.sites import Sites
 
@@ -42,7 +42,8 @@ class Problem:
         graph: Canonical float graph.
         facts: Its decisions.
         sites: Where its activations are quantized.
-        batches: Input chunks ``[n, ...]`` in the chosen precision; empty if there are no data.
+        batches: Chunks of samples in the chosen precision, one tensor ``[n, ...]`` for each input of the graph; none
+            if there are no data.
         widths: Decision name to the widths to measure, ascending; decisions left out are absent.
         loss: ``cross_entropy`` or ``mse``.
         precision: Of forward and backward passes.
@@ -54,7 +55,7 @@ class Problem:
     graph: Graph
     facts: NetworkFacts
     sites: Sites
-    batches: tuple[Tensor, ...]
+    batches: tuple[tuple[Tensor, ...], ...]
     widths: Mapping[str, tuple[int, ...]]
     loss: Loss = "cross_entropy"
     precision: Precision = "float32"
@@ -83,7 +84,7 @@ class Problem:
     @property
     def n_samples(self) -> int:
         """Number of samples."""
-        return sum(len(batch) for batch in self.batches)
+        return sum(len(batch[0]) for batch in self.batches)
 
     @property
     def seed_used(self) -> int | None:
@@ -158,36 +159,63 @@ def widths_to_measure(
 
 
 def read_samples(
-    batches: Iterable[Batch] | None, precision: Precision, max_samples: int | None = None
-) -> tuple[Tensor, ...]:
+    batches: Iterable[Batch] | None,
+    precision: Precision,
+    max_samples: int | None = None,
+    names: Sequence[str] = ("input",),
+) -> tuple[tuple[Tensor, ...], ...]:
     """Return the inputs as chunks of at most `CHUNK` samples; none if ``batches`` is None.
+
+    Args:
+        batches: Calibration data.
+        precision: Of the result.
+        max_samples: Read at most so many.
+        names: Of the network's inputs, in order.
 
     Raises:
         ConfigError: ``max_samples`` below 2.
-        DataError: No batch, an unusable one, or batches of different sample shapes.
+        DataError: No batch, an unusable one, other inputs than the network's, or batches of different sample shapes.
 
     Example:
-        >>> [len(x) for x in read_samples([np.zeros((50, 3)), np.zeros((50, 3))], "float32", max_samples=80)]
+        >>> [len(x) for (x,) in read_samples([np.zeros((50, 3)), np.zeros((50, 3))], "float32", max_samples=80)]
         [64, 16]
     """
     if max_samples is not None and max_samples < 2:
         raise ConfigError(f"analyze: max_samples must be at least 2, got {max_samples}.")
     if batches is None:
         return ()
-    parts: list[Tensor] = []
+    parts: list[tuple[Tensor, ...]] = []
     n_read = 0
-    for inputs in iterate_batches(batches, _DTYPES.get(precision, torch.float32)):
-        if parts and inputs.shape[1:] != parts[0].shape[1:]:
-            raise DataError(
-                f"batch {len(parts)}: samples have shape {list(inputs.shape[1:])}, "
-                f"those of batch 0 {list(parts[0].shape[1:])}. All samples need one shape."
-            )
-        room = len(inputs) if max_samples is None else max_samples - n_read
-        parts.append(inputs.detach()[:room])
-        n_read += len(parts[-1])
+    for given in iterate_batches(batches, _DTYPES.get(precision, torch.float32)):
+        inputs = _in_order(given, names, f"batch {len(parts)}")
+        for value, first in zip(inputs, parts[0] if parts else inputs, strict=True):
+            if value.shape[1:] != first.shape[1:]:
+                raise DataError(
+                    f"batch {len(parts)}: samples have shape {list(value.shape[1:])}, "
+                    f"those of batch 0 {list(first.shape[1:])}. All samples need one shape."
+                )
+        room = len(inputs[0]) if max_samples is None else max_samples - n_read
+        parts.append(tuple(value.detach()[:room] for value in inputs))
+        n_read += len(parts[-1][0])
         if n_read == max_samples:
             break
-    return tuple(torch.split(torch.cat(parts), CHUNK))
+    chunks = (torch.split(torch.cat(values), CHUNK) for values in zip(*parts, strict=True))
+    return tuple(zip(*chunks, strict=True))
+
+
+def _in_order(given: Tensor | NamedInputs, names: Sequence[str], where: str) -> tuple[Tensor, ...]:
+    """Return the inputs of a batch in the order of the network's.
+
+    Raises:
+        DataError: Other inputs than the network's.
+    """
+    named = given if isinstance(given, NamedInputs) else dict.fromkeys(names[:1], given)
+    if set(named) != set(names):
+        got = sorted(named) if isinstance(given, NamedInputs) else "one tensor"
+        raise DataError(
+            f"{where}: the network has the inputs {list(names)}, got {got}. Give each batch as a mapping by input name."
+        )
+    return tuple(named[name] for name in names)
 
 
 def check_parameters(graph: Graph) -> None:

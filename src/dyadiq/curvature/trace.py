@@ -57,7 +57,7 @@ def trace(problem: Problem) -> SensitivityTable:
     generator = torch.Generator().manual_seed(problem.seed)
     problem.progress.start("backward passes", len(problem.batches))
     for batch in problem.batches:
-        values = network.run(batch.clone().requires_grad_())
+        values = network.run([x.clone().requires_grad_() for x in batch])
         for name, samples in _sample_traces(problem, network.output(values), values, generator).items():
             traces[name].append(samples.numpy() / problem.facts.decision(name).n_elements)
         for key, params in ranges.items():

@@ -4,7 +4,8 @@ Used by capture (to compare with the user's model), curvature, calibration and `
 inputs and parameters. Works before and after `ir.passes`. Knows nothing about quantization: those who do replace
 parameters (``params``) or tensors (``hook``).
 
-Also the one place that says what a *batch* is: a tensor or array of inputs, or a tuple or list that starts with one.
+Also the one place that says what a *batch* is: a tensor or array of inputs, a mapping of them by input name (for
+networks with several), or a tuple or list that starts with one of these.
 """
 
 from __future__ import annotations
@@ -22,10 +23,18 @@ from torch import Tensor
 from dyadiq.core.errors import DataError, GraphError
 from dyadiq.ir.graph import Graph, Node
 
-__all__ = ["Batch", "Hook", "batch_inputs", "graph_params", "iterate_batches", "run_graph", "run_node"]
+__all__ = ["Batch", "Hook", "NamedInputs", "batch_inputs", "graph_params", "iterate_batches", "run_graph", "run_node"]
 
-Batch: TypeAlias = Tensor | NDArray[Any] | Sequence[Any]
+Batch: TypeAlias = Tensor | NDArray[Any] | Mapping[str, Any] | Sequence[Any]
 Hook: TypeAlias = Callable[[str, Tensor], Tensor | None]
+
+
+class NamedInputs(dict[str, Tensor]):
+    """Input name to tensor, of one batch of a network with several inputs."""
+
+    def to(self, target: torch.dtype | torch.device | str) -> NamedInputs:
+        """Return the same on another device or in another dtype, as `Tensor.to`."""
+        return NamedInputs({name: value.to(target) for name, value in self.items()})
 
 
 def graph_params(
@@ -117,28 +126,51 @@ def run_node(node: Node, arguments: Sequence[Tensor]) -> Tensor:
     return F.relu(result) if node.attrs.get("activation") == "relu" else result
 
 
-def batch_inputs(batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the network input of a batch: the batch itself, or the first element of a tuple or list.
+def batch_inputs(batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor | NamedInputs:
+    """Return the network inputs of a batch: the batch itself, or the first element of a tuple or list.
 
     Args:
-        batch: A tensor, an array, or a tuple or list such as ``(inputs, labels)``.
+        batch: A tensor, an array, a mapping of them by input name, or a tuple or list such as ``(inputs, labels)``.
         dtype: Floating type of the result.
 
     Raises:
-        DataError: Nothing in it, not numbers, or NaN or infinity among them.
+        DataError: Nothing in it, not numbers, NaN or infinity among them, or inputs of different batch sizes.
 
     Example:
         >>> batch_inputs((np.array([[1, 2]]), np.array([0])))
         tensor([[1., 2.]])
+        >>> batch_inputs({"a": np.array([[1]]), "b": np.array([[2]])})
+        {'a': tensor([[1.]]), 'b': tensor([[2.]])}
     """
     first: Any = batch
     if isinstance(batch, (tuple, list)):
         if not batch:
             raise DataError("a batch is an empty tuple or list, expected (inputs, ...). Drop empty batches.")
         first = batch[0]
+    if not isinstance(first, Mapping):
+        return _finite_input(first, dtype)
+    named = NamedInputs()
+    for name, value in first.items():
+        try:
+            named[name] = _finite_input(value, dtype)
+        except DataError as err:
+            raise DataError(f"input {name!r}: {err}") from err
+    if len({len(value) for value in named.values()}) != 1:
+        sizes = {name: len(value) for name, value in named.items()}
+        raise DataError(f"inputs of a batch must be of one batch size, got {sizes or 'none'}.")
+    return named
+
+
+def _finite_input(first: Any, dtype: torch.dtype) -> Tensor:
+    """Return one input as a tensor.
+
+    Raises:
+        DataError: It is unusable.
+    """
     if not isinstance(first, (Tensor, np.ndarray)):
         raise DataError(
-            f"a batch must be a tensor, an array, or a tuple or list that starts with one, got {type(first).__name__}."
+            "a batch must be a tensor, an array, a mapping of them by input name, or a tuple or list that starts with "
+            f"one of these, got {type(first).__name__}."
         )
     if isinstance(first, np.ndarray):
         if first.dtype.kind not in "biuf":
@@ -161,8 +193,8 @@ def batch_inputs(batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
     return result
 
 
-def iterate_batches(batches: Iterable[Batch], dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
-    """Yield the network input of every batch.
+def iterate_batches(batches: Iterable[Batch], dtype: torch.dtype = torch.float32) -> Iterator[Tensor | NamedInputs]:
+    """Yield the network inputs of every batch.
 
     Raises:
         DataError: There is no batch at all, or one is unusable (its index is in the message).
@@ -200,7 +232,10 @@ def _named_inputs(graph: Graph, inputs: Tensor | Sequence[Tensor] | Mapping[str,
         named = {name: inputs[name] for name in graph.inputs}
     else:
         if len(inputs) != len(graph.inputs):
-            raise DataError(f"the graph has {len(graph.inputs)} inputs {list(graph.inputs)}, got {len(inputs)}.")
+            raise DataError(
+                f"the graph has {len(graph.inputs)} inputs {list(graph.inputs)}, got {len(inputs)}. Give a mapping by "
+                "name; in a batch, what follows the first element of a tuple is taken for labels."
+            )
         named = dict(zip(graph.inputs, inputs, strict=True))
     for name, value in named.items():
         expected = graph.tensors[name].shape

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dyadiq.core.errors import DataError
+from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.ir.execute import Batch
 from dyadiq.quant.module import QuantModule
@@ -59,10 +59,17 @@ def finetune(
 
     Raises:
         DataError: No or unlabelled batches; NaN or infinity in the samples, the weights or the loss.
-        ConfigError: The checkpoint belongs to another training, or the network has several outputs.
+        ConfigError: The checkpoint belongs to another training, or the network has several inputs or
+            outputs.
         ArtifactError: The checkpoint is damaged.
         StorageError: The checkpoint cannot be written; the one before it is intact.
     """
+    if len(qmod.graph.inputs) != 1:
+        raise ConfigError(
+            f"finetune: the network has {len(qmod.graph.inputs)} inputs {list(qmod.graph.inputs)}, but training data here "
+            "are samples of one input with a label each. Train it in your own loop: a QuantModule is an ordinary "
+            "nn.Module, called with one tensor per input."
+        )
     split = data if isinstance(data, Split) else batches_to_split(data)
     mode = qmod.mode
     qmod.set_mode_("fake")

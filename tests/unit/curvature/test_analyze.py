@@ -12,6 +12,7 @@ from dyadiq.core.format import Format
 from dyadiq.cost.facts import network_facts
 from dyadiq.curvature import METHODS, analyze
 from dyadiq.ir.execute import graph_params, run_graph
+from dyadiq.ir.graph import Graph, Node, TensorInfo
 from graphs import NETWORKS, FloatGraph, mlp, samples
 
 
@@ -168,6 +169,45 @@ def test_network_with_several_outputs_is_measured_when_no_loss_is_needed(x):
     table = analyze(two_outputs(), [x], "squared_error")
     assert sorted(table.entries) == ["a", "a.weight", "b", "b.weight", "x"]
     assert table.value("a.weight", 2) > table.value("a.weight", 8) > 0
+
+
+def two_inputs():
+    """A network of two inputs that computes what one linear over both would, and that network."""
+    rng = np.random.default_rng(0)
+    params = {"a.weight": rng.normal(size=(3, 2)), "b.weight": rng.normal(size=(3, 2))}
+    nodes = (
+        Node("a", "linear", ("left", "a.weight"), "a"),
+        Node("b", "linear", ("right", "b.weight"), "b"),
+        Node("sum", "add", ("a", "b"), "sum"),
+    )
+    infos = {name: TensorInfo((size,)) for name, size in (("left", 2), ("right", 2), ("a", 3), ("b", 3), ("sum", 3))}
+    return Graph("float", ("left", "right"), ("sum",), nodes, infos, params)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_network_with_several_inputs_is_measured_when_batches_are_mappings(method):
+    x = np.random.default_rng(1).normal(size=(70, 2, 2))
+    batches = [{"right": part[:, 1], "left": part[:, 0]} for part in (x[:30], x[30:])]
+    table = analyze(two_inputs(), batches, method, precision="float64")
+    assert table.n_samples == 70
+    assert table.value("b.weight", 2) > table.value("b.weight", 8) > 0
+    whole = analyze(two_inputs(), [{"left": x[:, 0], "right": x[:, 1]}], method, precision="float64")
+    assert table.entries == whole.entries
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            np.ones((4, 2)),
+            r"batch 0: the network has the inputs \['left', 'right'\], got one tensor. Give each",
+        ),
+        ({"left": np.ones((4, 2))}, r"the network has the inputs \['left', 'right'\], got \['left'\]"),
+    ],
+)
+def test_inputs_are_refused_when_they_are_not_those_of_the_network(batch, message):
+    with pytest.raises(DataError, match=message):
+        analyze(two_inputs(), [batch])
 
 
 @pytest.mark.parametrize("method", ["gram", "kl", "trace"])

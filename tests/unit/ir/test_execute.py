@@ -193,8 +193,10 @@ def test_batch_inputs_takes_the_input_of_any_batch(batch):
         ((), r"empty tuple or list, expected \(inputs"),
         (torch.zeros(0, 3), r"inputs are empty: got shape \[0, 3\]"),
         (np.array(3.0), r"inputs are empty: got shape \[\]"),
-        ({"x": 1}, "tuple or list that starts with one, got dict"),
-        ((3, 4), "starts with one, got int"),
+        ({"x": 1}, "input 'x': a batch must be .* got int"),
+        ((3, 4), "starts with one of these, got int"),
+        ({}, "must be of one batch size, got none"),
+        ({"a": np.ones((2, 3)), "b": np.ones((3, 3))}, r"one batch size, got \{'a': 2, 'b': 3\}"),
         (np.array(["a"]), "real numbers, got an array of <U1"),
         (torch.zeros(2, dtype=torch.complex64), "real numbers, got a tensor of torch.complex64"),
         (
@@ -206,6 +208,14 @@ def test_batch_inputs_takes_the_input_of_any_batch(batch):
 def test_unusable_batch_is_refused(batch, message):
     with pytest.raises(DataError, match=message):
         batch_inputs(batch)
+
+
+@pytest.mark.parametrize("batch", [{"a": np.ones((2, 3)), "b": torch.zeros(2, 1)}])
+@pytest.mark.parametrize("labels", [False, True])
+def test_batch_inputs_takes_a_mapping_by_input_name(batch, labels):
+    inputs = batch_inputs((batch, np.zeros(2)) if labels else batch).to(torch.float64)
+    assert list(inputs) == ["a", "b"]
+    assert torch.equal(inputs["a"], torch.ones(2, 3, dtype=torch.float64))
 
 
 def test_batches_are_named_by_index_when_one_is_bad():

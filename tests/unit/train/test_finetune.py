@@ -10,6 +10,7 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
 from dyadiq.ir.execute import run_graph
+from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.quant.module import quantize
 from dyadiq.train import FINETUNE_CONFIG, TrainConfig, evaluate, finetune
 from dyadiq.train.finetune import batches_to_split
@@ -63,6 +64,22 @@ def test_network_with_several_outputs_is_refused():
     with pytest.raises(ConfigError, match=r"QuantModule returns a tuple of 2, expected one tensor of logits"):
         finetune(qmod, labelled(), epochs=1)
     assert qmod.mode == "fake"
+
+
+def test_network_with_several_inputs_is_refused():
+    graph = Graph(
+        "float",
+        ("u", "v"),
+        ("fc",),
+        (Node("sum", "add", ("u", "v"), "sum"), Node("fc", "linear", ("sum", "fc.weight"), "fc")),
+        {**dict.fromkeys(("u", "v", "sum"), TensorInfo((4,))), "fc": TensorInfo((3,))},
+        {"fc.weight": np.random.default_rng(0).normal(size=(3, 4))},
+    )
+    x = labelled().x
+    qmod = quantize(graph, uniform_plan(network_facts(graph), 4, 8), [{"v": x, "u": 2 * x}])
+    assert qmod(torch.tensor(x), torch.tensor(x)).shape == (len(x), 3)
+    with pytest.raises(ConfigError, match=r"the network has 2 inputs \['u', 'v'\], .* Train it in your own loop"):
+        finetune(qmod, labelled(), epochs=1)
 
 
 def test_resumed_finetuning_ends_with_the_same_bytes(tmp_path):
