@@ -66,8 +66,8 @@ def finetune(
     """
     if len(qmod.graph.inputs) != 1:
         raise ConfigError(
-            f"finetune: the network has {len(qmod.graph.inputs)} inputs {list(qmod.graph.inputs)}, but training data here "
-            "are samples of one input with a label each. Train it in your own loop: a QuantModule is an ordinary "
+            f"finetune: the network has {len(qmod.graph.inputs)} inputs {list(qmod.graph.inputs)}, but training data "
+            "here are samples of one input with a label each. Train it in your own loop: a QuantModule is an ordinary "
             "nn.Module, called with one tensor per input."
         )
     split = data if isinstance(data, Split) else batches_to_split(data)
