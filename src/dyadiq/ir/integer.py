@@ -39,11 +39,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.core.errors import GraphError
+from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node
 
-__all__ = ["INTEGER_OPS", "SPEC_VERSION", "IntegerProgram", "effective_weight"]
+__all__ = ["INTEGER_OPS", "NARROW_BIAS", "SPEC_VERSION", "WIDE_BIAS", "IntegerProgram", "effective_weight"]
 
 SPEC_VERSION = 1
+
+NARROW_BIAS, WIDE_BIAS = QType(32, signed=True), QType(64, signed=True)
+"""Types of biases: int32, unless ``Graph.param_types`` says int64. Bits of weights and activations play no part."""
 
 INTEGER_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

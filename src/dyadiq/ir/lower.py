@@ -21,13 +21,14 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.ir.dyadic import to_dyadic
 from dyadiq.ir.graph import Graph, Node, TensorInfo
-from dyadiq.ir.integer import IntegerProgram, effective_weight
+from dyadiq.ir.integer import NARROW_BIAS, WIDE_BIAS, IntegerProgram, effective_weight
 from dyadiq.ir.proof import Bound, accumulator_type, node_bound
 from dyadiq.ir.sites import Sites, find_sites
 
 __all__ = ["ActivationQuant", "WeightQuant", "lower_graph"]
 
-_MAX_BIAS = 1 << 31
+_MAX_BIAS = 1 << 48  # leaves room for sums below 2^53, the limit of executors in float64
+_PROOF_BITS = 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ class _Builder:
         self.bounds: dict[str, Bound] = {}
         self.codes: dict[str, str] = {}  # float tensor -> integer tensor that holds its codes or accumulator
         self.acc_scale: dict[str, NDArray[np.float64]] = {}  # wide float tensor -> scale of its accumulator
+        self.worst_ratio = (0.0, "")  # relative error of a dyadic number, and its node
 
     # -- small pieces ------------------------------------------------------------------------------
 
@@ -150,6 +152,12 @@ class _Builder:
         self.params[name] = np.asarray(values, dtype=np.int64)
         return name
 
+    def bias(self, name: str, values: NDArray[np.int64] | int) -> str:
+        """Store biases, of a type that follows from the config: a product below 2^31 has a bias below 2^31."""
+        if self.config.product_bits is None or self.config.product_bits > NARROW_BIAS.bits - 1:
+            self.param_types[name] = WIDE_BIAS
+        return self.param(name, values)
+
     def shape(self, tensor: str) -> tuple[int, ...]:
         return self.source.tensors[tensor].shape
 
@@ -165,17 +173,19 @@ class _Builder:
         if len(ratio) == 1:
             top = np.asarray([top.max()])
         pairs = [self._narrowed(name, float(r), int(p)) for r, p in zip(ratio, top, strict=True)]
+        error = max(abs(math.ldexp(m, -e) / r - 1.0) for (m, e), r in zip(pairs, ratio.tolist(), strict=True))
+        self.worst_ratio = max(self.worst_ratio, (error, name))
         return (
             self.param(f"{name}.multiplier", np.array([m for m, _ in pairs])),
             self.param(f"{name}.shift", np.array([e for _, e in pairs])),
         )
 
     def _narrowed(self, name: str, ratio: float, partial: int) -> tuple[int, int]:
-        limit = self.config.product_bits
+        limit = _PROOF_BITS if self.config.product_bits is None else self.config.product_bits
         for bits in range(self.config.multiplier_bits, 0, -1):
             multiplier, shift = to_dyadic(ratio, bits)
             product = partial * multiplier + (1 << (shift - 1) if shift else 0)
-            if limit is None or product < 1 << limit:
+            if product < 1 << limit:
                 return multiplier, shift
         raise ProofError(
             f"{name}: an accumulator of magnitude {partial} times any multiplier leaves {limit} bits. "
@@ -279,11 +289,11 @@ class _Builder:
             worst = int(np.argmax(np.abs(steps)))
             raise QuantError(
                 f"{node.name}: the bias of channel {worst} is {steps[worst]:.3g} steps of weight scale times input "
-                "scale, more than 31 bits. The weights of this channel are far smaller than its bias; raise its bits "
-                "or use granularity 'tensor'."
+                "scale, more than 48 bits. The weights of this channel are far smaller than its bias; use fewer weight "
+                "or input bits (coarser steps), or granularity 'tensor'."
             )
         bias = steps.astype(np.int64) - act.zero_point * effective.sum(axis=1)
-        self.param(f"{node.name}:bias", bias)
+        self.bias(f"{node.name}:bias", bias)
         info = TensorInfo(self.shape(node.output), None, np.asarray(scale if len(scale) > 1 else scale[0]))
         self._finish_accumulator(node, self.emit(lowered, info), scale)
 
@@ -291,7 +301,7 @@ class _Builder:
         x = node.inputs[0]
         act = self.act(x)
         count = node.attrs["kernel"][0] * node.attrs["kernel"][1]
-        bias = self.param(f"{node.name}:bias", -count * act.zero_point)
+        bias = self.bias(f"{node.name}:bias", -count * act.zero_point)
         attrs = {k: node.attrs[k] for k in ("kernel", "stride", "padding")} | {"pad_value": act.zero_point}
         scale = np.asarray([act.scale / count])
         lowered = Node(node.name, "sum_pool2d", (self.codes[x], bias), f"{node.output}:acc", attrs, node.source)
@@ -363,6 +373,7 @@ class _Builder:
         self.codes[node.output] = self.emit(lowered, self.info(node.output))
 
     def program(self) -> IntegerProgram:
+        error, name = self.worst_ratio
         graph = Graph(
             "integer",
             self.source.inputs,
@@ -371,6 +382,6 @@ class _Builder:
             self.tensors,
             self.params,
             self.param_types,
-            dict(self.source.meta),
+            {**self.source.meta, "worst_ratio_error": {"relative": error, "node": name}},
         )
         return IntegerProgram(graph)

@@ -11,7 +11,8 @@ filled in the order of the nodes; their lengths follow from the structure, so th
     @zero_point    int32    of tensors, quantizers, weights and nodes, and pad values
     @clip          uint32   clip bounds: int64, low word first
     @scale         float64  of input quantizers, outputs, and tensors that have a single one
-    @bias, @multiplier, @shift, @group_factor    int32, uint32, uint8, int32
+    @bias          int32, or int64 as in @clip where ``param_types`` says so
+    @multiplier, @shift, @group_factor    uint32, uint8, int32
 
 Not stored: scales per channel of tensors that are no output (no operator reads them), the order in which tensors and
 parameters are listed, sources of nodes, ``meta`` and ``provenance``: they are facts about a program, not the program.
@@ -33,7 +34,7 @@ from dyadiq.core.errors import GraphError
 from dyadiq.core.packing import MAX_PACKED_BITS
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node, TensorInfo
-from dyadiq.ir.integer import INTEGER_OPS, IntegerProgram
+from dyadiq.ir.integer import INTEGER_OPS, NARROW_BIAS, WIDE_BIAS, IntegerProgram
 from dyadiq.ir.serialize import tuples_from_lists
 from dyadiq.ir.shapes import infer_shape
 
@@ -46,7 +47,7 @@ _TABLES: Mapping[str, QType | None] = MappingProxyType(  # in the order of the f
         "@zero_point": _INT32,
         "@clip": _UINT32,
         "@scale": None,
-        "@bias": _INT32,
+        "@bias": NARROW_BIAS,
         "@multiplier": _UINT32,
         "@shift": _UINT8,
         "@group_factor": _INT32,
@@ -112,12 +113,15 @@ def _param_problem(graph: Graph, name: str, table: str) -> str:
     values = np.asarray(graph.params[name])
     if name.startswith("@"):
         return "begins with '@', which is kept for the file's own tables; rename it"
-    if (table == "weight") != (name in graph.param_types):
+    declared = graph.param_types.get(name)
+    if table == "@bias" and declared != (wanted := WIDE_BIAS if WIDE_BIAS in graph.param_types.values() else None):
+        return f"has type {declared}, expected {wanted}: biases are all {WIDE_BIAS}, or none has a type"
+    if table != "@bias" and (table == "weight") != (declared is not None):
         return "has no code type; add it to param_types" if table == "weight" else "is no weight, but has a code type"
-    stored = graph.param_types[name] if table == "weight" else _TABLES[table]
+    stored = _TABLES.get(table) if declared is None else declared
     if stored is None:
         return "" if values.dtype == np.float64 else f"has dtype {values.dtype}, expected float64"
-    if stored.bits > MAX_PACKED_BITS:
+    if stored.bits > MAX_PACKED_BITS and table != "@bias":
         return f"has type {stored}, at most {MAX_PACKED_BITS} bits can be packed"
     if values.dtype.kind not in "iu":
         return f"has dtype {values.dtype}, expected integers"
@@ -154,9 +158,12 @@ def pack_program(program: IntegerProgram) -> tuple[bytes, list[tuple[TensorSpec,
         "nodes": entries,
     }
     structure = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    arrays = {name: np.asarray(graph.params[name]) for name in weights}
-    tensors = [_table(name, values) for name, values in tables.items() if values]
-    return structure, tensors + [(TensorSpec(n, v.shape, graph.param_types[n]), v) for n, v in arrays.items()]
+    paired = {"@clip", "@bias"} if WIDE_BIAS in graph.param_types.values() else {"@clip"}
+    tensors = [_table(name, values, paired=name in paired) for name, values in tables.items() if values]
+    for name in weights:
+        values = np.asarray(graph.params[name])
+        tensors.append((TensorSpec(name, values.shape, graph.param_types[name]), values))
+    return structure, tensors
 
 
 def _put_node(
@@ -196,11 +203,11 @@ def _put_tensor(tables: dict[str, list[Any]], graph: Graph, name: str) -> None:
     tables["@zero_point"].append(info.zero_point)
 
 
-def _table(name: str, values: list[Any]) -> tuple[TensorSpec, NDArray[Any]]:
+def _table(name: str, values: list[Any], *, paired: bool) -> tuple[TensorSpec, NDArray[Any]]:
     qtype = _TABLES[name]
     array: NDArray[Any] = np.array(values, dtype=np.float64 if qtype is None else np.int64)
-    if name == "@clip":
-        array = array.astype("<i8").view("<u4").reshape(-1, 2)
+    if paired:  # int64 as two uint32, low word first
+        qtype, array = _UINT32, array.astype("<i8").view("<u4").reshape(-1, 2)
     return TensorSpec(name, array.shape, qtype), array
 
 
@@ -261,7 +268,7 @@ def unpack_program(
         nodes=nodes,
         tensors=reader.tensors,
         params=reader.params,
-        param_types={name: q for name in reader.params if name in specs and (q := specs[name].qtype) is not None},
+        param_types={name: reader.types[name] for name in reader.params if name in reader.types},
     )
     program = IntegerProgram(graph, document["spec"])
     # One comparison for references, counts, flags and left-over values: there is one way to write a program.
@@ -284,7 +291,10 @@ class _Reader:
         self.names = {n_tensors + i: name for i, name in enumerate(weights)}
         self.next_constant = n_tensors + len(weights)
         self.tables = {name: array(name) if name in specs else np.empty(0) for name in _TABLES}
-        self.tables["@clip"] = np.ascontiguousarray(self.tables["@clip"], dtype="<u4").view("<i8").ravel()
+        self.wide_biases = self.tables["@bias"].ndim == 2
+        for name in ("@clip", "@bias") if self.wide_biases else ("@clip",):
+            self.tables[name] = np.ascontiguousarray(self.tables[name], dtype="<u4").view("<i8").ravel()
+        self.types = {name: q for name in weights if (q := specs[name].qtype) is not None}
         self.tensors: dict[str, TensorInfo] = {}
         self.params: dict[str, NDArray[Any]] = {}
         self.makers: dict[str, str] = {}
@@ -386,4 +396,6 @@ class _Reader:
         self.names[self.next_constant] = name
         self.next_constant += 1
         self.params[name] = self._take(table, item[:-1] if named else item)
+        if table == "@bias" and self.wide_biases:
+            self.types[name] = WIDE_BIAS
         return name

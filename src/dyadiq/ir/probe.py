@@ -13,7 +13,7 @@ from dyadiq.core.affine import check_group_size
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph
-from dyadiq.ir.integer import IntegerProgram
+from dyadiq.ir.integer import NARROW_BIAS, IntegerProgram
 from dyadiq.ir.lower import ActivationQuant, WeightQuant, lower_graph
 from dyadiq.ir.sites import find_sites
 
@@ -52,4 +52,7 @@ def probe_program(graph: Graph, config: QuantConfig) -> IntegerProgram:
     act = ActivationQuant(QType(8, signed=False), 1.0, 0, symmetric)
     blank = {n: np.zeros_like(v) for n, v in graph.params.items()}
     activations = dict.fromkeys(find_sites(graph).decisions, act)
-    return lower_graph(graph.replace(params=blank), weights, activations, QuantConfig())
+    # What is left of the config is the type of biases; a blank program stays below any product that matters there.
+    narrow = config.product_bits is not None and config.product_bits < NARROW_BIAS.bits
+    blank_config = QuantConfig(product_bits=NARROW_BIAS.bits - 1 if narrow else None)
+    return lower_graph(graph.replace(params=blank), weights, activations, blank_config)

@@ -177,22 +177,40 @@ class Quantizer(nn.Module):
 class WeightQuantizer(Quantizer):
     """Quantizes a weight ``[O, ...]`` per tensor, channel or group."""
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the fake-quantized weight."""
+    def forward(self, weight: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Return the fake-quantized weight.
+
+        Args:
+            weight: ``[O, ...]``.
+            scale: In place of `current_scale`.
+        """
         if not self.enabled:
             return weight
-        per_channel = (-1, *([1] * (weight.ndim - 1)))
-        step = self.current_scale().double()
-        n_values = weight.numel() // step.numel()
-        step = step.reshape(per_channel)
-        if self.group_factor is not None:
-            n_channel = weight[0].numel()
-            factor = self.group_factor.repeat_interleave(n_channel // self.group_factor.shape[1], dim=1)
-            step = step * factor.reshape(weight.shape)
-        zero_point = self.zero_point.reshape(per_channel)
+        scale = self.current_scale() if scale is None else scale
+        step, zero_point = self._step(weight, scale), self._per_channel(self.zero_point, weight)
         # In float64, so that codes are those of `core.affine` on ties too.
-        scale = self._gradient_scale(n_values)
-        return fake_quantize(weight.double(), step, zero_point, self.qtype, gradient_scale=scale).to(weight.dtype)
+        share = self._gradient_scale(weight.numel() // scale.numel())
+        return fake_quantize(weight.double(), step, zero_point, self.qtype, gradient_scale=share).to(weight.dtype)
+
+    def effective_codes(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """Return ``(codes - zero_point) * group_factor`` under a scale, as float64."""
+        step, zero_point = self._step(weight, scale), self._per_channel(self.zero_point, weight)
+        unit_step = self._step(weight, torch.ones_like(scale))
+        if self.qtype.bipolar:
+            return torch.where(weight >= 0, unit_step, -unit_step)
+        codes = torch.floor(weight.double() / step + 0.5)
+        return codes.clamp(self.qtype.qmin - zero_point, self.qtype.qmax - zero_point) * unit_step
+
+    def _per_channel(self, vector: Tensor, weight: Tensor) -> Tensor:
+        return vector.reshape(-1, *([1] * (weight.ndim - 1)))
+
+    def _step(self, weight: Tensor, scale: Tensor) -> Tensor:
+        step = self._per_channel(scale.double(), weight)
+        if self.group_factor is None:
+            return step
+        n_channel = weight[0].numel()
+        factor = self.group_factor.repeat_interleave(n_channel // self.group_factor.shape[1], dim=1)
+        return step * factor.reshape(weight.shape)
 
 
 class ActivationQuantizer(Quantizer):

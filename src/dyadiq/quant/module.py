@@ -13,6 +13,7 @@ a step near ties, which is why accuracy is measured in ``exact``. Source: DESIGN
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from dyadiq.core.affine import AffineParams
+from dyadiq.core.affine import quantize as codes_of
 from dyadiq.core.errors import DataError, QuantError, UnknownNameError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import BitPlan
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.cost.facts import network_facts
 from dyadiq.ir.execute import Batch, graph_params, run_node
-from dyadiq.ir.graph import Graph, Node
+from dyadiq.ir.graph import Graph
 from dyadiq.ir.lower import ActivationQuant, WeightQuant
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import named_inputs
@@ -37,6 +39,7 @@ from dyadiq.quant.fake_quant import ActivationQuantizer, Quantizer, WeightQuanti
 from dyadiq.quant.fold import Layer, counter_name, find_layers, fold
 from dyadiq.quant.lower import lower
 from dyadiq.quant.named import Scope, add_module_, add_tensors_, tensors_by_name
+from dyadiq.quant.snap import needs_snapping, snapped_scale
 
 __all__ = ["MODES", "QuantModule", "quantize"]
 
@@ -77,7 +80,7 @@ def quantize(
 
     Example:
         >>> from dyadiq.core.plan import uniform_plan
-        >>> from dyadiq.ir.graph import TensorInfo
+        >>> from dyadiq.ir.graph import Node, TensorInfo
         >>> x, y = TensorInfo((2,)), TensorInfo((1,))
         >>> node = Node("fc", "linear", ("x", "fc.weight"), "fc")
         >>> graph = Graph("float", ("x",), ("fc",), (node,), {"x": x, "fc": y}, {"fc.weight": np.array([[1.0, -0.5]])})
@@ -145,7 +148,13 @@ class QuantModule(nn.Module):
         self._layers = find_layers(graph, self._canonical)
         self._executor: tuple[list[Tensor], list[bool], ExactExecutor] | None = None
         self._add_model_tensors()
-        self._weight_names = tuple(dict.fromkeys(layer.weight for layer in self._layers.values()))
+        weights = [layer.weight for layer in self._layers.values()]
+        self._weight_names = tuple(dict.fromkeys(weights))
+        self._snapped = (
+            {name for name in self._weight_names if weights.count(name) == 1 and plan.formats[name].scale == "float"}
+            if needs_snapping(config)
+            else set()
+        )
         scope = Scope()
         for name in self._weight_names:
             add_module_(scope, name, WeightQuantizer(params[name], learn_scale=learn_scales))
@@ -259,12 +268,29 @@ class QuantModule(nn.Module):
         if quantizers:
             weight_quantizer = quantizers[layer.weight]
             input_quantizer = quantizers[self._sites.decision_of[layer.node.inputs[0]]]
-            weight = weight_quantizer(weight)
+            scale = self._weight_scale(layer, weight, bias, quantizers)
+            weight = weight_quantizer(weight, scale)
             if bias is not None and weight_quantizer.enabled and input_quantizer.enabled:
                 # The grid of the accumulator; its scales are learned elsewhere.
-                grid = (weight_quantizer.current_scale().double() * input_quantizer.current_scale().double()).detach()
+                grid = (scale * input_quantizer.current_scale().double()).detach()
                 bias = round_to_grid(bias.double(), grid).to(bias.dtype)
         return run_node(layer.node, [x, weight, *([] if bias is None else [bias])])
+
+    def _weight_scale(
+        self, layer: Layer, weight: Tensor, bias: Tensor | None, quantizers: Mapping[str, Quantizer]
+    ) -> Tensor:
+        """Return the scale of a layer's weight, float64: its quantizer's, or what `quant.snap` makes of it."""
+        output = layer.node.output
+        if output in self._sites.wide:
+            output = self._canonical.consumers(output)[0].output
+        quantizer = quantizers[layer.weight]
+        assert isinstance(quantizer, WeightQuantizer)  # our own bug otherwise
+        source = _activation(quantizers, self._sites.decision_of[layer.node.inputs[0]])
+        target = _activation(quantizers, self._sites.decision_of[output])
+        enabled = quantizer.enabled and source.enabled and target.enabled
+        if not enabled or layer.weight not in self._snapped or target.qtype.bipolar:
+            return quantizer.current_scale().double()
+        return snapped_scale(quantizer, weight, bias, source, target, self.config)
 
     def _run_exact(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         """Run the integer program, lowered again whenever a tensor of this module changed."""
@@ -285,7 +311,8 @@ class QuantModule(nn.Module):
     def folded_graph(self) -> Graph:
         """Return the canonical graph with the current parameters, batch norms folded, in float64."""
         params: dict[str, np.ndarray[Any, Any]] = {}
-        for node, weight, bias in self._folded_layers():
+        for layer, weight, bias in self._folded_layers():
+            node = layer.node
             params[node.inputs[1]] = weight.double().cpu().numpy()
             if bias is not None:
                 params[node.inputs[2]] = bias.double().cpu().numpy()
@@ -299,11 +326,11 @@ class QuantModule(nn.Module):
         """
         quants = {}
         quantizers = self.quantizers_by_name()
-        for node, weight, _ in self._folded_layers():
-            name = node.inputs[1]
-            quantizer = quantizers[name]
-            params = quantizer.affine_params()
-            codes = quantizer.codes(weight.double().cpu().numpy(), name=name)
+        for layer, weight, bias in self._folded_layers():
+            name = layer.weight
+            scale = self._weight_scale(layer, weight, bias, quantizers).detach().cpu().numpy()
+            params = replace(quantizers[name].affine_params(), scale=scale)
+            codes = codes_of(weight.double().cpu().numpy(), params, name=name)
             quants[name] = WeightQuant(codes, params.qtype, params.scale, params.zero_point, params.group_factor)
         return quants
 
@@ -317,9 +344,9 @@ class QuantModule(nn.Module):
             quants[name] = ActivationQuant(params.qtype, float(params.scale[0]), int(params.zero_point[0]), symmetric)
         return quants
 
-    def _folded_layers(self) -> list[tuple[Node, Tensor, Tensor | None]]:
+    def _folded_layers(self) -> list[tuple[Layer, Tensor, Tensor | None]]:
         tensors = {n: t.detach().clone() for n, t in tensors_by_name(self, skip=(_QUANTIZERS,)).items()}
-        return [(layer.node, *fold(layer, tensors)) for layer in self._layers.values()]
+        return [(layer, *fold(layer, tensors)) for layer in self._layers.values()]
 
 
 def _all_equal(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:

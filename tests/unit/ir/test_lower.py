@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
@@ -242,12 +243,12 @@ def test_missing_quantizers_are_all_named():
         lower_graph(graph, {}, {}, QuantConfig())
 
 
-def test_a_bias_that_needs_more_than_thirty_one_bits_is_refused():
+def test_a_bias_that_needs_more_than_forty_eight_bits_is_refused():
     rng = np.random.default_rng(7)
     graph = mlp(rng)
-    weights = {"a.weight": weight(rng, (5, 4), scale=1e-12), "b.weight": weight(rng, (3, 5))}
+    weights = {"a.weight": weight(rng, (5, 4), scale=1e-15), "b.weight": weight(rng, (3, 5))}
     acts = {"x": ActivationQuant(S8, 1e-3), "h": ActivationQuant(U8, 0.1), "y": ActivationQuant(S16, 0.001)}
-    with pytest.raises(QuantError, match=r"a: the bias of channel .* more than 31 bits"):
+    with pytest.raises(QuantError, match=r"a: the bias of channel .* more than 48 bits"):
         lower_graph(graph, weights, acts, QuantConfig())
 
 
@@ -259,3 +260,28 @@ def test_scales_must_be_positive_and_finite(scale):
     acts = {"x": ActivationQuant(S8, scale), "h": ActivationQuant(U8, 0.1), "y": ActivationQuant(S16, 0.001)}
     with pytest.raises(QuantError, match="x: its scale must be positive and finite"):
         lower_graph(graph, weights, acts, QuantConfig())
+
+
+@pytest.mark.parametrize("product_bits", [None, 24, 31, 32])
+def test_biases_are_declared_wide_when_products_may_be(product_bits):
+    rng = np.random.default_rng(9)
+    graph = mlp(rng)
+    weights = {"a.weight": weight(rng, (5, 4)), "b.weight": weight(rng, (3, 5))}
+    acts = {"x": ActivationQuant(S8, 0.1), "h": ActivationQuant(U8, 0.1), "y": ActivationQuant(S16, 0.001)}
+    program = lower_graph(graph, weights, acts, QuantConfig(product_bits=product_bits))
+    declared = {name: str(qtype) for name, qtype in program.graph.param_types.items() if name.endswith(":bias")}
+    assert declared == ({} if product_bits in (24, 31) else {"a:bias": "int64", "b:bias": "int64"})
+
+
+def test_worst_ratio_error_is_recorded():
+    rng = np.random.default_rng(10)
+    graph = mlp(rng)
+    weights = {
+        "a.weight": replace(weight(rng, (5, 4)), scale=np.full(5, 0.03)),
+        "b.weight": replace(weight(rng, (3, 5)), scale=np.full(3, 0.0625)),
+    }
+    acts = {"x": ActivationQuant(S8, 1.0), "h": ActivationQuant(U8, 0.5), "y": ActivationQuant(S16, 0.125)}
+    program = lower_graph(graph, weights, acts, QuantConfig(multiplier_bits=2))
+    worst = program.graph.meta["worst_ratio_error"]  # 0.03 / 0.5 is taken for 1 / 16
+    assert worst["node"] == "a:requantize"
+    assert worst["relative"] == pytest.approx(1 / 16 / 0.06 - 1)

@@ -11,7 +11,7 @@ from dyadiq.core.container import tensor_payload_bytes
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.format import Format
 from dyadiq.core.qtype import QType
-from dyadiq.ir.integer import IntegerProgram
+from dyadiq.ir.integer import WIDE_BIAS, IntegerProgram
 from dyadiq.ir.lower import ActivationQuant, WeightQuant, lower_graph
 from dyadiq.ir.packed import find_unpackable, pack_program, packed_size_parts, unpack_program
 from dyadiq.ir.probe import probe_program
@@ -20,7 +20,7 @@ from graphs import NETWORKS
 from programs import PROGRAMS
 
 
-def lowered(graph, weight_bits, activation_bits, seed=0):
+def lowered(graph, weight_bits, activation_bits, seed=0, product_bits=None):
     """A program of a float graph with random codes and scales."""
     rng = np.random.default_rng(seed)
     weights = {}
@@ -33,15 +33,19 @@ def lowered(graph, weight_bits, activation_bits, seed=0):
             weights[node.inputs[1]] = WeightQuant(codes, qtype, scale, np.zeros(shape[0], dtype=np.int64))
     qtype = QType(activation_bits, signed=False)
     activations = {name: ActivationQuant(qtype, rng.uniform(0.1, 0.2)) for name in find_sites(graph).decisions}
-    return lower_graph(graph, weights, activations, QuantConfig())
+    return lower_graph(graph, weights, activations, QuantConfig(product_bits=product_bits))
 
 
+@pytest.mark.parametrize("product_bits", [None, 31])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_fixed_size_equals_the_probe_when_bits_and_values_change(name):
+def test_fixed_size_equals_the_probe_when_bits_and_values_change(name, product_bits):
     graph = NETWORKS[name]()
-    fixed, _ = packed_size_parts(probe_program(graph, QuantConfig(weight=Format(8, granularity="channel"))))
+    config = QuantConfig(weight=Format(8, granularity="channel"), product_bits=product_bits)
+    fixed, _ = packed_size_parts(probe_program(graph, config))
     for weight_bits, activation_bits, seed in ((1, 8, 0), (3, 1, 1), (8, 4, 2), (16, 16, 3)):
-        program = lowered(graph, weight_bits, activation_bits, seed)
+        if product_bits is not None and weight_bits == 16:
+            continue
+        program = lowered(graph, weight_bits, activation_bits, seed, product_bits)
         got, parts = packed_size_parts(program)
         assert got == fixed
         for weight, n_bytes in parts.items():
@@ -258,3 +262,33 @@ def test_unpack_refuses_when_a_tensor_has_an_unknown_flag(mlp):
             values[3] |= 64
     with pytest.raises(ValueError, match=_OTHER):
         unpack(structure, tensors)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_biases_come_back_when_they_are_wide(name):
+    program = lowered(NETWORKS[name](), 8, 8)
+    biases = [i for n in program.graph.nodes for i in n.inputs if program.graph.param_types.get(i) == WIDE_BIAS]
+    values = np.random.default_rng(0)
+    params = {i: values.integers(-(1 << 62), 1 << 62, program.graph.params[i].shape) for i in biases}
+    program = changed(program, params=params)
+    assert find_unpackable(program) == []
+    back = unpack(*pack_program(program))
+    assert back.graph.param_types == program.graph.param_types
+    for i in biases:
+        assert np.array_equal(back.graph.params[i], params[i])
+    assert pack_program(back)[0] == pack_program(program)[0]
+
+
+def test_bias_is_unpackable_when_others_have_another_type():
+    program = lowered(NETWORKS["mlp"](), 8, 8)
+    first = next(i for i, qtype in program.graph.param_types.items() if qtype == WIDE_BIAS)
+    types = {i: qtype for i, qtype in program.graph.param_types.items() if i != first}
+    reason = find_unpackable(changed(program, param_types=types))[0][1]
+    assert re.search(r"has type None, expected int64: biases are all int64, or none has a type", reason)
+
+
+def test_bias_is_unpackable_when_it_is_narrow_and_does_not_fit():
+    program = lowered(NETWORKS["mlp"](), 8, 8, product_bits=31)
+    name = next(i for node in program.graph.nodes for i in node.inputs if i.endswith(":bias"))
+    params = {name: np.full_like(program.graph.params[name], 1 << 31)}
+    assert "it is stored as int32" in find_unpackable(changed(program, params=params))[0][1]
