@@ -9,7 +9,7 @@ from torch import nn
 from dyadiq.ir.execute import run_node
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 
-__all__ = ["MODELS", "Joins", "Perceptron", "Residual", "captured", "randomize_batchnorm_", "samples_of"]
+__all__ = ["MODELS", "Features", "Joins", "Perceptron", "Residual", "captured", "randomize_batchnorm_", "samples_of"]
 
 
 class _Captured:
@@ -122,6 +122,28 @@ class Perceptron(nn.Module):
         return g.build(g.chain("x", "fc1", "bn1", "bn2", "act", "fc2"))
 
 
+class Features(nn.Module):
+    """Batch norms on [N, C] before linears: on the input, two in a row after a relu, and one on a shared tensor."""
+
+    shape = (8,)
+
+    def __init__(self):
+        super().__init__()
+        self.norm0, self.fc1, self.act = nn.BatchNorm1d(8), nn.Linear(8, 12), nn.ReLU()
+        self.norm1, self.norm2, self.fc2 = nn.BatchNorm1d(12), nn.BatchNorm1d(12), nn.Linear(12, 6, bias=False)
+        self.norm3, self.norm4, self.fc3 = nn.BatchNorm1d(6), nn.BatchNorm1d(6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.act(self.fc1(self.norm0(x)))
+        x = self.norm3(self.fc2(self.norm2(self.norm1(x))))
+        return self.fc3(self.norm4(x)) + x
+
+    def graph(self):
+        g = _Captured(self, self.shape)
+        x = g.chain("x", "norm0", "fc1", "act", "norm1", "norm2", "fc2", "norm3")
+        return g.build(g.add_node("sum", "add", (g.chain(x, "norm4", "fc3"), x)))
+
+
 class Joins(nn.Module):
     """Concat of a convolution, an average pool and a tensor with two readers; batch norm after it; a lone relu."""
 
@@ -147,7 +169,7 @@ class Joins(nn.Module):
         return g.build(g.call("head", g.add_node("flatten", "flatten", (g.chain(x, "norm", "act"),))))
 
 
-MODELS = {"residual": Residual, "perceptron": Perceptron, "joins": Joins}
+MODELS = {"residual": Residual, "perceptron": Perceptron, "features": Features, "joins": Joins}
 
 
 def randomize_batchnorm_(model, seed=0):

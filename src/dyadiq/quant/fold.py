@@ -1,7 +1,8 @@
 """Layers of a network with the batch norms that belong to them: folding in torch, differentiable, also while training.
 
 Used by `quant.module`. Says the same as `ir.passes.fold_batchnorm` bit for bit (float64 arithmetic, result in the
-weight's dtype), but from tensors, and with batch statistics while a batch norm is live.
+weight's dtype; only the sum ``W t`` of a forward fold may take another order), but from tensors, and with batch
+statistics while a batch norm is live.
 Source: Jacob et al. 2018, section 3.2 (figure C.7: fold with the statistics of an unquantized convolution).
 """
 
@@ -30,12 +31,14 @@ class Layer:
     Attributes:
         node: The canonical node.
         source: The captured node of the same name; a batch_norm where the canonical node is its depthwise form.
-        norms: Captured batch norms folded into it, in order.
+        norms: Captured batch norms on its result, folded into it, in order.
+        input_norms: Captured batch norms on its input, folded into it, in order.
     """
 
     node: Node
     source: Node
     norms: tuple[Node, ...]
+    input_norms: tuple[Node, ...] = ()
 
     @property
     def weight(self) -> str:
@@ -51,9 +54,12 @@ def counter_name(norm: Node) -> str:
 def find_layers(graph: Graph, canonical: Graph) -> dict[str, Layer]:
     """Return the layers of a captured graph by node name, given its canonical form.
 
-    A batch norm that is no node of the canonical graph was folded into the layer whose result it reads.
+    A batch norm that is no node of the canonical graph was folded into the linear that reads it, where that linear now
+    reads what the batch norm read; else into the layer whose result it reads.
     """
     kept = {node.name: node for node in canonical.nodes}
+    input_norms = {n.name: _input_norms(graph, n, kept) for n in graph.nodes if n.op == "linear" and n.name in kept}
+    forward = {norm.name for found in input_norms.values() for norm in found}
     owner: dict[str, str] = {}  # tensor to the layer whose result it is, batch norms applied
     norms: dict[str, list[Node]] = {}
     for node in graph.nodes:
@@ -62,14 +68,27 @@ def find_layers(graph: Graph, canonical: Graph) -> dict[str, Layer]:
         elif node.op == "batch_norm" and node.name in kept:
             owner[node.output] = node.name
             norms[node.name] = [node]
-        elif node.op == "batch_norm" and node.inputs[0] in owner:
+        elif node.op == "batch_norm" and node.inputs[0] in owner and node.name not in forward:
             owner[node.output] = owner[node.inputs[0]]
             norms.setdefault(owner[node.output], []).append(node)
     return {
-        node.name: Layer(kept[node.name], node, tuple(norms.get(node.name, ())))
+        node.name: Layer(kept[node.name], node, tuple(norms.get(node.name, ())), input_norms.get(node.name, ()))
         for node in graph.nodes
         if node.name in kept and kept[node.name].op in ("conv2d", "linear")
     }
+
+
+def _input_norms(graph: Graph, layer: Node, kept: Mapping[str, Node]) -> tuple[Node, ...]:
+    """Return the batch norms between what a linear reads in the captured graph and in the canonical one."""
+    found: list[Node] = []
+    tensor = layer.inputs[0]
+    while tensor != kept[layer.name].inputs[0]:
+        producer = graph.producer(tensor)
+        if producer is None or producer.op != "batch_norm" or producer.name in kept:
+            break
+        found.insert(0, producer)
+        tensor = producer.inputs[0]
+    return tuple(found)
 
 
 def fold(
@@ -91,20 +110,35 @@ def fold(
         weight ``[O, ...]``; bias ``[O]`` or None where the layer has none.
     """
     weight, bias, dtype = _raw(layer, tensors)
+    before = []
+    for norm in layer.input_norms:
+        scale, shift = _scale_and_shift(norm, tensors, live_input, momentum)
+        before.append((scale, shift))
+        live_input = None if live_input is None else live_input * scale.to(dtype) + shift.to(dtype)
     result = None if live_input is None else _unquantized(layer, live_input, weight, bias, dtype)
     for norm in layer.norms:
-        gamma, beta, mean, var = (tensors[name].double() for name in norm.inputs[1:])
-        if result is not None:
-            mean, var = _batch_statistics(norm, result, tensors, momentum)
-        scale = gamma / torch.sqrt(var + norm.attrs["eps"])
-        shift = beta - mean * scale
+        scale, shift = _scale_and_shift(norm, tensors, result, momentum)
         # As the pass does, round to the parameters' dtype after each batch norm.
         weight = (weight * scale.reshape(-1, *([1] * (weight.ndim - 1)))).to(dtype).double()
         bias = ((0.0 if bias is None else bias) * scale + shift).to(dtype).double()
         if result is not None:
             per_channel = (1, -1, *([1] * (result.ndim - 2)))
             result = result * scale.reshape(per_channel).to(dtype) + shift.reshape(per_channel).to(dtype)
+    for scale, shift in reversed(before):
+        bias = ((0.0 if bias is None else bias) + weight @ shift).to(dtype).double()
+        weight = (weight * scale).to(dtype).double()
     return weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _scale_and_shift(
+    norm: Node, tensors: Mapping[str, Tensor], live: Tensor | None, momentum: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return s and t of ``y = s * x + t``, from the statistics of a live input if there is one."""
+    gamma, beta, mean, var = (tensors[name].double() for name in norm.inputs[1:])
+    if live is not None:
+        mean, var = _batch_statistics(norm, live, tensors, momentum)
+    scale = gamma / torch.sqrt(var + norm.attrs["eps"])
+    return scale, beta - mean * scale
 
 
 def _raw(layer: Layer, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None, torch.dtype]:

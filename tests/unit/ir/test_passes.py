@@ -129,7 +129,7 @@ def test_batch_norm_called_twice_keeps_one_weight():
 @pytest.mark.parametrize(
     ("modules", "reason"),
     [
-        ([torch.nn.BatchNorm1d(4)], "it reads a graph input"),
+        ([torch.nn.BatchNorm1d(4)], "it reads a graph input, and its result is not read by one linear alone"),
         ([torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.BatchNorm1d(4)], "it reads the result of '1' \\(relu\\)"),
     ],
 )
@@ -140,9 +140,9 @@ def test_lone_batch_norm_on_features_says_what_to_do(modules, reason):
 
 
 def test_every_lone_batch_norm_is_listed_at_once():
-    modules = [torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.BatchNorm1d(3)]
+    modules = [torch.nn.BatchNorm1d(4), torch.nn.ReLU(), torch.nn.BatchNorm1d(4)]
     graph = capture(torch.nn.Sequential(*modules), torch.randn(2, 4))
-    with pytest.raises(GraphError, match=r"0: batch norm on \[N, 4\] .*; 3: batch norm on \[N, 3\] .*directly after"):
+    with pytest.raises(GraphError, match=r"0: batch norm on \[N, 4\] .*; 2: batch norm on \[N, 4\] .*directly after"):
         canonicalize(graph)
 
 
@@ -158,6 +158,65 @@ def test_lone_batch_norm_on_features_names_the_shared_layer():
 
     with pytest.raises(GraphError, match="other nodes or outputs read 'fc' too"):
         canonicalize(capture(Shared(), torch.randn(2, 4)))
+
+
+def randomized(model):
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            for value in (module.weight, module.bias, module.running_mean):
+                value.data = torch.randn(value.shape, generator=generator)
+            module.running_var = torch.rand(module.num_features, generator=generator) + 0.5
+    return model
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        [torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3)],
+        [torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3, bias=False), torch.nn.BatchNorm1d(3)],
+        [torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3)],
+    ],
+)
+def test_batch_norm_before_a_linear_is_folded_into_it(modules):
+    inputs = torch.randn(8, 4)
+    graph = capture(randomized(torch.nn.Sequential(*modules)), inputs)
+    result = canonicalize(graph)
+    assert {node.op for node in result.nodes} == {"linear"}
+    assert_same_function(graph, result, [inputs.double()])
+
+
+def test_batch_norm_is_folded_forward_when_the_layer_before_has_other_readers():
+    class Shared(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.bn, self.last = torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = self.fc(x)
+            return self.last(self.bn(x)) + x
+
+    inputs = torch.randn(8, 4)
+    graph = capture(randomized(Shared()), inputs)
+    result = canonicalize(graph)
+    assert [node.op for node in result.nodes] == ["linear", "linear", "add"]
+    assert_same_function(graph, result, [inputs.double()])
+
+
+def test_forward_folding_copies_a_weight_that_another_layer_reads():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.bn = torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.fc(self.bn(torch.relu(self.fc(x))))
+
+    inputs = torch.randn(8, 4)
+    graph = capture(randomized(Twice()), inputs)
+    result = canonicalize(graph)
+    assert [node.inputs[1] for node in result.nodes] == ["fc.weight", "fc:1.weight"]
+    assert_same_function(graph, result, [inputs.double()])
 
 
 def test_negative_variance_is_refused():

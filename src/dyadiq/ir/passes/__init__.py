@@ -17,7 +17,12 @@ from dyadiq.core.errors import GraphError
 from dyadiq.ir.check import check_graph
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes.drop_dead import drop_dead
-from dyadiq.ir.passes.fold_batchnorm import convert_batchnorm, find_batchnorm_pairs, fold_batchnorm
+from dyadiq.ir.passes.fold_batchnorm import (
+    convert_batchnorm,
+    find_batchnorm_pairs,
+    fold_batchnorm,
+    fold_batchnorm_forward,
+)
 from dyadiq.ir.passes.fuse_activation import fuse_activation
 from dyadiq.ir.passes.hoist_relu import hoist_relu
 
@@ -30,6 +35,7 @@ CANONICAL_PASSES: Mapping[str, Callable[[Graph], Graph]] = MappingProxyType(
         # in this order
         "drop_dead": drop_dead,
         "fold_batchnorm": fold_batchnorm,
+        "fold_batchnorm_forward": fold_batchnorm_forward,  # of what is left: on [N, C], before a linear
         "convert_batchnorm": convert_batchnorm,  # what folding left over
         "hoist_relu": hoist_relu,  # so that conv + pool + relu fuses too
         "fuse_activation": fuse_activation,  # after folding, so that conv + bn + relu is one node

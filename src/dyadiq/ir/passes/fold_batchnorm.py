@@ -1,8 +1,9 @@
-"""Fold batch norm into the layer before it, or turn it into a 1x1 depthwise convolution.
+"""Fold batch norm into the layer before it, or the linear after it, or turn it into a 1x1 depthwise convolution.
 
 Eval-mode batch norm is ``y = s * x + t`` per channel with ``s = gamma / sqrt(var + eps)``, ``t = beta - mean * s``
 (biased variance, the module's own eps). After a conv2d or linear that nobody else reads:
-``weight' = s * weight``, ``bias' = s * bias + t``. Arithmetic in float64, result in the weight's own dtype.
+``weight' = s * weight``, ``bias' = s * bias + t``. On ``[N, C]`` before a linear that alone reads it:
+``weight' = weight * diag(s)``, ``bias' = bias + weight t``. Arithmetic in float64, result in the weight's own dtype.
 Ranges are chosen after folding, never before. `quant.module` reuses `find_batchnorm_pairs`, to train through the
 batch norms before it folds them. Source: Jacob et al. 2018, section 3.2.
 """
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import GraphError
 from dyadiq.ir.graph import Graph, Node
 
-__all__ = ["convert_batchnorm", "find_batchnorm_pairs", "fold_batchnorm"]
+__all__ = ["convert_batchnorm", "find_batchnorm_pairs", "fold_batchnorm", "fold_batchnorm_forward"]
 
 
 def find_batchnorm_pairs(graph: Graph) -> list[tuple[Node, Node]]:
@@ -65,6 +66,31 @@ def fold_batchnorm(graph: Graph) -> Graph:
     """
     while pairs := find_batchnorm_pairs(graph):  # Again for a batch norm that follows a batch norm.
         graph = _fold_pairs(graph, pairs)
+    return graph
+
+
+def fold_batchnorm_forward(graph: Graph) -> Graph:
+    """Return the graph with every batch norm on ``[N, C]`` that only a linear reads folded into that linear.
+
+    After `fold_batchnorm`, so these are the ones on a graph input, after a relu, or on a layer with several readers.
+    Names as there; the linear reads what the batch norm read. (On images a depthwise convolution does as well, and
+    needs no care at the zeros of a padding.)
+
+    Raises:
+        GraphError: A running variance is negative.
+
+    Example:
+        >>> from dyadiq.ir.graph import TensorInfo
+        >>> norm = Node("bn", "batch_norm", ("x", "bn.weight", "bn.bias", "bn.mean", "bn.var"), "bn", {"eps": 0.0})
+        >>> nodes = (norm, Node("fc", "linear", ("bn", "fc.weight"), "fc"))
+        >>> values = {"bn.weight": [1.0], "bn.bias": [5.0], "bn.mean": [1.0], "bn.var": [4.0], "fc.weight": [[3.0]]}
+        >>> graph = Graph("float", ("x",), ("fc",), nodes, dict.fromkeys(("x", "fc", "bn"), TensorInfo((1,))),
+        ...               {name: np.array(value) for name, value in values.items()})
+        >>> fold_batchnorm_forward(graph).params
+        {'fc.weight': array([[1.5]]), 'fc.bias': array([13.5])}
+    """
+    while pair := _find_forward_pair(graph):  # Again for a batch norm that follows a batch norm.
+        graph = _fold_forward(graph, *pair)
     return graph
 
 
@@ -128,6 +154,36 @@ def _fold_pairs(graph: Graph, pairs: Iterable[tuple[Node, Node]]) -> Graph:
     return graph.replace(params=params).without_unused(nodes)
 
 
+def _find_forward_pair(graph: Graph) -> tuple[Node, Node] | None:
+    """Return the first (batch norm, linear) to fold."""
+    for node in graph.nodes:
+        if node.op != "batch_norm" or len(graph.tensors[node.output].shape) != 1 or node.output in graph.outputs:
+            continue
+        readers = graph.consumers(node.output)
+        if len(readers) == 1 and readers[0].op == "linear":
+            return node, readers[0]
+    return None
+
+
+def _fold_forward(graph: Graph, norm: Node, layer: Node) -> Graph:
+    scale, shift = _scale_and_shift(graph, norm)
+    old_weight = graph.params[layer.inputs[1]]
+    old_bias = graph.params[layer.inputs[2]] if len(layer.inputs) > 2 else np.zeros(len(old_weight))
+    taken = {name for n in graph.nodes if n.name not in (norm.name, layer.name) for name in n.inputs}
+    taken |= set(graph.tensors)
+    weight = _free_name(_folded_names(graph, layer)[0], taken)
+    bias = _free_name(_folded_names(graph, layer)[1], taken | {weight})
+    wide = old_weight.astype(np.float64)
+    params = {
+        **graph.params,
+        weight: (wide * scale).astype(old_weight.dtype),
+        bias: (old_bias.astype(np.float64) + wide @ shift).astype(old_weight.dtype),
+    }
+    folded = replace(layer, inputs=(norm.inputs[0], weight, bias))
+    nodes = [folded if node.name == layer.name else node for node in graph.nodes if node.name != norm.name]
+    return graph.replace(params=params).without_unused(nodes)
+
+
 def _folded_names(graph: Graph, layer: Node) -> tuple[str, str]:
     """Return the wished names of a folded layer's parameters: its own, where nobody else reads them."""
 
@@ -173,15 +229,15 @@ def _check_convertible(graph: Graph) -> None:
         GraphError: The input of batch norms is ``[N, C]``; all of them are listed.
     """
     reasons = [
-        f"{node.name}: batch norm on [N, {graph.tensors[node.output].shape[0]}] that cannot be folded into the layer "
-        f"before it, because {_obstacle(graph, node)}"
+        f"{node.name}: batch norm on [N, {graph.tensors[node.output].shape[0]}] that cannot be folded into a layer, "
+        f"because {_obstacle(graph, node)}, and its result is not read by one linear alone"
         for node in graph.nodes
         if node.op == "batch_norm" and len(graph.tensors[node.output].shape) != 3
     ]
     if reasons:
         raise GraphError(
-            "; ".join(reasons) + ". Put it directly after a linear layer that nothing else reads, or fold it into the "
-            "next layer by hand."
+            "; ".join(reasons) + ". Put it directly after a linear that nothing else reads, or directly before the one "
+            "linear that reads it."
         )
 
 
