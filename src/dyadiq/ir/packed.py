@@ -160,10 +160,8 @@ def pack_program(program: IntegerProgram) -> tuple[bytes, list[tuple[TensorSpec,
     structure = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     paired = {"@clip", "@bias"} if WIDE_BIAS in graph.param_types.values() else {"@clip"}
     tensors = [_table(name, values, paired=name in paired) for name, values in tables.items() if values]
-    for name in weights:
-        values = np.asarray(graph.params[name])
-        tensors.append((TensorSpec(name, values.shape, graph.param_types[name]), values))
-    return structure, tensors
+    arrays = {name: np.asarray(graph.params[name]) for name in weights}
+    return structure, tensors + [(TensorSpec(n, v.shape, graph.param_types[n]), v) for n, v in arrays.items()]
 
 
 def _put_node(
