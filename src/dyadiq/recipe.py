@@ -71,6 +71,7 @@ class FinetuneSection(TrainSection):
     """``[finetune]``: training of the quantized network; ``epochs = 0`` leaves it as calibrated.
 
     ``distill = true`` imitates the float network as well, with the share ``distill_weight``.
+    ``freeze_bn_epoch = n`` lets batch norms learn their statistics for n epochs; without it they are frozen.
     """
 
     epochs: Annotated[int, Field(ge=0)] = 5

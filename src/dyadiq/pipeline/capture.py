@@ -1,4 +1,4 @@
-"""Stage ``capture``: the float model as a canonical graph (batch norm folded, activations fused)."""
+"""Stage ``capture``: the float model as a graph, batch norms and all."""
 
 from __future__ import annotations
 

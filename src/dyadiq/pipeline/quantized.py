@@ -42,6 +42,7 @@ def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dic
     if settings["epochs"] == 0:
         return {"history": [], "best_epoch": None}
     data = dataset(context)
+    qmod.batchnorm_frozen = not settings["freeze_bn_epoch"]  # live until that epoch, if the recipe names one
     result = finetune(
         qmod,
         data.train,

@@ -74,7 +74,7 @@ def float_model(context: StageContext) -> nn.Module:
 
 
 def graph(context: StageContext) -> Graph:
-    """Return the canonical float graph."""
+    """Return the captured float graph."""
     from dyadiq.ir.serialize import load_graph
 
     return load_graph(context.path("capture", "graph.safetensors"))

@@ -17,6 +17,7 @@ from dyadiq.pipeline import stages
 from dyadiq.pipeline.run import open_run, run_recipe
 from dyadiq.pipeline.stages import STAGES
 from dyadiq.pipeline.store import RunFolder
+from dyadiq.quant.store import load_quant_module
 from dyadiq.recipe import Recipe, load_recipe
 from dyadiq.targets import get_target
 from dyadiq.zoo import build_model
@@ -255,3 +256,16 @@ def test_moved_run_folder_is_still_whole(finished, tmp_path):
     assert result.folder == moved
     assert set(result.kept) == {stage.name for stage in STAGES} - {"data"}
     assert RunFolder(moved).is_run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("freeze", "moves"), [(None, False), (0, False), (1, True)])
+def test_batch_norms_learn_until_they_are_frozen_when_the_recipe_names_an_epoch(path, tmp_path, freeze, moves):
+    live = [] if freeze is None else [f"finetune.freeze_bn_epoch={freeze}"]
+    options = ("model.args={ batch_norm = true }", "finetune.epochs=2", *live)
+    folder = run(path, tmp_path / "run", *options, until="finetune").folder
+    means = [
+        load_quant_module(folder / stage / "module.safetensors").state_dict()["bn1.running_mean"]
+        for stage in ("quantize", "finetune")
+    ]
+    assert torch.equal(*means) is not moves
