@@ -15,10 +15,11 @@ from dyadiq.cli.commands.report import report
 from dyadiq.cli.commands.run import run
 from dyadiq.cli.commands.show import show
 from dyadiq.cli.commands.stages import allocate, analyze, capture, quantize
+from dyadiq.cli.commands.synth import synth
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (run, capture, analyze, allocate, quantize, verify, export, report, show, list_, doctor)
+_COMMANDS = (run, capture, analyze, allocate, quantize, verify, export, report, show, synth, list_, doctor)
 
 
 @click.group(

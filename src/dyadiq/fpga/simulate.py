@@ -19,7 +19,7 @@ from dyadiq.core.storage import atomic_write_text
 from dyadiq.fpga.tools import find_tool, run_tool
 from dyadiq.fpga.verilog import TOP, VerilogPort
 
-__all__ = ["pack_vectors", "simulate", "testbench_text", "unpack_vectors"]
+__all__ = ["bench_text", "pack_vectors", "simulate", "unpack_vectors"]
 
 
 def pack_vectors(arrays: Sequence[NDArray[np.int64]], qtypes: Sequence[QType]) -> str:
@@ -87,7 +87,7 @@ def simulate(folder: Path, vectors: str, *, timeout_s: float = 3600.0) -> str:
         return (work / "out.hex").read_text("ascii")
 
 
-def testbench_text(inputs: Sequence[VerilogPort], outputs: Sequence[VerilogPort], latency_cycles: int) -> str:
+def bench_text(inputs: Sequence[VerilogPort], outputs: Sequence[VerilogPort], latency_cycles: int) -> str:
     """Return a bench that feeds one vector per clock, compares every output, and says PASS or FAIL."""
     bits_in, bits_out = (sum(p.bits * p.count for p in ports) for ports in (inputs, outputs))
     wires = [f"    reg [{p.bits * p.count - 1}:0] {p.name};" for p in inputs]

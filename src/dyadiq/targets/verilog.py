@@ -11,15 +11,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.errors import ConfigError
 from dyadiq.core.qtype import QType
 from dyadiq.fpga.interface import FILENAME, describe, input_codes, read_interface
 from dyadiq.fpga.pipeline import schedule
-from dyadiq.fpga.simulate import pack_vectors, simulate, testbench_text, unpack_vectors
+from dyadiq.fpga.simulate import bench_text, pack_vectors, simulate, unpack_vectors
 from dyadiq.fpga.trace import Port, find_untraceable, trace
 from dyadiq.fpga.verilog import TOP, module_text, verilog_ports
 from dyadiq.ir.integer import IntegerProgram
@@ -27,12 +28,12 @@ from dyadiq.ir.proof import prove
 from dyadiq.ir.reference import run_reference
 from dyadiq.targets.base import Codes, Problems, Target, checked_feeds, save_bytes
 
-__all__ = ["VerilogTarget"]
+__all__ = ["VerilogConfig", "VerilogTarget"]
 
 
-@dataclass(frozen=True)
-class VerilogTarget(Target):
-    """Pipelined Verilog, fully unrolled; emulated by simulating it with Icarus Verilog.
+@dataclass(frozen=True, slots=True)
+class VerilogConfig:
+    """How the circuit is made; no option changes an integer.
 
     Attributes:
         depth: Most adders in a row between two registers: fewer for a faster clock, more for fewer registers.
@@ -40,12 +41,35 @@ class VerilogTarget(Target):
         seed: Seed of the vectors.
     """
 
-    name = "verilog"
-    filename = f"{TOP}.v"
-
     depth: int = 4
     n_vectors: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no circuit.
+
+        Raises:
+            ConfigError: A number is too small.
+        """
+        for name, least in (("depth", 1), ("n_vectors", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"verilog: {name} must be at least {least}, got {getattr(self, name)}.")
+
+
+class VerilogTarget(Target):
+    """Pipelined Verilog, fully unrolled; emulated by simulating it with Icarus Verilog.
+
+    Attributes:
+        config: Options.
+    """
+
+    name: ClassVar[str] = "verilog"
+    filename: ClassVar[str] = f"{TOP}.v"
+    options: ClassVar[type] = VerilogConfig
+
+    def __init__(self, config: VerilogConfig = VerilogConfig()) -> None:  # frozen
+        """Take options; all default."""
+        self.config = config
 
     def check(self, program: IntegerProgram) -> list[str]:
         """Return a note on the input quantizer.
@@ -71,7 +95,7 @@ class VerilogTarget(Target):
         """
         self.check(program)
         circuit = trace(program)
-        plan = schedule(circuit, self.depth)
+        plan = schedule(circuit, self.config.depth)
         file = self.file(path)
         inputs, outputs = verilog_ports(circuit)
         interface = describe(program.graph, circuit, plan)
@@ -79,7 +103,7 @@ class VerilogTarget(Target):
         answers = run_reference(program, vectors, taps=[p.tensor for p in circuit.inputs])
         texts = {
             file.name: module_text(circuit, plan, _head(interface)),
-            "testbench.v": testbench_text(inputs, outputs, plan.latency_cycles),
+            "testbench.v": bench_text(inputs, outputs, plan.latency_cycles),
             "vectors_in.hex": _packed(circuit.inputs, answers),
             "vectors_out.hex": _packed(circuit.outputs, answers),
             FILENAME: json.dumps(interface, indent=2) + "\n",
@@ -113,7 +137,7 @@ class VerilogTarget(Target):
 
     def _vectors(self, program: IntegerProgram) -> dict[str, NDArray[np.float64]]:
         """Return real inputs on the grid of the input quantizers, every code equally likely."""
-        graph, rng = program.graph, np.random.default_rng(self.seed)
+        graph, rng = program.graph, np.random.default_rng(self.config.seed)
         real = {}
         for node in graph.nodes:
             if node.op != "quantize" or node.inputs[0] in real:
@@ -121,7 +145,7 @@ class VerilogTarget(Target):
             info = graph.tensors[node.output]
             assert info.qtype is not None, "prove has checked that every tensor has a type"
             scale, zero_point = (graph.params[name] for name in node.inputs[1:3])
-            codes = rng.integers(info.qtype.qmin, info.qtype.qmax, (self.n_vectors, *info.shape), endpoint=True)
+            codes = rng.integers(info.qtype.qmin, info.qtype.qmax, (self.config.n_vectors, *info.shape), endpoint=True)
             real[node.inputs[0]] = np.asarray((codes - int(zero_point)) * float(scale), dtype=np.float64)
         return real
 

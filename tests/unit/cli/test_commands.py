@@ -22,7 +22,20 @@ def test_help_lists_the_commands(cli, snapshot):
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "capture", "analyze", "allocate", "quantize", "verify", "export", "report", "show", "list", "doctor"],
+    [
+        "run",
+        "capture",
+        "analyze",
+        "allocate",
+        "quantize",
+        "verify",
+        "export",
+        "report",
+        "show",
+        "synth",
+        "list",
+        "doctor",
+    ],
 )
 def test_help_of_command(cli, snapshot, command):
     result = cli(command, "--help")

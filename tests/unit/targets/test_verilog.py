@@ -7,11 +7,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import ArtifactError, ExportError
+from dyadiq.core.errors import ArtifactError, ConfigError, ExportError, MissingToolError, ToolError
 from dyadiq.core.qtype import QType
 from dyadiq.ir.reference import run_reference
 from dyadiq.targets.verify import verify
-from dyadiq.targets.verilog import VerilogTarget
+from dyadiq.targets.verilog import VerilogConfig, VerilogTarget
 from programs import INT4N, INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers, raw_inputs
 
 pytest.importorskip("da4ml", reason="the adder graphs need da4ml")
@@ -39,9 +39,11 @@ def small_conv(rng):
 def small_zero_points(rng):
     b = ProgramBuilder(rng)
     x = b.conv2d(b.input((2, 3, 3), UINT8, zero_point=131), 3, 2, padding=1, dilation=2, qtype=INT4N, asymmetric=True)
-    x = b.requantize(x, UINT8, multipliers(rng, 3), zero_point=77, clip=(77, 255))
-    x = b.requantize(b.conv2d(x, 3, 2, groups=3, qtype=INT4N), INT8, multipliers(rng, 3), zero_point=-9)
-    return b.program(b.clip(b.requantize(b.sum_pool2d(x), UINT8, 1, 1, zero_point=3), QType.parse("int9"), -3))
+    x = b.requantize(x, UINT8, multipliers(rng, 3), 15, zero_point=77, clip=(77, 255))
+    x = b.requantize(
+        b.conv2d(x, 3, 2, groups=3, qtype=INT4N, bias_bits=5), INT8, multipliers(rng, 3), 12, zero_point=-9
+    )
+    return b.program(b.clip(b.requantize(b.sum_pool2d(x), UINT8, 1, 1, zero_point=100), QType.parse("int9"), -3))
 
 
 SMALL = {f.__name__: f for f in (small_mlp, small_conv, small_zero_points)}
@@ -53,6 +55,7 @@ SMALL |= {name: PROGRAMS[name] for name in ("strange", "bipolar", "pow2_bipolar"
 def test_simulation_equals_reference(tmp_path, name):
     program = SMALL[name](np.random.default_rng(0))
     inputs = raw_inputs(program, np.random.default_rng(1), count=1000)
+    assert all(len(np.unique(codes)) > 1 for codes in run_reference(program, inputs).values())
     result = verify(program, inputs, ["verilog"], chunk=1000, workdir=tmp_path)["verilog"]
     assert (result.mismatches, result.samples, result.exact) == (0, 1000, True)
 
@@ -61,7 +64,7 @@ def test_simulation_equals_reference(tmp_path, name):
 @pytest.mark.parametrize("depth", [1, 2, 100])
 def test_every_depth_gives_the_same_codes_at_the_stated_latency(tmp_path, depth):
     program = small_mlp(np.random.default_rng(0))
-    target = VerilogTarget(depth=depth, n_vectors=50)
+    target = VerilogTarget(VerilogConfig(depth=depth, n_vectors=50))
     target.write(program, tmp_path)
     interface = json.loads((tmp_path / "interface.json").read_text())
     assert interface["adders_per_stage"] <= depth
@@ -74,7 +77,7 @@ def test_every_depth_gives_the_same_codes_at_the_stated_latency(tmp_path, depth)
 @needs_iverilog
 def test_bench_passes_and_fails_when_an_answer_is_wrong(tmp_path):
     program = small_mlp(np.random.default_rng(0))
-    VerilogTarget(n_vectors=20).write(program, tmp_path)
+    VerilogTarget(VerilogConfig(n_vectors=20)).write(program, tmp_path)
     run = ["make", "-s", "-C", str(tmp_path)]
     assert "PASS: 20 vectors" in subprocess.run(run, capture_output=True, text=True, check=True).stdout
     answers = (tmp_path / "vectors_out.hex").read_text()
@@ -86,7 +89,7 @@ def test_bench_passes_and_fails_when_an_answer_is_wrong(tmp_path):
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):
     program = small_conv(np.random.default_rng(0))
-    first, second = (VerilogTarget(n_vectors=5).write(program, tmp_path / n) for n in ("a", "b"))
+    first, second = (VerilogTarget(VerilogConfig(n_vectors=5)).write(program, tmp_path / n) for n in ("a", "b"))
     assert [f.read_bytes() for f in first] == [f.read_bytes() for f in second]
 
 
@@ -102,3 +105,33 @@ def test_check_refuses_when_network_is_too_large_to_unroll(tmp_path):
 def test_emulate_says_so_when_there_is_no_file(tmp_path):
     with pytest.raises(ArtifactError, match=r"there is no file .*network\.v. Write the program first"):
         VerilogTarget().emulate(tmp_path, {})
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": "dyadiq.verilog/9"}'])
+def test_emulate_refuses_when_interface_is_not_ours(tmp_path, text):
+    (tmp_path / "network.v").write_text("")
+    (tmp_path / "interface.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"interface\.json: is (no JSON|not of schema).*Export the program again"):
+        VerilogTarget().emulate(tmp_path, {})
+
+
+def test_emulate_says_what_to_install_when_there_is_no_simulator(tmp_path, monkeypatch):
+    program = small_mlp(np.random.default_rng(0))
+    VerilogTarget(VerilogConfig(n_vectors=5)).write(program, tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingToolError, match=r"'iverilog' is not installed\. Run: apt-get install iverilog"):
+        VerilogTarget().emulate(tmp_path, raw_inputs(program, np.random.default_rng(1)))
+
+
+@needs_iverilog
+def test_emulate_reports_when_verilog_is_damaged(tmp_path):
+    program = small_mlp(np.random.default_rng(0))
+    VerilogTarget(VerilogConfig(n_vectors=5)).write(program, tmp_path)
+    (tmp_path / "network.v").write_text("module network (input wire clk);\nendmodule\n")
+    with pytest.raises(ToolError, match=r"iverilog failed with exit status(.|\n)*not a port of dut"):
+        VerilogTarget().emulate(tmp_path, raw_inputs(program, np.random.default_rng(1)))
+
+
+def test_configuration_is_refused_when_a_number_is_too_small():
+    with pytest.raises(ConfigError, match="verilog: depth must be at least 1, got 0"):
+        VerilogTarget().configured(depth="0")

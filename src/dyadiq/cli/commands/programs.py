@@ -13,7 +13,7 @@ from dyadiq.cli.output import RichProgress, print_json, print_table, print_text,
 if TYPE_CHECKING:
     from dyadiq.ir.integer import IntegerProgram
 
-__all__ = ["export", "verify"]
+__all__ = ["export", "load_any_program", "verify"]
 
 _PROGRAM = click.argument("program", type=click.Path(path_type=Path))
 
@@ -31,7 +31,7 @@ def verify(program: Path, against: tuple[str, ...], inputs: Path | None, n_sampl
     """
     from dyadiq.targets.verify import verify as compare
 
-    loaded = _load_program(program)
+    loaded = load_any_program(program)
     samples = _samples(program, inputs)
     console = stderr_console()
     progress = RichProgress(console)
@@ -64,7 +64,7 @@ def export(program: Path, targets: tuple[str, ...], out: Path, options: tuple[st
     """Write PROGRAM (a run folder, .safetensors or .dyq) as files of one or more targets."""
     from dyadiq.targets import get_target
 
-    loaded = _load_program(program)
+    loaded = load_any_program(program)
     chosen = [get_target(name).configured(**_options(options)) for name in dict.fromkeys(targets)]
     notes = {target.name: target.check(loaded) for target in chosen}
     files = {target.name: [str(path) for path in target.write(loaded, out)] for target in chosen}
@@ -92,7 +92,12 @@ def _options(pairs: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
-def _load_program(path: Path) -> IntegerProgram:
+def load_any_program(path: Path) -> IntegerProgram:
+    """Return the program of a run folder, a .dyq file or an artifact.
+
+    Raises:
+        ArtifactError: There is none, or it is damaged.
+    """
     from dyadiq.ir.serialize import load_program
     from dyadiq.targets.dyq import read_dyq
 
