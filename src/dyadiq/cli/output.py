@@ -35,19 +35,28 @@ def print_text(text: str = "") -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table; columns whose cells are all numbers are aligned to the right."""
+    """Print a table; columns whose cells are all numbers are aligned to the right.
+
+    Outside a terminal a cell without spaces (a path, a name, a hash) is never broken: other programs read it.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     cells = [[_cell(value) for value in row] for row in rows]
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    console = _console(sys.stdout)
+    needed = 0
     for i, column in enumerate(columns):
         number = bool(cells) and all(_is_number(row[i]) for row in cells)
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        whole = not console.is_terminal and all(" " not in row[i] for row in cells)
+        longest = max(len(text) for text in (column, *(row[i] for row in cells)))
+        needed += (longest if whole else min(longest, _PLAIN_WIDTH // 2)) + 4
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=whole)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    console = _console(sys.stdout)
+    if not console.is_terminal:
+        console.width = max(_PLAIN_WIDTH, needed)
     with console.capture() as captured:
         console.print(table)
     lines = [line.rstrip() for line in captured.get().splitlines()]

@@ -1,11 +1,9 @@
 """QONNX import: equal to the qonnx executor on networks of others; what has no exact form is refused, all of it."""
 
 import contextlib
-import os
 import warnings
 from fractions import Fraction
 from math import ceil, floor
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,6 +16,7 @@ from qonnx.core.onnx_exec import execute_onnx
 from qonnx.transformation.infer_shapes import InferShapes
 from qonnx.util.cleanup import cleanup_model
 
+from dyadiq.core.data_folder import data_folder
 from dyadiq.core.errors import ArtifactError, CaptureError, ConfigError, DyadiqError, UnknownNameError
 from dyadiq.ir.qonnx_import import import_qonnx
 from dyadiq.ir.qonnx_import_rounding import ROUNDING_MODES, find_rescale, rounded
@@ -27,7 +26,7 @@ from dyadiq.targets.verify import verify
 from programs import PROGRAMS
 
 DOMAIN = "qonnx.custom_op.general"
-ZOO = Path(os.environ.get("DYADIQ_DATA", "data")) / "models" / "qkeras_jettagging.onnx"
+ZOO = data_folder() / "models" / "qkeras_jettagging.onnx"
 
 
 class Model:
