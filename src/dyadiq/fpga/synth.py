@@ -5,6 +5,7 @@ log, and used again while the circuit and the settings are the same. Placing is 
 
 How to add a family: one line in `FAMILIES`. Adders are made `$alu` cells first, one by one: left alone, Yosys joins
 sums into carry-save trees, which cost two LUTs per bit where a carry chain costs one (8 % on the jets network).
+LUTs of seven and eight inputs, which are two and four LUTs, are not made either (up to 6 %).
 
 Counts are those of technology mapping, kind ``synthesised``: no placement, no timing. ``lut`` is LUT1 to LUT6 (LUT4 on
 ECP5 and iCE40; a CCU2C of ECP5 holds two more); inverters that Yosys leaves are counted apart, a vendor's tool takes
@@ -31,8 +32,8 @@ __all__ = ["FAMILIES", "SynthResult", "kept_result", "synthesis_script", "synthe
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
-        "xcup": "synth_xilinx -family xcup -flatten -nodsp -noiopad",
-        "xc7": "synth_xilinx -family xc7 -flatten -nodsp -noiopad",
+        "xcup": "synth_xilinx -family xcup -flatten -nodsp -noiopad -nowidelut",
+        "xc7": "synth_xilinx -family xc7 -flatten -nodsp -noiopad -nowidelut",
         "ecp5": "synth_ecp5 -nodsp",
         "ice40": "synth_ice40",
         "asic": "synth -flatten; dfflegalize -cell $_DFF_P_ x; abc -g AND,NAND,OR,NOR,XOR,XNOR,MUX; opt_clean",
@@ -64,7 +65,7 @@ class SynthResult:
         ff: Flip-flops.
         carry: Carry cells as the family has them (CARRY4, CCU2C, SB_CARRY).
         dsp: Multiplier blocks: none are used.
-        mux: Wide multiplexers beside the LUTs.
+        mux: Wide multiplexers beside the LUTs; none on Xilinx parts.
         inverter: Inverters that mapping left.
         gate_equivalents: Area in two-input NAND gates; ``asic`` only.
         latency_cycles: From the folder's interface.
@@ -72,6 +73,7 @@ class SynthResult:
         version: Its version.
         seconds: What it took.
         circuit: SHA-256 of the Verilog file.
+        script: The commands it was given.
         kind: How the numbers were obtained.
         cells: Every cell by type.
     """
@@ -89,6 +91,7 @@ class SynthResult:
     version: str
     seconds: float
     circuit: str
+    script: str
     kind: Literal["synthesised"] = "synthesised"
     cells: Mapping[str, int] = field(default_factory=dict)
 
@@ -121,12 +124,17 @@ def synthesize(folder: Path, family: str = "xcup", *, timeout_s: float = 3600.0,
     file = folder / f"{name}.json"
     yosys = find_tool("yosys")
     version = tool_version("yosys")
-    old = None if fresh else kept_result(file, {"circuit": circuit, "version": version})
+    script = synthesis_script(folder, family)
+    old = None if fresh else kept_result(file, {"circuit": circuit, "version": version, "script": script})
     if old is not None:
         return SynthResult(**old)
-    script = f"{synthesis_script(folder, family)}; tee -q -o {name}.stat stat -json"
     started = time.monotonic()
-    run_tool([yosys, "-Q", "-T", "-q", "-p", script], folder=folder, log=folder / f"{name}.log", timeout_s=timeout_s)
+    run_tool(
+        [yosys, "-Q", "-T", "-q", "-p", f"{script}; tee -q -o {name}.stat stat -json"],
+        folder=folder,
+        log=folder / f"{name}.log",
+        timeout_s=timeout_s,
+    )
     seconds = time.monotonic() - started
     cells = _cells(folder / f"{name}.stat")
     result = SynthResult(
@@ -143,6 +151,7 @@ def synthesize(folder: Path, family: str = "xcup", *, timeout_s: float = 3600.0,
         version=version,
         seconds=round(seconds, 2),
         circuit=circuit,
+        script=script,
         cells=cells,
     )
     atomic_write_text(file, json.dumps(result.to_json(), indent=2) + "\n")

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.errors import ConfigError
+from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.core.qtype import QType
 from dyadiq.fpga.interface import FILENAME, describe, input_codes, read_interface
 from dyadiq.fpga.pipeline import schedule
-from dyadiq.fpga.simulate import bench_text, pack_vectors, simulate, unpack_vectors
+from dyadiq.fpga.simulate import SIMULATORS, bench_text, pack_vectors, simulate, unpack_vectors
 from dyadiq.fpga.trace import Port, find_untraceable, trace
 from dyadiq.fpga.verilog import TOP, module_text, verilog_ports
 from dyadiq.ir.integer import IntegerProgram
@@ -39,25 +39,30 @@ class VerilogConfig:
         depth: Most adders in a row between two registers: fewer for a faster clock, more for fewer registers.
         n_vectors: Vectors for the bench.
         seed: Seed of the vectors.
+        simulator: What `emulate` runs: ``iverilog``, or ``verilator`` for very many samples.
     """
 
     depth: int = 4
     n_vectors: int = 1000
     seed: int = 0
+    simulator: str = "iverilog"
 
     def __post_init__(self) -> None:
         """Refuse what makes no circuit.
 
         Raises:
             ConfigError: A number is too small.
+            UnknownNameError: No such simulator.
         """
+        if self.simulator not in SIMULATORS:
+            raise UnknownNameError("simulator", self.simulator, SIMULATORS)
         for name, least in (("depth", 1), ("n_vectors", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"verilog: {name} must be at least {least}, got {getattr(self, name)}.")
 
 
 class VerilogTarget(Target):
-    """Pipelined Verilog, fully unrolled; emulated by simulating it with Icarus Verilog.
+    """Pipelined Verilog, fully unrolled; emulated by simulating it with Icarus Verilog or Verilator.
 
     Attributes:
         config: Options.
@@ -118,7 +123,7 @@ class VerilogTarget(Target):
         Raises:
             ArtifactError: No such file, or an ``interface.json`` that is not ours.
             DataError: Inputs missing, of the wrong shape, or not finite.
-            MissingToolError: Icarus Verilog is not installed.
+            MissingToolError: The simulator is not installed.
             ToolError: The simulation failed.
         """
         folder = self.existing_file(path).parent
@@ -129,7 +134,8 @@ class VerilogTarget(Target):
         codes = [input_codes(port, feeds[port["input"]]) for port in interface["inputs"]]
         counts = [int(np.prod(port["shape"])) for port in interface["outputs"]]
         types = [QType.parse(port["type"]) for port in interface["outputs"]]
-        columns = unpack_vectors(simulate(folder, pack_vectors(codes, qtypes)), counts, types)
+        given = simulate(folder, pack_vectors(codes, qtypes), simulator=self.config.simulator)
+        columns = unpack_vectors(given, counts, types)
         return {
             port["tensor"]: array.reshape(len(array), *port["shape"])
             for port, array in zip(interface["outputs"], columns, strict=True)
