@@ -27,7 +27,7 @@ from dyadiq.ir.proof import prove
 
 __all__ = ["MAX_ADDERS", "Circuit", "Port", "estimate_adders", "find_untraceable", "requantize_values", "trace"]
 
-MAX_ADDERS = 400_000
+MAX_ADDERS = 600_000  # the digits network at 8 bits needs 520,000, four minutes and three million LUTs
 
 Values = NDArray[Any]  # of netlist.Value
 
