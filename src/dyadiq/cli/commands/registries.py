@@ -51,6 +51,12 @@ def _stages() -> Mapping[str, Any]:
     return {stage.name: stage.run for stage in STAGES}
 
 
+def _devices() -> Mapping[str, Any]:
+    from dyadiq.fpga.devices import DEVICES
+
+    return DEVICES
+
+
 _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "targets": _targets,
     "methods": _methods,
@@ -58,13 +64,14 @@ _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "models": _models,
     "datasets": _datasets,
     "stages": _stages,
+    "devices": _devices,
 }
 
 
 @command("list", "List everything that has a name.")
 @click.argument("kind", type=click.Choice(tuple(_KINDS)), required=False)
 def list_(kind: str | None, as_json: bool) -> None:
-    """List targets, sensitivity methods, costs, models, data sets and stages (or one KIND of them)."""
+    """List targets, sensitivity methods, costs, models, data sets, stages and devices (or one KIND of them)."""
     kinds = tuple(_KINDS) if kind is None else (kind,)
     rows = [(k, name, *_about(entry)) for k in kinds for name, entry in _KINDS[k]().items()]
     if as_json:
@@ -75,10 +82,10 @@ def list_(kind: str | None, as_json: bool) -> None:
 
 
 def _about(entry: Any) -> tuple[str, str]:
-    """Return the first line of an entry's docstring (or of its module's), and its file inside the package."""
+    """Return an entry's ``about`` or the first line of its (or its module's) docstring, and its file."""
     thing = entry if inspect.isroutine(entry) or inspect.isclass(entry) else type(entry)
     module = inspect.getmodule(thing)
-    text = inspect.getdoc(thing) or inspect.getdoc(module) or ""
+    text = getattr(entry, "about", None) or inspect.getdoc(thing) or inspect.getdoc(module) or ""
     file = Path(inspect.getfile(thing))
     inside = file.parts[file.parts.index("dyadiq") :] if "dyadiq" in file.parts else file.parts[-1:]
     return text.partition("\n")[0], "/".join(inside)
