@@ -19,6 +19,7 @@ from torch import nn
 from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.zoo.data import Dataset, Split
 from dyadiq.zoo.digits import digits_resnet
+from dyadiq.zoo.digits_cnn import digits_cnn
 from dyadiq.zoo.digits_data import load_digits_dataset
 from dyadiq.zoo.jets import jet_tagger
 from dyadiq.zoo.jets_data import load_jets_dataset
@@ -28,6 +29,7 @@ __all__ = ["DATASETS", "MODELS", "Dataset", "Split", "build_model", "load_datase
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
+        "digits_cnn": digits_cnn,
         "digits_resnet": digits_resnet,
         "jet_tagger": jet_tagger,
     }

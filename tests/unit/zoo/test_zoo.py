@@ -10,7 +10,7 @@ from torch import nn
 from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.zoo import DATASETS, MODELS, build_model, load_dataset
 
-SHAPES = {"digits_resnet": (2, 1, 8, 8), "jet_tagger": (2, 16)}
+SHAPES = {"digits_cnn": (2, 1, 8, 8), "digits_resnet": (2, 1, 8, 8), "jet_tagger": (2, 16)}
 
 
 @pytest.mark.parametrize("name", MODELS)
