@@ -3,11 +3,11 @@
 Run: DYADIQ_DATA=... python benchmarks/jets_ilp.py [--work FOLDER]
 
 The space of the paper: weights of 4 to 8 bits by layer, hidden activations of w + 3 (here chosen apart, 7 to 11),
-16-bit inputs. For each limit, method and seed, `allocate` solves for the least predicted loss and certifies it. The cloud is
-sampled from the 5^4 = 625 settings with a = w + 3, at seed 0. Every network starts from the float baseline of its
-seed (that of jets_homogeneous.py), and is calibrated and fine-tuned alike and shortly; limits bound BOPs that count
-zero weights. Accuracy is that of the integer program on the whole test split. Beside each limit stands the sampled
-setting within it that is best on the validation split: what search by training would have chosen.
+16-bit inputs. For each limit, method and seed, `allocate` solves for the least predicted loss and certifies it. The
+cloud is sampled from the 5^4 = 625 settings with a = w + 3, at seed 0. Every network starts from the float baseline of
+its seed (that of jets_homogeneous.py), and is calibrated and fine-tuned alike and shortly; limits bound BOPs that
+count zero weights. Accuracy is that of the integer program on the whole test split. Beside each limit stands the
+sampled setting within it that is best on the validation split: what search by training would have chosen.
 Every number goes to results/jets_ilp.json, the plot to docs/figures/jets_ilp.svg.
 Exit code 1 if an executor differs, a plan breaks its limit, or an optimum is not certified.
 """

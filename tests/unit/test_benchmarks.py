@@ -35,20 +35,50 @@ def sets(*overrides):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not JETS.is_file(), reason=f"{JETS} is not here; set DYADIQ_DATA")
-def test_jets_table_has_every_plan_when_training_is_short(tmp_path):
-    options = sets(*QUICK, "data.options={ n_train = 3000, n_test = 500 }")
-    arguments = ("--seeds", "0", "--variants", "plain", "--jobs", "1", "--out", "table.json")
-    done = start("jets_table.py", tmp_path, *arguments, *options)
-    document = json.loads((tmp_path / "table.json").read_text())
-    assert [row["label"] for row in document["rows"]] == ["W8A8", "W6A6", "W4A4", "mixed"]
-    assert len({row["float"] for row in document["rows"]}) == 1
-    eight = document["rows"][0]
-    assert eight["costs"]["bops"] == 362_784
-    assert eight["verify"]["qonnx"] == {"samples": 500, "compared": 2500, "mismatches": 0}
-    assert "| plain | W8A8 |" in done.stdout, done.stderr
-    # A network trained for a moment may lose more than it should; nothing else may be wrong.
-    assert all(problem.startswith("plain W8A8:") for problem in document["problems"])
+def test_jets_tables_have_every_network_when_training_is_short(tmp_path):
+    quick = ("--quick", "--seeds", "0", "--work", "work", "--figure", "figure.svg")
+    done = start("jets_homogeneous.py", tmp_path, *quick, "--widths", "8", "--out", "homogeneous.json")
+    document = json.loads((tmp_path / "homogeneous.json").read_text())
+    eight = {row["variant"]: row for row in document["rows"] if row["label"] == "INT8"}
+    assert list(eight) == ["baseline", "L1", "BN", "L1+BN"]
+    for row in eight.values():
+        assert row["bops_dense"] == 362_784
+        assert 362_784 - row["bops"] == 64 * round(4256 * row["zero_frac"])
+        assert row["verify"]["qonnx"] == {"samples": 500, "compared": 2500, "mismatches": 0}
+    assert len(document["l1_choice"]) == 8
+    assert "| INT8 L1+BN |" in done.stdout, done.stderr
+    # Networks trained for a moment may lose more than they should; nothing else may be wrong.
+    assert all(problem.startswith("INT8") for problem in document["problems"])
     assert done.returncode == (1 if document["problems"] else 0), done.stderr
+    assert "float32, baseline" in (tmp_path / "figure.svg").read_text()
+
+    options = ("--settings", "6", "--limits", "300000", "--out", "ilp.json")
+    done = start("jets_ilp.py", tmp_path, *quick, *options)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "ilp.json").read_text())
+    assert [row["method"] for row in document["rows"]] == ["trace", "gram"]
+    assert all(row["bops_dense"] <= 300_000 and row["gap"] == 0 for row in document["rows"])
+    assert [row["weight_bits"] for row in document["cloud"][:5]] == [[bits] * 4 for bits in (4, 5, 6, 7, 8)]
+    assert document["cloud"][0]["activation_bits"] == [16, 7, 7, 7]
+    assert [row["bops_dense"] for row in document["cloud"][:5:4]] == [234_368, 523_776]
+    assert "optimum of trace, 1 seeds" in (tmp_path / "figure.svg").read_text()
+
+
+def test_kept_rows_are_not_made_again_when_nothing_they_depend_on_changed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    jets_runs = importlib.import_module("jets_runs")
+    made = []
+
+    def make(path):
+        made.append(path)
+        return {"accuracy": 0.5}
+
+    first = jets_runs.Runs(tmp_path).row({"seed": 0}, make)
+    assert jets_runs.Runs(tmp_path).row({"seed": 0}, make) == first
+    assert len(made) == 1
+    jets_runs.Runs(tmp_path).row({"seed": 1}, make)
+    jets_runs.Runs(tmp_path, quick=True).row({"seed": 0}, make)
+    assert len(set(made)) == 3
 
 
 @pytest.mark.slow
