@@ -1,0 +1,138 @@
+"""Jets: accuracy against LUTs, beside HGQ2 with da4ml. Run: python benchmarks/jets_vs_hgq.py peer
+
+`peer` trains HGQ2 (module `hgq_peer`) on the jets of the recipes: the same training jets, the same validation jets for
+every choice, the same test jets for the accuracy of the integer program. LUTs are counted by the flow that counts
+ours. Finished trainings and rows are kept in the work folder and not made again. One thread.
+
+Needs ``pip install 'dyadiq[peers,fpga]'``, Yosys, and the jets in the folder that DYADIQ_DATA names.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+from environment import environment
+from recipe_runs import mean_and_spread, percent, write_results
+
+from dyadiq.zoo import load_dataset
+
+BETAS = (1e-6, 5e-6, 2e-5, 4e-5)
+RAMP = (5e-7, 8e-5)
+RESULTS = Path(__file__).parent / "results"
+
+
+def peer(args):
+    """Train and measure what is missing; write the rows."""
+    import hgq_peer  # brings Keras in, which the other commands do without
+
+    start = environment()
+    dataset = load_dataset("jets", n_train=args.n_train)
+    rows = []
+    for seed in args.seeds:
+        for beta in args.betas:
+            folder = args.work / f"beta{beta:g}-seed{seed}"
+            if not (folder / "training.json").is_file():
+                if args.only_trained:
+                    continue
+                hgq_peer.train_point(dataset, folder, beta=beta, seed=seed, epochs=args.epochs)
+            # Which Yosys flow favours whom is shown on one seed.
+            rows.append(_row(hgq_peer, dataset, folder, "model.keras", "fixed beta", stock=seed == args.seeds[0]))
+    for seed in args.ramp_seeds:
+        folder = args.work / f"ramp-seed{seed}"
+        if not (folder / "training.json").is_file():
+            if args.only_trained:
+                continue
+            hgq_peer.train_ramp(dataset, folder, betas=RAMP, seed=seed, epochs=args.ramp_epochs)
+        rows += [_row(hgq_peer, dataset, folder, f"front/{name}", "ramp", stock=False) for name in front_of(folder)]
+    document = {
+        "schema": "dyadiq.benchmark.jets-hgq/1",
+        "environment": start,
+        "settings": {
+            "betas": args.betas,
+            "ramp": RAMP,
+            "batch_size": hgq_peer.BATCH_SIZE,
+            "learning_rate": hgq_peer.LEARNING_RATE,
+            "depth": hgq_peer.DEPTH,
+        },
+        "groups": groups(rows),
+        "rows": rows,
+    }
+    write_results(args.out, document)
+    print(table(document))
+
+
+def _row(hgq_peer, dataset, folder, model, kind, *, stock):
+    """Return the row of one network, measured unless it was."""
+    file = folder / "rows" / f"{Path(model).stem}.json"
+    if not file.is_file():
+        training = json.loads((folder / "training.json").read_text())
+        row = {"kind": kind, "seed": training["seed"], "epochs": training["epochs"]}
+        epoch = int(Path(model).stem) if kind == "ramp" else -1
+        row |= {"beta": training["history"]["beta"][epoch], "epoch": epoch % training["epochs"]}
+        row |= {key: round(training[key], 1) for key in ("seconds", "cpu_seconds")}
+        row |= hgq_peer.measure(dataset, folder / model, folder / "circuit", stock=stock)
+        write_results(file, row)
+        print(
+            f"{folder.name}, epoch {row['epoch']}: {row['accuracy']:.4f}, {row['lut_yosys']} LUT",
+            file=sys.stderr,
+            flush=True,
+        )
+    return json.loads(file.read_text())
+
+
+def front_of(folder, *, n_per_octave=2):
+    """Return the checkpoints of a ramp to measure: by EBOPs, the best in validation accuracy of each half octave."""
+    history = json.loads((folder / "training.json").read_text())["history"]
+    best = {}
+    for file in sorted((folder / "front").glob("*.keras")):
+        ebops, accuracy = (history[key][int(file.stem)] for key in ("ebops", "val_accuracy"))
+        place = int(math.log2(max(ebops, 1)) * n_per_octave)
+        best[place] = max(best.get(place, (0.0, "")), (accuracy, file.name))
+    return [name for _, name in sorted(best.values(), key=lambda found: found[1])]
+
+
+def groups(rows):
+    """Return one entry for each fixed beta: means and spreads over seeds."""
+    found = []
+    for beta in sorted({row["beta"] for row in rows if row["kind"] == "fixed beta"}):
+        own = [row for row in rows if row["kind"] == "fixed beta" and row["beta"] == beta]
+        keys = ("accuracy", "val_accuracy", "ebops", "lut_da4ml", "lut_yosys", "ff", "latency_cycles", "cpu_seconds")
+        found.append({"beta": beta, "n_seeds": len(own), **{k: mean_and_spread(r[k] for r in own) for k in keys}})
+    return found
+
+
+def table(document):
+    """Return the Markdown table of a result."""
+    lines = [
+        "| beta | seeds | accuracy % | EBOPs | LUT (da4ml's estimate) | LUT (Yosys) | FF | cycles | training, CPU s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in document["groups"]:
+        counts = (entry[key] for key in ("ebops", "lut_da4ml", "lut_yosys", "ff", "latency_cycles", "cpu_seconds"))
+        cells = " | ".join(f"{found['mean']:,.0f} ± {found['std']:,.0f}" for found in counts)
+        lines.append(f"| {entry['beta']:g} | {entry['n_seeds']} | {percent(entry['accuracy'])} | {cells} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("peer", help="train and measure HGQ2")
+    command.set_defaults(run=peer)
+    command.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the trainings for one beta")
+    command.add_argument("--betas", type=float, nargs="*", default=list(BETAS))
+    command.add_argument("--epochs", type=int, default=160)
+    command.add_argument("--ramp-seeds", type=int, nargs="*", default=[], help="of the trainings with growing beta")
+    command.add_argument("--ramp-epochs", type=int, default=640, help="as many as the four betas together")
+    command.add_argument("--only-trained", action="store_true", help="start no training; leave out what is missing")
+    command.add_argument("--n-train", type=int, help="use only the first jets of the training part")
+    command.add_argument("--work", type=Path, default=Path("runs/jets_hgq"), help="folder of trainings and rows")
+    command.add_argument("--out", type=Path, default=RESULTS / "jets_hgq.json")
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
