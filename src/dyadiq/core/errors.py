@@ -146,9 +146,10 @@ class MissingDependencyError(DyadiqError, ImportError):
         the package 'onnxruntime' is not installed. Run: pip install 'dyadiq[onnx]'
     """
 
-    def __init__(self, package: str, extra: str) -> None:
-        """Name the package and the extra that brings it."""
-        super().__init__(f"the package {package!r} is not installed. Run: pip install 'dyadiq[{extra}]'")
+    def __init__(self, package: str, extra: str = "") -> None:
+        """Name the package and the extra that brings it; without one, the package itself is to be installed."""
+        wanted = f"'dyadiq[{extra}]'" if extra else package
+        super().__init__(f"the package {package!r} is not installed. Run: pip install {wanted}")
 
 
 class MissingToolError(DyadiqError):

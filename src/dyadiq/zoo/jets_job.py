@@ -151,15 +151,15 @@ def simulate_jets(
     missing = [task for task in tasks if not _file(place, task).is_file()]
     progress.start("jets", len(tasks) * config.chunk_jets)
     progress.advance((len(tasks) - len(missing)) * config.chunk_jets, note="kept from before")
-    worker_seconds = 0.0
+    cpu_seconds: dict[str, list[float]] = {}
     for task, (chunk, seconds) in in_processes(_simulate, missing, n_workers):
         arrays = {"x": chunk.x, "kinematics": chunk.kinematics, "n_events": np.array(chunk.n_events)}
         atomic_write_bytes(_file(place, task), to_npz_bytes(arrays))
-        worker_seconds += seconds
+        cpu_seconds.setdefault(task.jet_class, []).append(seconds)
         progress.advance(config.chunk_jets, note=str(task))
     progress.finish()
     jets, n_events = _assemble(place, config)
-    n_new = len(missing) * config.chunk_jets
+    everything = [seconds for some in cpu_seconds.values() for seconds in some]
     return write_jets(
         folder,
         jets,
@@ -170,10 +170,16 @@ def simulate_jets(
             "chunks": {"folder": str(place), "kept": len(tasks) - len(missing), "new": len(missing)},
             "seconds": round(time.perf_counter() - started, 2),
             "n_workers": n_workers,
-            "jets_per_cpu_second": round(n_new / worker_seconds, 2) if worker_seconds else None,
+            "jets_per_cpu_second": _rate(everything, config),
+            "jets_per_cpu_second_of_class": {name: _rate(some, config) for name, some in sorted(cpu_seconds.items())},
             "notes": ["train and test share no event", "features are raw; standardise with the training statistics"],
         },
     )
+
+
+def _rate(seconds: list[float], config: JetsConfig) -> float | None:
+    """Return jets per second of one core, over chunks that took these seconds; None without any."""
+    return round(len(seconds) * config.chunk_jets / sum(seconds), 2) if seconds else None
 
 
 def _simulate(task: ChunkTask) -> tuple[Chunk, float]:
