@@ -1,55 +1,33 @@
-"""Placing and routing of a synthesised circuit by nextpnr: the clock it reaches on a real part.
+"""Placing and routing of a circuit by nextpnr: the clock it reaches on a real part.
 
-Used by command `synth`. Works on what `synth` left in the folder. A circuit with more pins than the package has is
-wrapped in shift registers, one pin each way; their flip-flops and LUTs are in the counts, and the result says so.
+Used by `hardware` and the benchmarks. Works in the folder of the circuit. A circuit with more pins than the package has
+is wrapped in shift registers, one pin each way; their flip-flops and LUTs are in the counts, and the result says so.
 
-How to add a device: one line in `DEVICES`. Kind ``placed``: a static timing analysis of a placed and routed design at
-one seed; other seeds differ by some per cent.
+Parts are in `devices`. Kind ``placed``: a static timing analysis of a placed and routed design at one seed; other seeds
+differ by some per cent, so give several and state the spread.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
-from dyadiq.core.errors import ArtifactError, ToolError, UnknownNameError
+from dyadiq.core.errors import ArtifactError, ConfigError, InfeasibleError, ToolError
 from dyadiq.core.storage import atomic_write_text, read_bytes, sha256_file
+from dyadiq.fpga.devices import DEVICES, Placer, find_device
 from dyadiq.fpga.interface import read_interface
-from dyadiq.fpga.synth import kept_result, synthesis_script
+from dyadiq.fpga.synth import count_cells, kept_result, netlist_file, read_cells, synthesis_script, synthesize
 from dyadiq.fpga.tools import find_tool, run_tool, tool_version
 from dyadiq.fpga.verilog import TOP
 
-__all__ = ["DEVICES", "Device", "PlaceResult", "place"]
+__all__ = ["PlaceResult", "place"]
 
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A part with open timing.
-
-    Attributes:
-        family: Its family in `synth.FAMILIES`.
-        tool: The program that places it.
-        options: Options that name part and package.
-        pins: Pins a circuit may use, clock included.
-    """
-
-    family: str
-    tool: str
-    options: tuple[str, ...]
-    pins: int
-
-
-DEVICES: Mapping[str, Device] = MappingProxyType(
-    {
-        "hx8k": Device("ice40", "nextpnr-ice40", ("--hx8k", "--package", "ct256", "--pcf-allow-unconstrained"), 206),
-        "ecp5-85": Device("ecp5", "nextpnr-ecp5", ("--85k", "--package", "CABGA756", "--lpf-allow-unconstrained"), 365),
-    }
-)
+_FULL = re.compile(r"Info:\s+(\w+):\s*(\d+)\s*/\s*(\d+)\s+\d+%")
 
 
 @dataclass(frozen=True)
@@ -57,17 +35,23 @@ class PlaceResult:
     """What placing and routing reached.
 
     Attributes:
-        device: Key in `DEVICES`.
+        device: Key in `devices.DEVICES`.
         fmax_mhz: Highest clock of the routed design.
         latency_cycles: From the folder's interface.
         latency_ns: ``latency_cycles / fmax_mhz``.
         seed: Seed of the placer.
-        used: Cells used by type.
-        available: Cells the part has by type.
+        target_mhz: Clock that the placer worked for.
+        lut: LUTs of four inputs in the netlist that was placed, carry chains apart.
+        ff: Flip-flops of it.
+        carry: Carry cells of it.
+        dsp: Multiplier blocks: none are used.
+        used: Cells of the part by type, as placed.
+        available: Cells the part has, of these types.
         wrapped: Whether shift registers stand in for missing pins.
-        tool: Name of the program.
+        tool: Program that placed; ``yowasp-...`` is the same program as WebAssembly.
         version: Its version.
-        seconds: What it took, synthesis included.
+        synthesis: Program that mapped, and its version.
+        seconds: What placing took, and mapping where it was not done before.
         circuit: SHA-256 of the Verilog file.
         kind: How the numbers were obtained.
     """
@@ -77,11 +61,17 @@ class PlaceResult:
     latency_cycles: int
     latency_ns: float
     seed: int
+    target_mhz: float
+    lut: int
+    ff: int
+    carry: int
+    dsp: int
     used: Mapping[str, int]
     available: Mapping[str, int]
     wrapped: bool
     tool: str
     version: str
+    synthesis: str
     seconds: float
     circuit: str
     kind: Literal["placed"] = "placed"
@@ -94,65 +84,120 @@ class PlaceResult:
 def place(
     folder: Path, device: str = "hx8k", *, seed: int = 1, target_mhz: float = 150.0, timeout_s: float = 3600.0
 ) -> PlaceResult:
-    """Synthesise, place and route the circuit of a folder.
+    """Synthesise, place and route the circuit of a folder; what the folder holds of this very circuit is used again.
 
     Args:
         folder: Written by target `verilog`.
-        device: Key in `DEVICES`.
+        device: Key in `devices.DEVICES` of a part with open timing.
         seed: Of the placer.
         target_mhz: Clock that the placer works for; a result below it is a result.
         timeout_s: Each program is stopped after so many seconds.
 
     Raises:
         UnknownNameError: No such device.
+        ConfigError: No open tool places this device.
         ArtifactError: The folder holds no circuit.
         MissingToolError: Yosys or nextpnr is not installed.
-        ToolError: A program failed (a circuit too large for the part, for example) or took too long; logs stay.
+        InfeasibleError: The circuit needs more cells than the part has.
+        ToolError: A program failed or took too long; logs stay.
         StorageError: The result cannot be written.
     """
-    if device not in DEVICES:
-        raise UnknownNameError("device", device, DEVICES)
-    part, interface = DEVICES[device], read_interface(folder)
+    part, interface = find_device(device), read_interface(folder)
+    placer = part.placer
+    if placer is None:
+        raise ConfigError(
+            f"{device}: no open tool places and routes this part, so its clock cannot be measured. "
+            f"Place on {' or '.join(name for name, d in DEVICES.items() if d.placer)}, or only count cells."
+        )
     circuit = sha256_file(folder / f"{TOP}.v")
-    yosys, placer, version = find_tool("yosys"), find_tool(part.tool), tool_version(part.tool)
+    program, version = find_tool(placer.tool), tool_version(placer.tool)
+    yosys = f"yosys {tool_version('yosys')}"
     name = f"place-{device}-seed{seed}"
-    same = {"circuit": circuit, "version": version, "seed": seed}
-    old = kept_result(folder / f"{name}.json", same)
+    facts: dict[str, Any] = {
+        "circuit": circuit,
+        "tool": Path(program).name,
+        "version": version,
+        "seed": seed,
+        "target_mhz": target_mhz,
+        "synthesis": yosys,
+    }
+    old = kept_result(folder / f"{name}.json", facts)
     if old is not None:
         return PlaceResult(**old)
-    wrapped = 1 + sum(_bits(port) for side in ("inputs", "outputs") for port in interface[side]) > part.pins
-    sources, top = [f"{TOP}.v"], TOP
-    if wrapped:
-        sources, top = [*sources, "pins.v"], "pins"
-        atomic_write_text(folder / "pins.v", _shift_registers(interface))
     started = time.monotonic()
-    script = f"{synthesis_script(folder, part.family, sources, top)}; write_json {name}.netlist.json"
-    run_tool(
-        [yosys, "-Q", "-T", "-q", "-p", script], folder=folder, log=folder / f"{name}.yosys.log", timeout_s=timeout_s
-    )
-    options = ["--json", f"{name}.netlist.json", "--freq", f"{target_mhz:g}", "--seed", str(seed)]
-    options += ["--timing-allow-fail", "--report", f"{name}.report", *part.options]
-    run_tool([placer, *options], folder=folder, log=folder / f"{name}.log", timeout_s=timeout_s)
+    wrapped = _pins(interface) > placer.pins
+    netlist, cells = _map(folder, device, part.family, wrapped, timeout_s)
+    options = ["--json", netlist, "--freq", f"{target_mhz:g}", "--seed", str(seed)]
+    options += ["--timing-allow-fail", "--report", f"{name}.report", *placer.options]
+    log = folder / f"{name}.log"
+    try:
+        run_tool([program, *options], folder=folder, log=log, timeout_s=timeout_s)
+    except ToolError as error:
+        _explain_full(device, placer, log, error)
+        raise
     report = _report(folder / f"{name}.report")
     fmax = min(float(clock["achieved"]) for clock in report["fmax"].values())
     cycles = int(interface["latency_cycles"])
-    cells = report["utilization"].items()
+    counts, found = count_cells(cells), report["utilization"].items()
     result = PlaceResult(
         device=device,
         fmax_mhz=round(fmax, 2),
         latency_cycles=cycles,
         latency_ns=round(1000.0 * cycles / fmax, 1),
         seed=seed,
-        used={cell: int(n["used"]) for cell, n in cells if n["used"]},
-        available={cell: int(n["available"]) for cell, n in cells if n["used"]},
+        target_mhz=target_mhz,
+        lut=counts["lut"],
+        ff=counts["ff"],
+        carry=counts["carry"],
+        dsp=counts["dsp"],
+        used={cell: int(n["used"]) for cell, n in found if n["used"]},
+        available={cell: int(n["available"]) for cell, n in found if n["used"]},
         wrapped=wrapped,
-        tool=part.tool,
+        tool=facts["tool"],
         version=version,
+        synthesis=yosys,
         seconds=round(time.monotonic() - started, 2),
         circuit=circuit,
     )
     atomic_write_text(folder / f"{name}.json", json.dumps(result.to_json(), indent=2) + "\n")
     return result
+
+
+def _map(folder: Path, device: str, family: str, wrap: bool, timeout_s: float) -> tuple[str, Mapping[str, int]]:
+    """Return the file of the netlist that is placed, and its cells; both are used again while they are the same."""
+    if not wrap:
+        return netlist_file(family), synthesize(folder, family, timeout_s=timeout_s).cells
+    name = f"place-{device}"
+    atomic_write_text(folder / "pins.v", _shift_registers(read_interface(folder)))
+    script = synthesis_script(folder, family, [f"{TOP}.v", "pins.v"], "pins")
+    same = {"circuit": sha256_file(folder / f"{TOP}.v"), "version": tool_version("yosys"), "script": script}
+    netlist, stamp = f"{name}.netlist.json", folder / f"{name}.mapped.json"
+    if not (folder / netlist).is_file() or kept_result(stamp, same) is None:
+        commands = f"{script}; write_json {netlist}; tee -q -o {name}.stat stat -json"
+        log = folder / f"{name}.yosys.log"
+        run_tool([find_tool("yosys"), "-Q", "-T", "-q", "-p", commands], folder=folder, log=log, timeout_s=timeout_s)
+        atomic_write_text(stamp, json.dumps(same) + "\n")  # last: the netlist is whole
+    return netlist, read_cells(folder / f"{name}.stat")
+
+
+def _explain_full(device: str, placer: Placer, log: Path, error: ToolError) -> None:
+    """Raise what the log says if the part is too small.
+
+    Raises:
+        InfeasibleError: It is.
+    """
+    text = log.read_text("utf-8", "replace") if log.is_file() else ""
+    for cell, used, available in _FULL.findall(text):
+        if int(used) > int(available):
+            raise InfeasibleError(
+                f"{device}: the circuit takes {int(used):,} {cell}, the part has {int(available):,}. Use fewer bits, "
+                f"prune, put more adders between registers, or take a larger part. {placer.tool}'s log is {log}.",
+                {cell: float(used)},
+            ) from error
+
+
+def _pins(interface: Mapping[str, Any]) -> int:
+    return 1 + sum(_bits(port) for side in ("inputs", "outputs") for port in interface[side])
 
 
 def _bits(port: Mapping[str, Any]) -> int:

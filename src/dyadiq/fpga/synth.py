@@ -1,6 +1,6 @@
 """Synthesis of a written circuit by Yosys: LUTs, flip-flops, carries, DSPs; gate equivalents for a chip.
 
-Used by command `synth` and the benchmarks. Reads a folder that target `verilog` wrote; results are kept in it, with the
+Used by `hardware` and the benchmarks. Reads a folder that target `verilog` wrote; results are kept in it, with the
 log, and used again while the circuit and the settings are the same. Placing is `place`.
 
 How to add a family: one line in `FAMILIES`. Adders are made `$alu` cells first, one by one: left alone, Yosys joins
@@ -28,7 +28,17 @@ from dyadiq.fpga.interface import read_interface
 from dyadiq.fpga.tools import find_tool, run_tool, tool_version
 from dyadiq.fpga.verilog import TOP
 
-__all__ = ["FAMILIES", "SynthResult", "kept_result", "synthesis_script", "synthesize"]
+__all__ = [
+    "FAMILIES",
+    "SynthResult",
+    "count_cells",
+    "default_depth",
+    "kept_result",
+    "netlist_file",
+    "read_cells",
+    "synthesis_script",
+    "synthesize",
+]
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
@@ -39,6 +49,11 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "asic": "synth -flatten; dfflegalize -cell $_DFF_P_ x; abc -g AND,NAND,OR,NOR,XOR,XNOR,MUX; opt_clean",
     }
 )
+# Adders between registers that suit a family. On iCE40, LUTs and carries are slow: with 2, a jets network with 80 % of
+# its weights zero reaches 125 MHz on an HX8K and takes fewer cells than with 1.
+_DEPTHS = MappingProxyType({"ice40": 2, "ecp5": 3})
+_DEPTH = 4
+_PLACED = ("ice40", "ecp5")  # families whose netlists are written for `place`
 _PREPARE = "hierarchy -top {top}; proc; flatten; opt -full; wreduce; opt_clean; techmap -map {adders}; opt_clean; "
 _ADDERS = "adders.techmap.v"
 # Transistors of a static CMOS gate as Yosys counts them (stat -tech cmos); a two-input NAND, 4, is one gate equivalent.
@@ -126,23 +141,26 @@ def synthesize(folder: Path, family: str = "xcup", *, timeout_s: float = 3600.0,
     version = tool_version("yosys")
     script = synthesis_script(folder, family)
     old = None if fresh else kept_result(file, {"circuit": circuit, "version": version, "script": script})
-    if old is not None:
+    netlist = f"write_json {netlist_file(family)}; " if family in _PLACED else ""
+    if old is not None and (not netlist or (folder / netlist_file(family)).is_file()):
         return SynthResult(**old)
+    file.unlink(missing_ok=True)  # an unfinished netlist must not pass for a finished one
     started = time.monotonic()
     run_tool(
-        [yosys, "-Q", "-T", "-q", "-p", f"{script}; tee -q -o {name}.stat stat -json"],
+        [yosys, "-Q", "-T", "-q", "-p", f"{script}; {netlist}tee -q -o {name}.stat stat -json"],
         folder=folder,
         log=folder / f"{name}.log",
         timeout_s=timeout_s,
     )
     seconds = time.monotonic() - started
-    cells = _cells(folder / f"{name}.stat")
+    cells = read_cells(folder / f"{name}.stat")
+    counts = count_cells(cells)
     result = SynthResult(
         family=family,
-        lut=_count(cells, "LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6", "SB_LUT4"),
-        ff=sum(n for cell, n in cells.items() if cell.startswith(("FD", "SB_DFF", "TRELLIS_FF", "$_DFF", "$_SDFF"))),
-        carry=_count(cells, "CARRY4", "CARRY8", "CCU2C", "SB_CARRY"),
-        dsp=_count(cells, "DSP48E1", "DSP48E2", "MULT18X18D", "SB_MAC16"),
+        lut=counts["lut"],
+        ff=counts["ff"],
+        carry=counts["carry"],
+        dsp=counts["dsp"],
         mux=_count(cells, "MUXF7", "MUXF8", "MUXF9", "PFUMX", "L6MUX21"),
         inverter=_count(cells, "INV"),
         gate_equivalents=_gate_equivalents(cells) if family == "asic" else None,
@@ -156,6 +174,21 @@ def synthesize(folder: Path, family: str = "xcup", *, timeout_s: float = 3600.0,
     )
     atomic_write_text(file, json.dumps(result.to_json(), indent=2) + "\n")
     return result
+
+
+def netlist_file(family: str) -> str:
+    """Return the name of the file, beside the circuit, in which `synthesize` leaves the netlist for `place`."""
+    return f"synth-{family}.netlist.json"
+
+
+def default_depth(family: str) -> int:
+    """Return how many adders between registers suit a family.
+
+    Example:
+        >>> default_depth("ice40"), default_depth("xcup")
+        (2, 4)
+    """
+    return _DEPTHS.get(family, _DEPTH)
 
 
 def synthesis_script(folder: Path, family: str, sources: Sequence[str] = (f"{TOP}.v",), top: str = TOP) -> str:
@@ -201,16 +234,32 @@ def kept_result(file: Path, same: Mapping[str, Any]) -> dict[str, Any] | None:
     return old
 
 
-def _cells(file: Path) -> dict[str, int]:
-    """Return the cells by type from ``stat -json``.
+def read_cells(file: Path) -> dict[str, int]:
+    """Return the cells by type from the file that Yosys' ``stat -json`` wrote.
 
     Raises:
-        ToolError: The report does not hold what it should.
+        ToolError: The file does not hold what it should.
     """
     try:
         return dict(json.loads(read_bytes(file))["design"]["num_cells_by_type"])
     except (ArtifactError, ValueError, KeyError, TypeError) as error:
         raise ToolError(f"yosys left no usable statistics in {file}: {error}.") from error
+
+
+def count_cells(cells: Mapping[str, int]) -> dict[str, int]:
+    """Return LUTs, flip-flops, carry cells and multiplier blocks of any family.
+
+    Example:
+        >>> count_cells({"SB_LUT4": 3, "SB_DFF": 2, "SB_DFFE": 1})
+        {'lut': 3, 'ff': 3, 'carry': 0, 'dsp': 0}
+    """
+    flip_flops = ("FD", "SB_DFF", "TRELLIS_FF", "$_DFF", "$_SDFF")
+    return {
+        "lut": _count(cells, "LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6", "SB_LUT4"),
+        "ff": sum(n for cell, n in cells.items() if cell.startswith(flip_flops)),
+        "carry": _count(cells, "CARRY4", "CARRY8", "CCU2C", "SB_CARRY"),
+        "dsp": _count(cells, "DSP48E1", "DSP48E2", "MULT18X18D", "SB_MAC16"),
+    }
 
 
 def _count(cells: Mapping[str, int], *names: str) -> int:
