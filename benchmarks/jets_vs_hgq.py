@@ -4,7 +4,8 @@
 every choice, the same test jets for the accuracy of the integer program. LUTs are counted by the flow that counts
 ours. Finished trainings and rows are kept in the work folder and not made again. One thread.
 
-Needs ``pip install 'dyadiq[peers,fpga]'``, Yosys, and the jets in the folder that DYADIQ_DATA names.
+Needs ``pip install 'dyadiq[peers]'``, Yosys, and the jets in the folder that DYADIQ_DATA names.
+Exit code 1 if an integer program differs from Keras on a test jet.
 """
 
 import argparse
@@ -56,11 +57,19 @@ def peer(args):
             "learning_rate": hgq_peer.LEARNING_RATE,
             "depth": hgq_peer.DEPTH,
         },
+        # The integer program must be what Keras computes: else its accuracy were not that of the trained network.
+        "problems": [
+            f"{row['kind']} {row['beta']:g}, seed {row['seed']}: {row['n_different_from_keras']} jets differ from Keras"
+            for row in rows
+            if row["n_different_from_keras"]
+        ],
         "groups": groups(rows),
         "rows": rows,
     }
     write_results(args.out, document)
     print(table(document))
+    if document["problems"]:
+        sys.exit("\n".join(document["problems"]))
 
 
 def _row(hgq_peer, dataset, folder, model, kind, *, stock):

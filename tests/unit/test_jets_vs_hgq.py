@@ -1,0 +1,43 @@
+"""The parts of benchmarks/jets_vs_hgq.py that need no HGQ2: which checkpoints are measured, means, the table."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("jets_vs_hgq")
+
+
+def row(**changes):
+    counts = {"ebops": 4000, "lut_da4ml": 3900, "lut_yosys": 3800, "ff": 900, "latency_cycles": 6, "cpu_seconds": 400.0}
+    return {"kind": "fixed beta", "beta": 2e-5, "seed": 0, "accuracy": 0.71, "val_accuracy": 0.72, **counts, **changes}
+
+
+def test_groups_are_means_over_seeds_when_rows_are_mixed(script):
+    rows = [row(), row(seed=1, accuracy=0.73, lut_yosys=4000), row(beta=1e-6), row(kind="ramp", beta=3e-6)]
+    small, large = script.groups(rows)
+    assert (small["beta"], small["n_seeds"], large["beta"], large["n_seeds"]) == (1e-6, 1, 2e-5, 2)
+    assert large["accuracy"]["mean"] == pytest.approx(0.72)
+    assert large["lut_yosys"]["mean"] == 3900
+    assert small["accuracy"]["std"] == 0
+
+
+def test_table_has_a_line_for_each_beta_when_seeds_are_many(script):
+    text = script.table({"groups": script.groups([row(), row(seed=1, accuracy=0.73)])})
+    assert text.splitlines()[2].startswith("| 2e-05 | 2 | 72.00 ± 1.41 | 4,000 ± 0 | 3,900 ± 0 | 3,800 ± 0 |")
+
+
+def test_front_is_chosen_by_validation_accuracy_when_sizes_are_near(script, tmp_path):
+    history = {"ebops": [9000, 8900, 4100, 4000, 900], "val_accuracy": [0.70, 0.71, 0.69, 0.66, 0.6]}
+    (tmp_path / "training.json").write_text(json.dumps({"history": history}))
+    (tmp_path / "front").mkdir()
+    for epoch in (0, 1, 3, 4):  # epoch 2 was beaten, so that no checkpoint of it is left
+        (tmp_path / "front" / f"{epoch:04d}.keras").touch()
+    assert script.front_of(tmp_path) == ["0001.keras", "0003.keras", "0004.keras"]
