@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import click
 
+from dyadiq.cli.commands.data import data
 from dyadiq.cli.commands.doctor import doctor
 from dyadiq.cli.commands.programs import export, verify
 from dyadiq.cli.commands.registries import list_
@@ -19,7 +20,7 @@ from dyadiq.cli.commands.synth import synth
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (run, capture, analyze, allocate, quantize, verify, export, report, show, synth, list_, doctor)
+_COMMANDS = (run, capture, analyze, allocate, quantize, verify, export, report, show, synth, data, list_, doctor)
 
 
 @click.group(

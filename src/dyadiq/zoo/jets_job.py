@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.errors import ConfigError
+from dyadiq.core.errors import ArtifactError, ConfigError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.storage import atomic_write_bytes, make_folder
-from dyadiq.zoo.jets_features import CLASSES
+from dyadiq.zoo.jets_features import CLASSES, FEATURES
 from dyadiq.zoo.jets_file import JetArrays, to_npz_bytes, write_jets
 from dyadiq.zoo.jets_physics import MAX_SEED, SETTINGS, import_pythia
 from dyadiq.zoo.jets_simulation import SELECTION, Chunk, import_fastjet, simulate_chunk
@@ -207,11 +207,26 @@ def _file(place: Path, task: ChunkTask) -> Path:
     return place / f"{task}.npz"
 
 
+def _read_chunk(file: Path, task: ChunkTask) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a chunk.
+
+    Raises:
+        ArtifactError: The file is corrupt, or is not this chunk.
+    """
+    arrays = read_npz(file, _ARRAYS)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != {"x": (task.n_jets, len(FEATURES)), "kinematics": (task.n_jets, 3), "n_events": ()}:
+        raise ArtifactError(
+            f"{file}: holds {shapes}, expected {task.n_jets} jets. Delete it and run the command again."
+        )
+    return arrays
+
+
 def _assemble(place: Path, config: JetsConfig) -> tuple[JetArrays, int]:
     """Return the jets of all chunks, shuffled within each split, and the number of events they took."""
     parts: dict[tuple[str, str], list[dict[str, NDArray[Any]]]] = {}
     for task in config.tasks():
-        parts.setdefault((task.split, task.jet_class), []).append(read_npz(_file(place, task), _ARRAYS))
+        parts.setdefault((task.split, task.jet_class), []).append(_read_chunk(_file(place, task), task))
     found: dict[str, NDArray[Any]] = {}
     for split in _SPLITS:
         counts = [config.share(split, name) for name in CLASSES]
