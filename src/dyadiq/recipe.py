@@ -159,16 +159,39 @@ class CalibrateSection(_Section):
 
 
 class VerifySection(_Section):
-    """``[verify]``: executors compared with the reference; all test samples unless ``n_samples`` is given."""
+    """``[verify]``: executors compared with the reference; all test samples unless ``n_samples`` is given.
+
+    ``limits = { verilog = 2000 }`` gives slow executors fewer samples than the others.
+    """
 
     against: Annotated[tuple[str, ...], Field(min_length=1)] = ("exact",)
     n_samples: Count | None = None
+    limits: dict[str, Count] = {}
 
 
 class ExportSection(_Section):
-    """``[export]``: targets to write."""
+    """``[export]``: targets to write; their ``options`` hold for the stage ``verify`` as well.
+
+    ``options = { hls4ml = { backend = "Vitis" }, verilog = { simulator = "verilator" } }``
+    """
 
     to: tuple[str, ...] = ("dyq",)
+    options: dict[str, dict[str, Any]] = {}
+
+
+class HardwareSection(_Section):
+    """``[hardware]``: the program as logic, synthesised for every device and placed where an open tool can.
+
+    The numbers of the first device are the run's; ``depth`` is the most adders between registers, without it what
+    suits the device. A run without this section synthesises nothing.
+    """
+
+    devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("vu9p",)
+    depth: Count | None = None
+    place: bool = True
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (1,)
+    target_mhz: Positive = 150.0
+    timeout_s: Positive = 3600.0
 
 
 class CompareSection(_Section):
@@ -178,11 +201,15 @@ class CompareSection(_Section):
 
 
 class AcceptSection(_Section):
-    """``[accept]``: floors; a run that misses one ends with exit code 1. All are fractions in [0, 1]."""
+    """``[accept]``: floors; a run that misses one ends with exit code 1.
+
+    All are fractions in [0, 1], but ``max_lut``, the LUTs of the first device of ``[hardware]``.
+    """
 
     max_drop: Fraction | None = None
     min_accuracy: Fraction | None = None
     max_size_frac: Fraction | None = None
+    max_lut: Count | None = None
 
 
 class Recipe(_Section):
@@ -209,6 +236,7 @@ class Recipe(_Section):
     finetune: FinetuneSection = FinetuneSection()
     verify: VerifySection = VerifySection()
     export: ExportSection = ExportSection()
+    hardware: HardwareSection | None = None
     compare: CompareSection = CompareSection()
     accept: AcceptSection = AcceptSection()
 

@@ -128,4 +128,5 @@ def _run(command: Sequence[str], folder: Path | None, out: IO[bytes], timeout_s:
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            process.wait()  # after Ctrl-C, Popen itself would not
             raise

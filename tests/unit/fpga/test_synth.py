@@ -136,7 +136,7 @@ def change_placer(monkeypatch, **changes):
 @needs_yosys
 @needs_nextpnr
 def test_placing_says_by_how_much_the_part_is_too_small(folder, monkeypatch):
-    change_placer(monkeypatch, options=("--lp384", "--package", "qn32", "--pcf-allow-unconstrained"), pins=20)
+    change_placer(monkeypatch, options=("--lp384", "--package", "qn32", "--pcf-allow-unconstrained"))
     (folder / "network.v").write_text(LARGE)
     with pytest.raises(
         InfeasibleError, match=r"(?s)hx8k: the circuit takes [\d,]+ ICESTORM_LC, the part has 384\..*log is"

@@ -13,7 +13,7 @@ from dyadiq.core.errors import MissingToolError, StorageError, ToolError
 from dyadiq.fpga import tools
 from dyadiq.fpga.tools import find_tool, run_tool, tool_version
 
-CHILD = "sleep 60 & echo $! > child; echo started; wait"
+CHILD = "sleep 60 & echo started; echo $! > child; wait"
 
 
 def write_program(folder, name, text):
@@ -46,7 +46,7 @@ def test_program_beside_python_is_found_when_the_path_does_not_name_it(tmp_path,
     assert tool_version("nextpnr-ecp5") == "0.11.1"
     native = write_program(tmp_path, "nextpnr-ecp5", "")
     assert find_tool("nextpnr-ecp5") == str(native)
-    with pytest.raises(MissingToolError, match="'verilator' is not installed. Run: apt-get install verilator"):
+    with pytest.raises(MissingToolError, match=r"'verilator' is not installed. Run: apt-get install verilator"):
         find_tool("verilator")
 
 
@@ -64,8 +64,8 @@ def test_crash_keeps_the_log_and_carries_its_end(tmp_path):
 
 
 def test_program_and_its_children_are_gone_when_time_is_over(tmp_path):
-    with pytest.raises(ToolError, match=r"(?s)sh was stopped after 0.5 seconds. Its log is .*started"):
-        run_tool(["/bin/sh", "-c", CHILD], folder=tmp_path, log=tmp_path / "run.log", timeout_s=0.5)
+    with pytest.raises(ToolError, match=r"(?s)sh was stopped after 2 seconds. Its log is .*started"):
+        run_tool(["/bin/sh", "-c", CHILD], folder=tmp_path, log=tmp_path / "run.log", timeout_s=2)
     assert (tmp_path / "run.log").read_text() == "started\n"
     assert wait_for(lambda: not is_alive(int((tmp_path / "child").read_text())))
 
