@@ -21,10 +21,10 @@ from dyadiq.fpga.trace import Circuit, Port
 from dyadiq.fpga.verilog import TOP, VerilogPort, verilog_ports
 from dyadiq.ir.graph import Graph
 
-__all__ = ["FILENAME", "describe", "input_codes", "read_interface"]
+__all__ = ["FILENAME", "SCHEMA", "describe", "input_codes", "read_interface"]
 
 FILENAME = "interface.json"
-_SCHEMA = "dyadiq.verilog/1"
+SCHEMA = "dyadiq.verilog/1"
 
 
 def describe(graph: Graph, circuit: Circuit, plan: Schedule) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def describe(graph: Graph, circuit: Circuit, plan: Schedule) -> dict[str, Any]:
     net = circuit.net
     made = [i for i, stage in enumerate(plan.stages) if stage >= 0 and DELAYS[net.ops[i].kind]]
     return {
-        "schema": _SCHEMA,
+        "schema": SCHEMA,
         "top": TOP,
         "latency_cycles": plan.latency_cycles,
         "initiation_interval": 1,
@@ -81,8 +81,8 @@ def read_interface(folder: Path) -> dict[str, Any]:
         interface = json.loads(read_bytes(file))
     except ValueError as error:
         raise ArtifactError(f"{file}: is no JSON: {error}. Export the program again.") from error
-    if not isinstance(interface, dict) or interface.get("schema") != _SCHEMA:
-        raise ArtifactError(f"{file}: is not of schema {_SCHEMA!r}. Export the program again.")
+    if not isinstance(interface, dict) or interface.get("schema") != SCHEMA:
+        raise ArtifactError(f"{file}: is not of schema {SCHEMA!r}. Export the program again.")
     return interface
 
 

@@ -52,27 +52,30 @@ def verilog_ports(circuit: Circuit) -> tuple[tuple[VerilogPort, ...], tuple[Veri
     return tuple(port("in", p) for p in circuit.inputs), tuple(port("out", p) for p in circuit.outputs)
 
 
-def module_text(circuit: Circuit, plan: Schedule, head: str = "") -> str:
-    """Return the module ``network``: ``clk``, one input vector per input, one registered output vector per output.
+def module_text(circuit: Circuit, plan: Schedule, head: str = "", *, name: str = TOP, enable: str = "") -> str:
+    """Return a module: ``clk``, one input vector per input, one registered output vector per output.
 
     Args:
         circuit: What it computes.
         plan: Its stages.
         head: Comment lines at the top, without slashes.
+        name: Of the module.
+        enable: Name of an input that lets time pass while it is high; none if empty.
     """
     net = circuit.net
     inputs, outputs = verilog_ports(circuit)
     elements = [(port, k) for port in inputs for k in range(port.count)]
     writer = _Writer(net, plan, elements)
     lines = [f"// {line}".rstrip() for line in head.splitlines()]
-    lines.append(f"module {TOP} (")
-    ends = ["    input wire clk"]
+    lines.append(f"module {name} (")
+    clocked = "always @(posedge clk)" + (f" if ({enable})" if enable else "")
+    ends = ["    input wire clk", *([f"    input wire {enable}"] if enable else [])]
     ends += [f"    input wire [{p.bits * p.count - 1}:0] {p.name}" for p in inputs]
     ends += [f"    output reg [{p.bits * p.count - 1}:0] {p.name}" for p in outputs]
     lines += [",\n".join(ends), ");", ""]
     for p in inputs:
         lines.append(f"reg [{p.bits * p.count - 1}:0] {p.name}_0;")
-        lines.append(f"always @(posedge clk) {p.name}_0 <= {p.name};")
+        lines.append(f"{clocked} {p.name}_0 <= {p.name};")
     by_stage: list[list[int]] = [[] for _ in range(len(plan.cuts) + 1)]
     for i, stage in enumerate(plan.stages):
         if stage >= 0 and net.ops[i].kind != "const":
@@ -83,12 +86,12 @@ def module_text(circuit: Circuit, plan: Schedule, head: str = "") -> str:
         live = [i for i in live if plan.last[i] >= stage]
         lines += [f"reg [{net.width(i) - 1}:0] {_name(i, stage)};" for i in live]
         if live:
-            lines.append("always @(posedge clk) begin")
+            lines.append(f"{clocked} begin")
             lines += [f"    {_name(i, stage)} <= {_name(i, stage - 1, plan)};" for i in live]
             lines.append("end")
         lines += [writer.declaration(i) for i in made]
         live += made
-    lines += ["", "always @(posedge clk) begin"]
+    lines += ["", f"{clocked} begin"]
     start = 0
     for p in outputs:
         parts = [writer.extended(w, len(plan.cuts), p.bits) for w in plan.wires[start : start + p.count]]

@@ -18,6 +18,7 @@ from dyadiq.targets.qdq import QdqTarget
 from dyadiq.targets.qonnx import QonnxTarget
 from dyadiq.targets.reference import ReferenceTarget
 from dyadiq.targets.verilog import VerilogTarget
+from dyadiq.targets.verilog_stream import VerilogStreamTarget
 
 __all__ = ["TARGETS", "Target", "get_target"]
 
@@ -33,6 +34,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             DyqTarget(),
             Hls4mlTarget(),
             VerilogTarget(),
+            VerilogStreamTarget(),
         )
     }
 )
