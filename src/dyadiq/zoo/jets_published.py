@@ -14,6 +14,8 @@ Sources: openml.org/d/42468; fastmachinelearning/hls4ml-tutorial, part 1.
 from __future__ import annotations
 
 import math
+import tokenize
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +112,11 @@ def _load(file: Path) -> NDArray[Any]:
     if not file.is_file():
         raise DataError(f"no file {file}; the tutorial's folder holds X_ and y_ of train_val and test.")
     try:
-        with file.open("rb") as stream:
+        with file.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of headers that Python 2 wrote
             return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-    except (OSError, EOFError, ValueError, MemoryError) as err:
+    # The last three: what the parser of headers lets through from a damaged one.
+    except (OSError, EOFError, ValueError, MemoryError, SyntaxError, TypeError, tokenize.TokenError) as err:
         raise ArtifactError(
             f"{file}: cannot be read as .npy without pickle ({err}). The file is corrupt, truncated or holds objects; "
             "fetch or write it again."

@@ -51,27 +51,39 @@ def read_table(file: Path) -> _Table:
 
 
 def _read_text(file: Path) -> _Table:
+    arff = file.suffix.lower() == ".arff"
     try:
         with file.open(encoding="utf-8") as stream:
-            arff = file.suffix.lower() == ".arff"
-            columns = _arff_columns(file, stream) if arff else _csv_columns(file, stream)
+            columns = _arff_columns(file, stream) if arff else _csv_columns(stream)
             label = _check_columns(file, columns)
-            kinds = [(name, "U16" if name == label else "f8") for name in columns]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of an empty table, which is reported below
-                rows = np.loadtxt(
-                    stream, dtype=kinds, delimiter=",", comments="%" if arff else None, quotechar='"', ndmin=1
-                )
+            rows = _read_rows(file, stream, columns, label, comments="%" if arff else None)
     except UnicodeDecodeError as err:
         raise ArtifactError(f"{file}: is not UTF-8 text ({err}).") from err
-    except ValueError as err:
-        raise DataError(f"{file}: {err}; expected {len(columns)} comma-separated values in each row.") from err
     except OSError as err:
         raise ArtifactError(f"{file}: cannot be read: {err.strerror or err}.") from err
     return _table(file, {name: rows[name] for name in columns}, label)
 
 
-def _csv_columns(file: Path, stream: TextIO) -> list[str]:
+def _read_rows(file: Path, stream: TextIO, columns: list[str], label: str, *, comments: str | None) -> NDArray[np.void]:
+    """Return the rows as a structured array.
+
+    Raises:
+        DataError: A row has another number of values, or a value that is no number.
+        UnicodeDecodeError: The file is no text.
+    """
+    kinds = [(name, "U16" if name == label else "f8") for name in columns]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an empty table, which the caller reports
+            rows = np.loadtxt(stream, dtype=kinds, delimiter=",", comments=comments, quotechar='"', ndmin=1)
+    except UnicodeDecodeError:
+        raise
+    except ValueError as err:
+        raise DataError(f"{file}: {err}; expected {len(columns)} comma-separated values in each row.") from err
+    return np.asarray(rows)
+
+
+def _csv_columns(stream: TextIO) -> list[str]:
     return [_unquoted(name) for name in stream.readline().split(",")]
 
 

@@ -115,3 +115,17 @@ def test_real_jets_have_the_published_form():
     assert len(jets.train) + len(jets.validation) == 445_969
     assert len(jets.test) == 83_202
     assert jets.classes == ("g", "q", "t", "w", "z")
+
+
+def test_path_names_another_file_or_its_folder(tmp_path):
+    file = write_jets(tmp_path)
+    usual = load_dataset("jets", data_dir=tmp_path)
+    for path in (file, file.parent, str(file)):
+        assert load_dataset("jets", path=path).sha256 == usual.sha256
+    other = file.rename(tmp_path / "mine.npz")
+    assert load_dataset("jets", path=other).sha256 == usual.sha256
+
+
+def test_path_to_nothing_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no file or folder .*nowhere"):
+        load_dataset("jets", path=tmp_path / "nowhere")
