@@ -9,6 +9,7 @@ from dyadiq.core.format import Format
 from dyadiq.core.plan import BitPlan, BudgetUse, Certificate, ParetoPoint, Swap
 from dyadiq.core.qtype import QType
 from dyadiq.core.tables import Sensitivity, SensitivityTable
+from dyadiq.cost.traffic import layer_traffic
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.report import ReportData
@@ -18,7 +19,41 @@ NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "fc"]
 BITS = [8, 3, 2, 4, 6]
 
 
-def sample_report(*, mismatches: int = 0, proven: bool = True, name: str = "digits") -> ReportData:
+def sample_hardware():
+    """A placed part, nearly full, and one whose clock is a model."""
+    row = {
+        "device": "hx8k", "part": "iCE40HX8K", "family": "ice40",
+        "lut": 4481, "ff": 1887, "carry": 2555, "dsp": 0,
+        "latency_cycles": 12, "initiation_interval": 1, "fmax_mhz": 125.0, "latency_ns": 96.0,
+        "kind": {"lut": "synthesised", "fmax_mhz": "placed", "latency_ns": "placed"},
+        "adders_per_stage": 2,
+        "utilisation": {
+            "lut": {"used": 4481, "available": 7680, "frac": 0.5835},
+            "ff": {"used": 1887, "available": 7680, "frac": 0.2457},
+            "dsp": {"used": 0, "available": 0, "frac": 0.0},
+        },
+        "cells": {"ICESTORM_LC": 6161}, "cells_available": {"ICESTORM_LC": 7680},
+        "wrapped": True, "seeds": {"0": 119.5, "1": 125.0}, "fmax_mhz_mean": 122.25, "fmax_mhz_stdev": 3.89,
+        "tools": {"yosys": "0.23", "nextpnr-ice40": "0.4"}, "circuit_sha256": "ef" * 32, "refusal": "",
+    }  # fmt: skip
+    model = {
+        "device": "zu3eg", "part": "XCZU3EG", "family": "xcup", "lut": 71_000, "fmax_mhz": 200.0, "latency_ns": 60.0,
+        "kind": {"lut": "synthesised", "fmax_mhz": "modelled", "latency_ns": "modelled"},
+        "utilisation": {
+            "lut": {"used": 71_000, "available": 70_560, "frac": 1.0062},
+            "ff": {"used": 1887, "available": 141_120, "frac": 0.0134},
+            "dsp": {"used": 0, "available": 360, "frac": 0.0},
+        },
+        "cells": {}, "cells_available": {}, "wrapped": False,
+        "seeds": {}, "fmax_mhz_mean": None, "fmax_mhz_stdev": None, "tools": {"yosys": "0.23"},
+        "refusal": "zu3eg: the circuit takes 71,000 LUT of 70,560. Use fewer bits, prune, or take a larger part.",
+    }  # fmt: skip
+    return {**row, "devices": [row, row | model]}
+
+
+def sample_report(
+    *, mismatches: int = 0, proven: bool = True, name: str = "digits", hardware: bool = False
+) -> ReportData:
     rng = np.random.default_rng(0)
     decisions = [Decision("x", "activation", (1, 8, 8), 8)]
     layers, entries, formats = [], {}, {"x": Format(8)}
@@ -60,6 +95,8 @@ def sample_report(*, mismatches: int = 0, proven: bool = True, name: str = "digi
         "bops": 12_345_678,
         "verify": {r.executor: r.to_json() for r in results},
         "refusals": [r.refusal for r in results if r.refusal],
+        "layers": [layer.to_json() for layer in layer_traffic(table.facts, plan.bits)],
+        "hardware": sample_hardware() if hardware else None,
         "provenance": {"seed": 0, "torch": "2.13.0", "recipe sha256": "ab" * 32, "program sha256": "cd" * 32},
     }
     return ReportData(summary, plan, table, program, "dyadiq run recipes/digits.toml", ("qdq differs by nature",))

@@ -246,8 +246,12 @@ class Recipe(_Section):
         return Path(self.out) if self.out is not None else Path("runs") / self.name
 
     def part(self, *keys: str) -> dict[str, Any]:
-        """Return some sections as JSON-able data: what a stage depends on."""
-        return self.model_dump(mode="json", include=set(keys))
+        """Return some keys, ``section`` or ``section.key``, as JSON-able data: what a stage depends on."""
+        wanted: dict[str, Any] = {key: True for key in keys if "." not in key}
+        for section, _, key in (key.partition(".") for key in keys if "." in key):
+            if wanted.setdefault(section, set()) is not True:
+                wanted[section].add(key)
+        return self.model_dump(mode="json", include=wanted)
 
     @property
     def sha256(self) -> str:

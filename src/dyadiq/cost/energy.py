@@ -20,7 +20,7 @@ from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.tables import CostTable, PairCost
 from dyadiq.cost.options import candidate_bits
 
-__all__ = ["energy_cost", "multiply_energy_fj"]
+__all__ = ["access_energy_fj", "energy_cost", "mac_energy_fj", "multiply_energy_fj"]
 
 _MUL_INT8_FJ, _MUL_INT32_FJ, _MUL_FLOAT32_FJ = 200, 3100, 3700
 _ADD_INT32_FJ, _ADD_FLOAT32_FJ = 100, 900
@@ -36,6 +36,26 @@ def multiply_energy_fj(weight_bits: int, activation_bits: int) -> float:
         (200.0, 3100, 101)
     """
     return _MUL_INT8_FJ * float((weight_bits * activation_bits / 64) ** _EXPONENT)
+
+
+def mac_energy_fj(weight_bits: int, activation_bits: int) -> float:
+    """Return the estimated energy of one multiplication and one 32-bit addition.
+
+    Example:
+        >>> mac_energy_fj(8, 8)
+        300.0
+    """
+    return multiply_energy_fj(weight_bits, activation_bits) + _ADD_INT32_FJ
+
+
+def access_energy_fj(bits: int) -> float:
+    """Return the energy of reading or writing so many bits of SRAM.
+
+    Example:
+        >>> access_energy_fj(32)
+        5000.0
+    """
+    return bits * _SRAM_32_BIT_FJ / 32
 
 
 def energy_cost(facts: NetworkFacts, weight_bits: Sequence[int], activation_bits: Sequence[int]) -> CostTable:
@@ -57,7 +77,7 @@ def energy_cost(facts: NetworkFacts, weight_bits: Sequence[int], activation_bits
             layer.weight,
             layer.input,
             {
-                (b_w, b_a): round(layer.n_macs * (multiply_energy_fj(b_w, b_a) + _ADD_INT32_FJ))
+                (b_w, b_a): round(layer.n_macs * mac_energy_fj(b_w, b_a))
                 for b_w in options[layer.weight]
                 for b_a in options[layer.input]
             },
@@ -71,9 +91,7 @@ def energy_cost(facts: NetworkFacts, weight_bits: Sequence[int], activation_bits
         definition="45 nm table: per MAC one multiply, 200 fJ (b_w b_a / 64)^0.989 interpolated between int8 and "
         "int32, and one 32-bit add; 5 pJ per 32 bits of SRAM, weights read once, activations written and read once; "
         "100 % = float32 multiplies, adds and words",
-        unary={
-            name: {b: round(accesses[name] * b * _SRAM_32_BIT_FJ / 32) for b in bits} for name, bits in options.items()
-        },
+        unary={name: {b: round(access_energy_fj(accesses[name] * b)) for b in bits} for name, bits in options.items()},
         pairs=pairs,
         reference=n_macs * (_MUL_FLOAT32_FJ + _ADD_FLOAT32_FJ) + sum(accesses.values()) * _SRAM_32_BIT_FJ,
     )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dyadiq.pipeline.stage import Stage, StageContext, write_json
+from dyadiq.pipeline.targets import CIRCUIT, recipe_target
 
 __all__ = ["STAGE"]
 
 
 def _run(context: StageContext) -> None:
     from dyadiq.ir.serialize import load_program
-    from dyadiq.targets import get_target
 
     program = load_program(context.path("lower", "program.safetensors"))
-    targets = [get_target(name) for name in dict.fromkeys(("dyq", *context.recipe.export.to))]
+    targets = [recipe_target(context.recipe, name) for name in dict.fromkeys(("dyq", *context.recipe.export.to))]
     notes = {target.name: target.check(program) for target in targets}
     written = {}
     context.progress.start("export", len(targets))
@@ -24,4 +24,4 @@ def _run(context: StageContext) -> None:
     write_json(context.folder / "export.json", {"files": written, "notes": notes})
 
 
-STAGE = Stage("export", "write the targets", ("lower",), ("export",), _run)
+STAGE = Stage("export", "write the targets", ("lower",), ("export", *CIRCUIT), _run)

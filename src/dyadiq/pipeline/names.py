@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from dyadiq.core.errors import ConfigError, QuantError, UnknownNameError
+from dyadiq.core.errors import ConfigError, MissingToolError, QuantError, UnknownNameError
 from dyadiq.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def check_names(recipe: Recipe) -> None:
         ConfigError: Names that no registry has, arguments that do not fit, amounts that are none; all are listed.
     """
     problems = [*_unknown_names(recipe), *_data_options(recipe), *_model_arguments(recipe), *_amounts(recipe)]
+    problems += [*_target_options(recipe), *_hardware(recipe)]
     if problems:
         plural = "" if len(problems) == 1 else "s"
         raise ConfigError("\n  ".join([f"recipe {recipe.name!r}: {len(problems)} problem{plural}.", *problems]))
@@ -53,6 +54,44 @@ def _unknown_names(recipe: Recipe) -> list[str]:
         for name in names
         if name not in known
     ]
+
+
+def _target_options(recipe: Recipe) -> list[str]:
+    from dyadiq.pipeline.targets import recipe_target
+
+    problems = [
+        f"verify.limits: {name!r} is not among verify.against: {', '.join(recipe.verify.against)}."
+        for name in recipe.verify.limits
+        if name not in recipe.verify.against
+    ]
+    for name in recipe.export.options:
+        try:
+            recipe_target(recipe, name)
+        except ConfigError as err:
+            problems.append(f"export.options: {err}")
+    return problems
+
+
+def _hardware(recipe: Recipe) -> list[str]:
+    """Return devices that do not exist, and programs that are not installed: they are needed hours later."""
+    from dyadiq.fpga.devices import DEVICES
+    from dyadiq.fpga.tools import find_tool
+
+    section = recipe.hardware
+    if section is None:
+        if recipe.accept.max_lut is not None:
+            return ["accept.max_lut: LUTs are counted by the section [hardware], which is missing."]
+        return []
+    names = [name.lower() for name in section.devices]
+    problems = [f"hardware.devices: {UnknownNameError('device', n, DEVICES)}" for n in names if n not in DEVICES]
+    parts = [DEVICES[name] for name in names if name in DEVICES]
+    tools = ["yosys", *(part.placer.tool for part in parts if part.placer is not None and section.place)]
+    for tool in dict.fromkeys(tools):
+        try:
+            find_tool(tool)
+        except MissingToolError as err:
+            problems.append(f"hardware: {err}")
+    return problems
 
 
 def _data_options(recipe: Recipe) -> list[str]:

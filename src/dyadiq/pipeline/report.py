@@ -25,6 +25,7 @@ REPORTED = (
     "verify",
     "evaluate",
     "compare",
+    "hardware",
 )
 _SECTIONS = tuple(name for name in Recipe.model_fields if name not in ("out", "seed", "threads"))
 

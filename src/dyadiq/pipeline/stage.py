@@ -55,7 +55,7 @@ class Stage:
         name: Also the name of its folder.
         title: What it does, for progress lines.
         inputs: Stages whose files it reads.
-        sections: Recipe keys that decide its result; seed and threads always count.
+        sections: Recipe keys that decide its result, ``section`` or ``section.key``; seed and threads always count.
         run: Writes the stage's files into ``context.folder``.
         always: Run each time (cheap checks of the outside world); its key still decides nothing else.
     """

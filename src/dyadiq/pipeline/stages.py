@@ -11,6 +11,7 @@ from dyadiq.pipeline.evaluate import STAGE as EVALUATE
 from dyadiq.pipeline.export import STAGE as EXPORT
 from dyadiq.pipeline.finetune import STAGE as FINETUNE
 from dyadiq.pipeline.float_model import STAGE as FLOAT
+from dyadiq.pipeline.hardware import STAGE as HARDWARE
 from dyadiq.pipeline.lower import STAGE as LOWER
 from dyadiq.pipeline.quantize import STAGE as QUANTIZE
 from dyadiq.pipeline.report import STAGE as REPORT
@@ -32,5 +33,6 @@ STAGES: tuple[Stage, ...] = (
     VERIFY,
     EVALUATE,
     COMPARE,
+    HARDWARE,
     REPORT,
 )

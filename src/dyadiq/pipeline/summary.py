@@ -14,6 +14,7 @@ from typing import Any
 from dyadiq.core.plan import BitPlan
 from dyadiq.core.store import load_plan, load_table
 from dyadiq.core.tables import SensitivityTable
+from dyadiq.cost.traffic import layer_traffic
 from dyadiq.pipeline.runner import source_sha256, versions
 from dyadiq.pipeline.stage import read_json
 from dyadiq.pipeline.store import RunFolder, StageRecord
@@ -25,7 +26,7 @@ SUMMARY_SCHEMA = "dyadiq.run/1"
 
 
 def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, StageRecord]) -> dict[str, Any]:
-    """Return the summary of a run whose stages up to ``evaluate`` are done; ``report`` is empty until it is written."""
+    """Return the summary of a run whose stages up to ``hardware`` are done; ``report`` is empty until it is written."""
     run = folder.path
     plan = load_plan(run / "allocate" / "plan.json")
     table = load_table(run / "analyze" / "sensitivity.safetensors")
@@ -38,6 +39,9 @@ def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, Stage
         "program": str(run / "lower" / "program.safetensors"),
         "sensitivity": str(run / "analyze" / "sensitivity.safetensors"),
     }
+    hardware = read_json(run / "hardware" / "hardware.json")
+    if hardware:
+        artifacts["circuit"] = str(run / "hardware" / hardware[0]["circuit"])
     report = run / "report" / "report.html"
     size_bytes = Path(artifacts["dyq"]).stat().st_size
     kinds = {d.name: d.kind for d in table.facts.decisions}
@@ -57,6 +61,8 @@ def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, Stage
         "activation_bits": {name: b for name, b in plan.bits.items() if kinds[name] == "activation"},
         "certificate": _certificate(plan),
         "verify": verification,
+        "layers": [layer.to_json() for layer in layer_traffic(table.facts, plan.bits)],
+        "hardware": {**hardware[0], "devices": hardware} if hardware else None,
         "uniform": read_json(run / "compare" / "uniform.json"),
         "seconds": {name: record.seconds for name, record in records.items()},
         "artifacts": artifacts,
@@ -106,7 +112,8 @@ def _provenance(
 
 def _refusals(accept: AcceptSection, summary: Mapping[str, Any]) -> list[str]:
     """Return why the answer is no: executors that differ or are not proven, and floors that are missed."""
-    reasons = [found["refusal"] for found in summary["verify"].values() if found["refusal"]]
+    hardware = summary["hardware"] or {"devices": []}
+    reasons = [found["refusal"] for found in (*summary["verify"].values(), *hardware["devices"]) if found["refusal"]]
     accuracy = summary["accuracy"]
     drop = accuracy["float"] - accuracy["integer"]
     size_frac = summary["size_bytes"] / summary["size_float_bytes"]
@@ -116,4 +123,6 @@ def _refusals(accept: AcceptSection, summary: Mapping[str, Any]) -> list[str]:
         reasons.append(f"accuracy is {accuracy['integer']:.4f}, accept.min_accuracy is {accept.min_accuracy}.")
     if accept.max_size_frac is not None and size_frac > accept.max_size_frac:
         reasons.append(f"size is {size_frac:.4f} of float32, accept.max_size_frac is {accept.max_size_frac}.")
+    if accept.max_lut is not None and hardware["devices"] and hardware["lut"] > accept.max_lut:
+        reasons.append(f"the circuit takes {hardware['lut']:,} LUT, accept.max_lut is {accept.max_lut:,}.")
     return reasons

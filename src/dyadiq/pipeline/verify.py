@@ -1,5 +1,6 @@
 """Stage ``verify``: every executor of the recipe against the reference, on the test split, integer for integer.
 
+Slow executors may get fewer samples, the first ones, by ``verify.limits``.
 A difference does not stop the run: it is written down with the first place it occurs, and the summary refuses.
 """
 
@@ -7,23 +8,39 @@ from __future__ import annotations
 
 from dyadiq.pipeline.sources import dataset
 from dyadiq.pipeline.stage import Stage, StageContext, write_json
+from dyadiq.pipeline.targets import CIRCUIT, recipe_target
+from dyadiq.recipe import VerifySection
 
 __all__ = ["STAGE"]
+
+_CHUNK = 1024
+_COMPILED = {"verilog": 16_384}  # every chunk compiles its simulation again: larger ones
 
 
 def _run(context: StageContext) -> None:
     from dyadiq.ir.serialize import load_program
-    from dyadiq.targets.verify import verify
+    from dyadiq.targets.verify import VerifyResult, verify
 
     section = context.recipe.verify
-    results = verify(
-        load_program(context.path("lower", "program.safetensors")),
-        dataset(context).test.x[: section.n_samples],
-        section.against,
-        raise_on_mismatch=False,
-        progress=context.progress,
-    )
-    write_json(context.folder / "verify.json", {name: result.to_json() for name, result in results.items()})
+    program = load_program(context.path("lower", "program.safetensors"))
+    x = dataset(context).test.x
+    results: dict[str, VerifyResult] = {}
+    for names, n_samples, chunk in _batches(section, len(x)):
+        targets = [recipe_target(context.recipe, name) for name in names]
+        results |= verify(
+            program, x[:n_samples], targets, raise_on_mismatch=False, chunk=chunk, progress=context.progress
+        )
+    ordered = sorted(results, key=lambda key: section.against.index(key.partition(":")[0]))
+    write_json(context.folder / "verify.json", {name: results[name].to_json() for name in ordered})
 
 
-STAGE = Stage("verify", "compare executors", ("data", "lower"), ("data", "verify"), _run)
+def _batches(section: VerifySection, n_test: int) -> list[tuple[list[str], int, int]]:
+    """Return executors that see the same samples in the same chunks, with the numbers of both."""
+    batches: dict[tuple[int, int], list[str]] = {}
+    for name in dict.fromkeys(section.against):
+        n_samples = min(n_test, section.limits.get(name, n_test), section.n_samples or n_test)
+        batches.setdefault((n_samples, _COMPILED.get(name, _CHUNK)), []).append(name)
+    return [(names, *numbers) for numbers, names in batches.items()]
+
+
+STAGE = Stage("verify", "compare executors", ("data", "lower"), ("data", "verify", "export.options", *CIRCUIT), _run)

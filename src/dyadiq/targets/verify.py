@@ -152,7 +152,7 @@ class VerifyResult:
 def verify(
     program: IntegerProgram,
     inputs: NDArray[Any] | Mapping[str, NDArray[Any]],
-    against: str | Iterable[str] = ("exact", "onnx"),
+    against: str | Iterable[str | Target] = ("exact", "onnx"),
     *,
     raise_on_mismatch: bool = True,
     chunk: int = 1024,
@@ -164,7 +164,7 @@ def verify(
     Args:
         program: The program.
         inputs: Real inputs ``[N, ...]`` by name; a bare array if there is one input.
-        against: Names in `TARGETS`, or one name.
+        against: Names in `TARGETS`, or one name; targets themselves where they shall have options.
         raise_on_mismatch: Raise if an executor cannot be proven exact for this program, and at the end if one
             differs anywhere. If False, both are for the caller to look at: `VerifyResult.refusal`.
         chunk: Samples compared at a time; bounds memory, changes no result.
@@ -185,7 +185,7 @@ def verify(
     names = [against] if isinstance(against, str) else list(dict.fromkeys(against))
     if not names:
         raise ConfigError("verify: nothing to compare: `against` is empty. Name at least one target, such as 'exact'.")
-    targets = [get_target(name) for name in names]
+    targets = [get_target(name) if isinstance(name, str) else name for name in names]
     arrays = named_inputs(program.graph, inputs)
     n_samples = len(next(iter(arrays.values())))
     with tempfile.TemporaryDirectory() if workdir is None else nullcontext(workdir) as folder:

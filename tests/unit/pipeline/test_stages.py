@@ -44,13 +44,13 @@ def test_stages_come_after_their_inputs_and_name_recipe_sections():
     seen = set()
     for stage in STAGES:
         assert set(stage.inputs) <= seen, stage.name
-        assert set(stage.sections) <= set(Recipe.model_fields), stage.name
+        assert {key.partition(".")[0] for key in stage.sections} <= set(Recipe.model_fields), stage.name
         seen.add(stage.name)
     assert len(seen) == len(STAGES)
 
 
 def test_every_recipe_section_decides_some_stage():
-    used = {section for stage in STAGES if stage.name != "report" for section in stage.sections}
+    used = {key.partition(".")[0] for stage in STAGES if stage.name != "report" for key in stage.sections}
     assert set(Recipe.model_fields) - used == {"seed", "threads", "out", "accept"}
 
 

@@ -69,6 +69,29 @@ def test_every_decision_layer_and_executor_is_shown():
     assert "proven optimal" in text
 
 
+def test_hardware_is_shown_with_its_kinds_shares_and_seeds():
+    text = render_report(sample_report(hardware=True))
+    for words in (
+        "hx8k (iCE40HX8K)",
+        "<td>placed</td>",
+        "<td>modelled</td>",
+        "6,161 of 7,680 (80.22 %)",
+        "seed 0 119.5 MHz, seed 1 125.0 MHz; 122.25 ± 3.89 MHz",
+        "shift registers stand in",
+        "Does not fit:</span> zu3eg: the circuit takes 71,000 LUT of 70,560",
+        "yosys 0.23, nextpnr-ice40 0.4",
+    ):
+        assert words in text
+    assert text.count('<i class="full"') == 1
+    assert "<h2>Hardware</h2>" not in render_report(sample_report())
+
+
+def test_traffic_and_energy_of_every_layer_are_shown():
+    text = render_report(sample_report())
+    assert "<h2>Arithmetic, traffic and energy</h2>" in text
+    assert text.count("<td>147,456</td>") == 10  # MACs of five layers, in two tables
+
+
 def test_markup_is_balanced_and_ids_are_unique():
     void = {"meta", "br", "link", "img", "input"}
     stack: list[str] = []
@@ -86,7 +109,7 @@ def test_markup_is_balanced_and_ids_are_unique():
         def handle_endtag(self, tag):
             assert stack.pop() == tag
 
-    Checker().feed(render_report(sample_report()))
+    Checker().feed(render_report(sample_report(hardware=True)))
     assert not stack
     assert len(ids) == len(set(ids))
 
@@ -94,17 +117,17 @@ def test_markup_is_balanced_and_ids_are_unique():
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
 def test_chromium_renders_the_report(tmp_path):
-    page, shot = write_report(sample_report(), tmp_path / "report.html"), tmp_path / "shot.png"
+    page, shot = write_report(sample_report(hardware=True), tmp_path / "report.html"), tmp_path / "shot.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     flags += [
         "--disable-background-networking",
         "--disable-component-update",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
-    arguments = [*flags, "--window-size=1000,2400", f"--screenshot={shot}", page.as_uri()]
+    arguments = [*flags, "--window-size=1000,3400", f"--screenshot={shot}", page.as_uri()]
     subprocess.run([CHROMIUM, *arguments], check=True, capture_output=True, timeout=120)
     width, height = struct.unpack(">II", shot.read_bytes()[16:24])
-    assert (width, height) == (1000, 2400)
+    assert (width, height) == (1000, 3400)
     # Text extracted by the browser itself: the page was laid out, not only parsed.
     dom = subprocess.run([CHROMIUM, *flags, "--dump-dom", page.as_uri()], check=True, capture_output=True, timeout=120)
     assert b"Bits along the network" in dom.stdout

@@ -87,6 +87,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         ("weight bits", bits_strip(summary["weight_bits"].values()), "in order of execution (g is 16)"),
         ("activation bits", bits_strip(summary["activation_bits"].values()), "network input to output"),
     ]
+    rows += [_hardware_row(row) for row in (summary["hardware"] or {"devices": ()})["devices"]]
     gap = summary["certificate"]["gap"]
     if gap is not None:
         rows.append(("plan", f"gap {gap:.3g}", "proven optimal for its sensitivities" if gap == 0 else "to the bound"))
@@ -104,3 +105,13 @@ def print_summary(summary: dict[str, Any]) -> None:
     print_table(("written", ""), files.items())
     for reason in summary["refusals"]:
         print_text(f"Not accepted: {reason}")
+
+
+def _hardware_row(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the line of one device."""
+    timing = "not timed"
+    if row["fmax_mhz"] is not None:
+        kind = row["kind"]["fmax_mhz"]
+        timing = f"{row['latency_cycles']} cycles / {row['fmax_mhz']:g} MHz = {row['latency_ns']:g} ns, {kind}"
+    counts = f"{row['lut']:,} LUT, {row['ff']:,} FF"
+    return f"logic, {row['device']}", counts, timing if not row["refusal"] else "does not fit"
