@@ -1,18 +1,23 @@
 """How many LUTs a netlist takes on a Xilinx part, counted per operation without synthesis.
 
-Used by `lut_cost`. An adder bit is one LUT in front of the carry chain where both operands reach it; where one operand
-is a constant, the carry chain takes the other alone (or inverted). Bits that repeat both signs share one LUT, and so do
-a sum and a difference of the same two, one the inverse of the other.
-The rules follow what `synth` counts, ``lut``; benchmarks/rtl_jets.py compares the two.
+Used by `estimate` and `layer_cost`. An adder bit is one LUT in front of the carry chain where both operands reach it;
+where one operand is a constant, the carry chain takes the other alone (or inverted). Adders that join the same two bits
+share the LUT, one inverted where the other is not: a sum and a difference of the same two, and repeated signs. Clips
+are LUTs, or part of an adder's LUT, or the synchronous reset of a register (`_ClipUses`).
+The rules follow what `synth` counts, ``lut``, within 2 %; benchmarks/lut_model.py compares the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from dyadiq.fpga.netlist import Netlist, Op, clip_luts, width
+from dyadiq.fpga.netlist import Netlist, Op, width
 
-__all__ = ["estimate_luts", "needed_wires", "op_luts"]
+__all__ = ["estimate_luts", "made_bits", "needed_wires", "wire_luts"]
+
+Bit = tuple[int, int]
+_LUT_INPUTS = 6
+_TEST_BITS = 5  # bits that a LUT tests beside what was tested before
 
 
 def estimate_luts(net: Netlist, wires: Iterable[int]) -> int:
@@ -25,16 +30,45 @@ def estimate_luts(net: Netlist, wires: Iterable[int]) -> int:
         >>> estimate_luts(net, [total.wire])
         4
     """
-    total = 0
-    adders: dict[tuple[int, int, int], int] = {}
-    for wire in needed_wires(net, wires):
+    return sum(wire_luts(net, wires).values())
+
+
+def wire_luts(net: Netlist, wires: Iterable[int], stages: Sequence[int] | None = None) -> dict[int, int]:
+    """Return the LUTs of every wire that the given ones need; what several wires share counts for the first.
+
+    Args:
+        net: The netlist.
+        wires: What is asked for; goes into registers.
+        stages: Stage of every wire, as in `pipeline.Schedule`; None: all wires are in one.
+    """
+    kept = set(wires)
+    needed = needed_wires(net, kept)
+    uses = _ClipUses(net, stages)
+    pairs: dict[int, set[tuple[Bit, Bit]]] = {}
+    luts = dict.fromkeys(needed, 0)
+    for wire in needed:
         op = net.ops[wire]
         if op.kind in ("add", "sub"):
-            key = (op.a, op.b, op.arg) if op.a <= op.b else (op.b, op.a, -op.arg)
-            adders[key] = max(adders.get(key, 0), op_luts(net, op))
-        else:
-            total += op_luts(net, op)
-    return total + sum(adders.values())
+            pairs[wire] = uses.read_by_adder(wire, op)
+        elif op.kind in ("addc", "subc"):
+            uses.read_with_constant(wire, op)
+        elif op.kind == "max":
+            uses.deep = True
+            luts[wire] = net.width(op.a) + net.width(op.b)
+        if op.kind in ("clip", "max", "nonneg"):
+            for source in {op.a, op.b} - {-1}:
+                uses.read_whole(source, wire)
+    for wire in kept:
+        uses.read_whole(wire, None)
+    for wire in needed:
+        if net.ops[wire].kind == "clip":
+            luts[wire] = uses.luts(wire)
+    made: set[tuple[Bit, Bit, bool]] = set()
+    for wire, joined in pairs.items():
+        known, inverted = len(made), net.ops[wire].kind == "sub" and not uses.deep
+        made.update((a, b, inverted) for a, b in joined)
+        luts[wire] = len(made) - known
+    return luts
 
 
 def needed_wires(net: Netlist, wires: Iterable[int]) -> list[int]:
@@ -50,23 +84,148 @@ def needed_wires(net: Netlist, wires: Iterable[int]) -> list[int]:
     return sorted(seen)
 
 
-def op_luts(net: Netlist, op: Op) -> int:
-    """Return the LUTs of one operation; wiring and sums with a constant take none before the carry chain."""
-    if op.kind in ("add", "sub"):
-        return _adder_luts(net, op)
-    if op.kind == "clip":
+class _ClipUses:
+    """How the bits of clips are used, on which their LUTs depend.
+
+    A bit that adders of the same stage read as second operand only is taken into their LUTs. A bit that a carry chain
+    needs inverted is a second LUT; of any other wire's bit it is an inverter, which is not counted. Where a clip goes
+    into registers only, its outer limit is their synchronous reset.
+
+    Attributes:
+        deep: Whether some path between registers and carry chains has two LUTs. Mapping keeps the depth of the deepest:
+            with one LUT everywhere there is no room for an inverter, and a difference shares no LUT with a sum.
+    """
+
+    def __init__(self, net: Netlist, stages: Sequence[int] | None) -> None:
+        self._net, self._stages = net, stages
+        self._plain: dict[int, set[int]] = {}
+        self._inverted: dict[int, set[int]] = {}
+        self._registered: dict[int, set[int]] = {}
+        self._near: set[int] = set()  # clips that something of the same stage reads
+        self.deep = False
+
+    def _is_near(self, wire: int, reader: int | None) -> bool:
+        return reader is not None and (self._stages is None or self._stages[wire] == self._stages[reader])
+
+    def _inputs(self, a: Bit, b: Bit, reader: int) -> int:
+        """Return of how many registered or carried bits the sum of two bits is a function."""
+        near = {bit[0] for bit in (a, b) if self._net.ops[bit[0]].kind == "clip" and self._is_near(bit[0], reader)}
+        return 2 + sum(_examined_bits(self._net, self._net.ops[wire]) for wire in near)
+
+    def _use(self, bit: Bit | None, reader: int | None, *, inverted: bool = False, absorbed: bool = False) -> None:
+        if bit is None or self._net.ops[bit[0]].kind != "clip":
+            return
+        wire, place = bit
+        if not self._is_near(wire, reader):
+            self._registered.setdefault(wire, set()).add(place)
+            return
+        self._near.add(wire)
+        if not (absorbed and _examined_bits(self._net, self._net.ops[wire]) + 2 <= _LUT_INPUTS):
+            (self._inverted if inverted else self._plain).setdefault(wire, set()).add(place)
+
+    def read_by_adder(self, wire: int, op: Op) -> set[tuple[Bit, Bit]]:
+        """Note an adder's operands; return the pairs of bits that it joins, one LUT each.
+
+        A bit joined with a constant or with itself takes none.
+        """
+        net, pairs = self._net, set()
+        first, second = max(-op.arg, 0), max(op.arg, 0)
+        subtracts = op.kind == "sub"
+        for place in range(width(op.low, op.high)):
+            a = made_bit(net, op.a, place - first) if place >= first else None
+            b = made_bit(net, op.b, place - second) if place >= second else None
+            self._use(a, wire)
+            if a is None:
+                self._use(b, wire, inverted=subtracts)
+            elif b is None:
+                if subtracts and place >= second:
+                    self._use(a, wire, inverted=True)
+            elif a != b:
+                self._use(b, wire, absorbed=True)
+                pairs.add((a, b) if a < b else (b, a))
+                self.deep = self.deep or self._inputs(a, b, wire) > _LUT_INPUTS
+        return pairs
+
+    def read_with_constant(self, wire: int, op: Op) -> None:
+        """Note what is added to a constant, or subtracted from one."""
+        adds = op.kind == "addc"
+        for place in range(width(op.low, op.high)):
+            bit = made_bit(self._net, op.a, place)
+            if adds:
+                self._use(bit, wire)
+            self._use(bit, wire, inverted=bool(op.arg >> place & 1) == adds)
+
+    def read_whole(self, wire: int, reader: int | None) -> None:
+        """Note that all bits of a wire are needed as they are."""
+        for bit in made_bits(self._net, wire):
+            self._use(bit, reader)
+
+    def luts(self, wire: int) -> int:
+        """Return the LUTs of a clip."""
+        net, op = self._net, self._net.ops[wire]
         source = net.ops[op.a]
-        return clip_luts(source.low, source.high, op.arg, op.arg2)
-    if op.kind == "max":
-        return net.width(op.a) + net.width(op.b)
-    return 0
+        registered = self._registered.get(wire, set())
+        sides = (op.arg > source.low) + (op.arg2 < source.high)
+        examined = _examined_bits(net, op)
+        tests = -(-(examined - 1) // _TEST_BITS) if examined >= _LUT_INPUTS else 0
+        self.deep = self.deep or tests > 0
+        if wire not in self._near and sides == 1:
+            return max(tests, int(examined > 1))
+        return len(self._plain.get(wire, set()) | registered) + len(self._inverted.get(wire, set())) + tests
 
 
-def _adder_luts(net: Netlist, op: Op) -> int:
-    """Return the bits at which both operands are no constant, bits above both signs counted once."""
-    first, second = max(-op.arg, 0), max(op.arg, 0)
-    ends = first + net.width(op.a), second + net.width(op.b)
-    low = max(first, second)
-    bits = width(op.low, op.high)
-    tops = [end if net.ops[w].low >= 0 else bits for w, end in zip((op.a, op.b), ends, strict=True)]
-    return max(0, min(*tops, max(ends), bits) - low)
+def _examined_bits(net: Netlist, op: Op) -> int:
+    """Return how many upper bits of its source a clip looks at: the sign, and what is no trailing zero of a limit."""
+    source = net.ops[op.a]
+    bits, most = net.width(op.a), 1
+    for limit, active in ((op.arg, op.arg > source.low), (op.arg2 + 1, op.arg2 < source.high)):
+        if active and limit:
+            most = max(most, bits - ((limit & -limit).bit_length() - 1))
+    return most
+
+
+def made_bits(net: Netlist, wire: int) -> list[Bit]:
+    """Return the bits of which the bits of a wire are copies; constants are left out."""
+    bits = (made_bit(net, wire, place) for place in range(net.width(wire)))
+    return [bit for bit in bits if bit is not None]
+
+
+def made_bit(net: Netlist, wire: int, place: int) -> Bit | None:
+    """Return the bit, by wire and place, of which a bit is a copy: itself, where it is made; None for a constant.
+
+    Copies are what a shift moves, what repeats a sign, and the bits of a sum that only one operand reaches.
+    """
+    while True:
+        op = net.ops[wire]
+        bits = width(op.low, op.high)
+        if op.kind == "const" or (place >= bits and op.low >= 0):
+            return None
+        place = min(place, bits - 1)
+        if op.kind == "shl":
+            if place < op.arg:
+                return None
+            wire, place = op.a, place - op.arg
+        elif op.kind == "shr":
+            wire, place = op.a, place + op.arg
+        elif (op.kind in ("add", "sub") and place < op.arg) or (op.kind == "addc" and op.arg % (2 << place) == 0):
+            wire = op.a
+        elif op.kind == "sub" and place == 0 > op.arg:
+            wire = op.b
+        elif op.kind == "clip" and made_bit(net, op.a, place) is None:
+            return _forced_bit(net, wire, place)
+        else:
+            return wire, place
+
+
+def _forced_bit(net: Netlist, wire: int, place: int) -> Bit | None:
+    """Return the bit of a clip whose source is 0 there: constant, or the same as others that the limits set alike."""
+    op = net.ops[wire]
+    source = net.ops[op.a]
+
+    def pattern(at: int) -> tuple[int, int]:
+        return (op.arg >> at & 1) * (op.arg > source.low), (op.arg2 >> at & 1) * (op.arg2 < source.high)
+
+    if pattern(place) == (0, 0):
+        return None
+    alike = (at for at in range(place + 1) if pattern(at) == pattern(place) and made_bit(net, op.a, at) is None)
+    return wire, next(alike)

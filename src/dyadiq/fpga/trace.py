@@ -10,7 +10,8 @@ them in, so a bias and a rounding half are one adder, and the -1/+1 codes of a b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,13 @@ class Circuit:
         net: The operations.
         inputs: One port per input quantizer, named by the tensor of codes that it makes.
         outputs: One port per output of the program.
+        spans: Node name to the number of operations in the netlist after it: those from the number before are its own.
     """
 
     net: Netlist
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    spans: Mapping[str, int] = field(default_factory=dict)
 
     def predict(self, codes: Mapping[str, NDArray[np.int64]], chunk: int = 1024) -> dict[str, NDArray[np.int64]]:
         """Return the output codes that the circuit computes from input codes: the emulator.
@@ -175,16 +178,18 @@ def trace(program: IntegerProgram, progress: Progress = NO_PROGRESS, max_adders:
         raise ExportError(f"the program cannot be unrolled:{lines}.")
     graph, net = program.graph, Netlist()
     tensors: dict[str, Values] = {}
-    inputs = []
+    inputs, spans = [], {}
     progress.start("trace", len(graph.nodes))
     for node in graph.nodes:
         values = _OPERATORS[node.op](net, graph, node, tensors)
         tensors[node.output] = values
+        spans[node.name] = len(net.ops)
         if node.op == "quantize":
             inputs.append(_port(graph, node.output, values))
         progress.advance(1, node.name)
     progress.finish()
-    return Circuit(net, tuple(inputs), tuple(_port(graph, name, tensors[name]) for name in graph.outputs))
+    outputs = tuple(_port(graph, name, tensors[name]) for name in graph.outputs)
+    return Circuit(net, tuple(inputs), outputs, MappingProxyType(spans))
 
 
 def _port(graph: Graph, tensor: str, values: Values) -> Port:
