@@ -8,6 +8,7 @@ Arrays: ``x_train y_train x_test y_test``, optionally ``x_validation y_validatio
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -64,7 +65,11 @@ def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) 
             return {name: archive[name] for name in (*required, *optional) if name in archive.files}
     except (DataError, ArtifactError):
         raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError) as err:
+    # The last four: what the parser of array headers lets through from a damaged one.
+    except (
+        *(OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError),
+        *(SyntaxError, TypeError, MemoryError, tokenize.TokenError),
+    ) as err:
         raise ArtifactError(
             f"{path}: cannot be read as .npz without pickle ({err}). The file is corrupt, truncated or holds "
             "objects; fetch or write it again."

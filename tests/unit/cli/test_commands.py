@@ -33,6 +33,7 @@ def test_help_lists_the_commands(cli, snapshot):
         "report",
         "show",
         "synth",
+        "data",
         "list",
         "doctor",
     ],

@@ -20,10 +20,6 @@ def test_help_of_data_jets(cli, snapshot):
     snapshot(result)
 
 
-def test_help_of_data(cli, snapshot):
-    snapshot(cli("data", "--help"))
-
-
 def test_published_jets_are_converted(cli, tmp_path, snapshot):
     write_csv(tmp_path / "a.csv", *jets(100))
     result = cli("data", "jets", "--from", tmp_path / "a.csv", "--out", tmp_path / "out")

@@ -24,6 +24,8 @@ _OPTIONAL = (
     ("onnxruntime", "onnx", "running targets onnx and qdq"),
     ("qonnx", "onnx", "target qonnx"),
     ("scikit-learn", "data", "the digits data set"),
+    ("pythia8mc", "jets", "simulating jets"),
+    ("fastjet", "jets", "simulating jets"),
 )
 _PROGRAMS = (
     ("chromium", "the test that renders the report", "apt-get install chromium"),
