@@ -10,6 +10,7 @@
     ├─ InfeasibleError              no plan meets the budget; exit code 1
     ├─ ProofError                   an accumulator or product does not fit its target
     ├─ ExportError                  a target cannot express the program
+    │  └─ TooLargeError             it would need more logic than the limit allows
     ├─ VerificationError            two executors disagree; exit code 1
     ├─ ArtifactError                a file is corrupt, truncated, too new, or has a wrong hash
     ├─ StorageError                 the disk is full or not writable               (OSError)
@@ -43,6 +44,7 @@ __all__ = [
     "QuantError",
     "RunInterruptedError",
     "StorageError",
+    "TooLargeError",
     "ToolError",
     "UnknownNameError",
     "VerificationError",
@@ -116,6 +118,20 @@ class ProofError(DyadiqError):
 
 class ExportError(DyadiqError):
     """A target cannot express the program; lists every offending node at once."""
+
+
+class TooLargeError(ExportError):
+    """A network is too large to unroll.
+
+    Attributes:
+        luts: About how many LUTs it would take.
+        max_luts: The limit.
+    """
+
+    def __init__(self, message: str, luts: int, max_luts: int) -> None:
+        """Keep the numbers beside the message."""
+        super().__init__(message)
+        self.luts, self.max_luts = luts, max_luts
 
 
 class VerificationError(DyadiqError):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.fpga.area import made_bits, wire_luts
+from dyadiq.fpga.limits import MAX_LUTS
 from dyadiq.fpga.netlist import Netlist
 from dyadiq.fpga.pipeline import Schedule, schedule
 from dyadiq.fpga.trace import Circuit, trace
@@ -81,21 +82,25 @@ class HardwareEstimate:
         return asdict(self)
 
 
-def estimate_hardware(program: IntegerProgram, depth: int = 4, *, progress: Progress = NO_PROGRESS) -> HardwareEstimate:
+def estimate_hardware(
+    program: IntegerProgram, depth: int = 4, *, max_luts: int = MAX_LUTS, progress: Progress = NO_PROGRESS
+) -> HardwareEstimate:
     """Trace a program and return what its circuit takes.
 
     Args:
         program: The program.
         depth: Most adders in a row between two registers, as for target `verilog`.
+        max_luts: A program of more, by a quick guess, is refused.
         progress: Told about traced nodes.
 
     Raises:
         ConfigError: ``depth`` is not positive.
-        ExportError: The network is too large to unroll, or a weight is too wide.
+        ExportError: A weight is too wide.
+        TooLargeError: The network is too large to unroll.
         MissingDependencyError: da4ml is not installed.
         ProofError: A tensor of the program may leave its declared type.
     """
-    circuit = trace(program, progress)
+    circuit = trace(program, progress, max_luts)
     return estimate_circuit(program.graph, circuit, schedule(circuit, depth))
 
 

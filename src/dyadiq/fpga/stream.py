@@ -193,7 +193,7 @@ def find_unstreamable(program: IntegerProgram, max_adders: int = MAX_ADDERS) -> 
             f"the limit is {max_adders:,}. Use fewer bits, prune, or export to hls4ml with a reuse factor"
         )
         found.append((largest, reason))
-    found += [(node, reason) for node, reason in find_untraceable(program, 1 << 62) if "24 bits" in reason]
+    found += find_untraceable(program)
     return found
 
 

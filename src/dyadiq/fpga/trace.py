@@ -21,6 +21,7 @@ from dyadiq.core.errors import DataError, ExportError, GraphError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.qtype import QType
 from dyadiq.fpga.adder_graph import MAX_WEIGHT, multiply_matrix
+from dyadiq.fpga.limits import MAX_LUTS, check_size, guess_luts, signed_digits
 from dyadiq.fpga.netlist import Netlist, Value, constant
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
@@ -121,10 +122,10 @@ def estimate_adders(program: IntegerProgram) -> dict[str, int]:
         shape = graph.tensors[node.output].shape
         elements = int(np.prod(shape))
         if node.op in ("linear", "conv2d"):
-            digits = int(_signed_digits(effective_weight(graph, node)).sum())
+            digits = int(signed_digits(effective_weight(graph, node)).sum())
             counts[node.name] = digits * int(np.prod(shape[1:])) // 2
         elif node.op == "requantize":
-            per_element = _signed_digits(np.asarray(graph.params[node.inputs[1]])).mean()
+            per_element = signed_digits(np.asarray(graph.params[node.inputs[1]])).mean()
             counts[node.name] = int(elements * (per_element + 1))
         elif node.op in ("max_pool2d", "sum_pool2d"):
             counts[node.name] = elements * (node.attrs["kernel"][0] * node.attrs["kernel"][1] - 1)
@@ -133,15 +134,8 @@ def estimate_adders(program: IntegerProgram) -> dict[str, int]:
     return counts
 
 
-def _signed_digits(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the number of non-zero digits of the canonical signed-digit forms: bits of ``x ^ 3x``."""
-    magnitude = np.abs(numbers.astype(np.int64))
-    digits: NDArray[np.int64] = np.bitwise_count(magnitude ^ (3 * magnitude)).astype(np.int64)
-    return digits
-
-
-def find_untraceable(program: IntegerProgram, max_adders: int = MAX_ADDERS) -> list[tuple[Node, str]]:
-    """Return the nodes that cannot become adders, each with the reason and what to do."""
+def find_untraceable(program: IntegerProgram) -> list[tuple[Node, str]]:
+    """Return the nodes that cannot become adders at any size, each with the reason and what to do."""
     graph = program.graph
     found = []
     for node in graph.nodes:
@@ -149,33 +143,29 @@ def find_untraceable(program: IntegerProgram, max_adders: int = MAX_ADDERS) -> l
             largest = int(np.abs(effective_weight(graph, node)).max(initial=0))
             if largest >= MAX_WEIGHT:
                 found.append((node, f"a weight of {largest} has more than 24 bits. Use narrower weights"))
-    counts = estimate_adders(program)
-    total = sum(counts.values())
-    if total > max_adders:
-        largest_node = max(counts, key=lambda name: counts[name])
-        node = next(node for node in graph.nodes if node.name == largest_node)
-        reason = (
-            f"fully unrolled, the network needs about {total:,} adders, {counts[largest_node]:,} of them here; "
-            f"the limit is {max_adders:,}. Use fewer bits, prune, make the network smaller, or export to hls4ml with "
-            "a reuse factor"
-        )
-        found.append((node, reason))
     return found
 
 
-def trace(program: IntegerProgram, progress: Progress = NO_PROGRESS, max_adders: int = MAX_ADDERS) -> Circuit:
+def trace(program: IntegerProgram, progress: Progress = NO_PROGRESS, max_luts: int = MAX_LUTS) -> Circuit:
     """Turn a program into a circuit that computes every output from input codes at once.
 
+    Args:
+        program: The program.
+        progress: Told about traced nodes.
+        max_luts: A program of more, by `limits.guess_luts`, is refused before anything is traced.
+
     Raises:
-        ExportError: The network is too large to unroll, or a weight is too wide.
+        ExportError: A weight is too wide.
+        TooLargeError: The network is too large to unroll.
         MissingDependencyError: da4ml is not installed.
         ProofError: A tensor of the program may leave its declared type.
     """
     prove(program)
-    problems = find_untraceable(program, max_adders)
+    problems = find_untraceable(program)
     if problems:
         lines = "".join(f"\n  {node.name} ({node.op}): {reason}" for node, reason in problems)
         raise ExportError(f"the program cannot be unrolled:{lines}.")
+    check_size(guess_luts(program), max_luts)
     graph, net = program.graph, Netlist()
     tensors: dict[str, Values] = {}
     inputs, spans = [], {}

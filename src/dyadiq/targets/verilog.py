@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.core.qtype import QType
 from dyadiq.fpga.interface import FILENAME, describe, input_codes, read_interface
+from dyadiq.fpga.limits import MAX_LUTS, check_size, guess_luts
 from dyadiq.fpga.pipeline import schedule
 from dyadiq.fpga.simulate import SIMULATORS, bench_text, pack_vectors, simulate, unpack_vectors
 from dyadiq.fpga.trace import Port, find_untraceable, trace
@@ -39,6 +40,7 @@ class VerilogConfig:
         depth: Most adders in a row between two registers: fewer for a faster clock, more for fewer registers.
         n_vectors: Vectors for the bench.
         seed: Seed of the vectors.
+        max_luts: A program of more, by a quick guess, is refused; default: the largest known part.
         simulator: What `emulate` runs: ``iverilog``, or ``verilator`` for very many samples.
     """
 
@@ -46,6 +48,7 @@ class VerilogConfig:
     n_vectors: int = 1000
     seed: int = 0
     simulator: str = "iverilog"
+    max_luts: int = MAX_LUTS
 
     def __post_init__(self) -> None:
         """Refuse what makes no circuit.
@@ -56,7 +59,7 @@ class VerilogConfig:
         """
         if self.simulator not in SIMULATORS:
             raise UnknownNameError("simulator", self.simulator, SIMULATORS)
-        for name, least in (("depth", 1), ("n_vectors", 1), ("seed", 0)):
+        for name, least in (("depth", 1), ("n_vectors", 1), ("seed", 0), ("max_luts", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"verilog: {name} must be at least {least}, got {getattr(self, name)}.")
 
@@ -80,7 +83,8 @@ class VerilogTarget(Target):
         """Return a note on the input quantizer.
 
         Raises:
-            ExportError: The network is too large to unroll, or a weight is too wide.
+            ExportError: A weight is too wide.
+            TooLargeError: The network is too large to unroll.
             ProofError: A tensor may leave its declared type.
         """
         prove(program)
@@ -88,6 +92,7 @@ class VerilogTarget(Target):
         for node, reason in find_untraceable(program):
             problems.add(node, reason)
         problems.raise_if_any()
+        check_size(guess_luts(program), self.config.max_luts)
         return ["the circuit starts at input codes: the input quantizer is software"]
 
     def write(self, program: IntegerProgram, path: Path) -> list[Path]:
@@ -99,7 +104,7 @@ class VerilogTarget(Target):
             StorageError: The disk is full or not writable.
         """
         self.check(program)
-        circuit = trace(program)
+        circuit = trace(program, max_luts=self.config.max_luts)
         plan = schedule(circuit, self.config.depth)
         file = self.file(path)
         inputs, outputs = verilog_ports(circuit)

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import DataError, ExportError, MissingDependencyError
+from dyadiq.core.errors import DataError, ExportError, MissingDependencyError, TooLargeError
 from dyadiq.core.qtype import QType
 from dyadiq.ir.reference import run_reference
 from programs import PROGRAMS, ProgramBuilder, raw_inputs
@@ -65,9 +65,8 @@ def test_emulator_refuses_codes_that_do_not_fit(codes, message):
 
 def test_trace_refuses_when_network_is_too_large():
     program = PROGRAMS["mlp"](np.random.default_rng(0))
-    assert sum(estimate_adders(program).values()) > 1000
-    with pytest.raises(ExportError, match=r"cannot be unrolled:\n  linear3 \(linear\): fully .* limit is 1,000"):
-        trace(program, max_adders=1000)
+    with pytest.raises(TooLargeError, match=r"cannot be unrolled: about [0-9,]+ LUTs .* in linear3; .* 1,000 LUTs\."):
+        trace(program, max_luts=1000)
 
 
 def test_trace_refuses_when_a_weight_is_too_wide():
