@@ -2,15 +2,17 @@
 
 Used by `jets_job`. Knows nothing about jets: a task is any picklable value, the work any importable function.
 
-Processes are spawned, compute with one thread, write nothing to stdout (libraries in C++ print banners there), and end
-when the parent ends, whatever ends it. Ctrl-C reaches the parent alone; it stops them.
+Processes are spawned and write nothing to stdout (libraries in C++ print banners there). Ctrl-C reaches the parent alone,
+which stops them; if the parent is killed, each ends after the task it works on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -48,7 +50,8 @@ def in_processes(
         for _ in range(min(n_workers, len(tasks))):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, work), daemon=True)
-            process.start()
+            with _interrupts_ignored():  # inherited, so that Ctrl-C finds no worker that has just begun to import
+                process.start()
             theirs.close()
             workers[ours] = process
             running[ours] = _give(ours, waiting)
@@ -65,6 +68,18 @@ def in_processes(
             process.terminate()
             process.join()
             connection.close()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
 
 
 def _give(connection: Connection[Any, Any], waiting: list[Task]) -> Task:

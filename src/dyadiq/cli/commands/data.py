@@ -64,16 +64,17 @@ def _convert(source: Path, out: Path, given: list[str]) -> dict[str, Any]:
 
 def _simulate(out: Path, given: dict[str, int], workers: int) -> dict[str, Any]:
     from dyadiq.core.errors import RunInterruptedError
-    from dyadiq.zoo.jets_job import JetsConfig, simulate_jets
 
-    config = JetsConfig(**given)
     console = stderr_console()
-    console.print(
-        f"jets: {config.n_train:,} for training, {config.n_test:,} for test, seed {config.seed}, {workers} workers",
-        soft_wrap=True,
-    )
     progress = RichProgress(console)
     try:
+        from dyadiq.zoo.jets_job import JetsConfig, simulate_jets
+
+        config = JetsConfig(**given)
+        console.print(
+            f"jets: {config.n_train:,} for training, {config.n_test:,} for test, seed {config.seed}, {workers} workers",
+            soft_wrap=True,
+        )
         return simulate_jets(out, config, n_workers=workers, progress=progress)
     except KeyboardInterrupt as err:
         raise RunInterruptedError(f"interrupted; finished jets are kept in {out}: the same command continues.") from err
