@@ -2,8 +2,8 @@
 
 Used by `jets_job`. Knows nothing about jets: a task is any picklable value, the work any importable function.
 
-Processes are spawned and write nothing to stdout (libraries in C++ print banners there). Ctrl-C reaches the parent alone,
-which stops them; if the parent is killed, each ends after the task it works on.
+Processes are spawned and write nothing to stdout (libraries in C++ print banners there). Ctrl-C reaches the parent
+alone, which stops them; if the parent is killed, each ends after the task it works on.
 """
 
 from __future__ import annotations
