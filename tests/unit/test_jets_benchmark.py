@@ -1,4 +1,4 @@
-"""The comparison behind benchmarks/jets_simulation.py: sees what differs, and its stored result says that jets agree."""
+"""The comparison behind benchmarks/jets_simulation.py sees what differs; its stored result says that jets agree."""
 
 import importlib
 import json
