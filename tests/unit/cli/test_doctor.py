@@ -28,6 +28,10 @@ def test_everything_that_is_missing_has_a_line_to_run(cli, monkeypatch, tmp_path
     code, found = findings(cli)
     assert code == 0  # all of these are optional
     missing = [f for f in found.values() if f["status"] != "ok"]
+    tools = {"iverilog", "verilator", "yosys", "nextpnr-ice40", "nextpnr-ecp5"}
+    assert tools <= {f["what"] for f in missing}
+    assert found["yosys"]["advice"] == "for LUT and flip-flop counts: apt-get install yosys"
+    assert found["nextpnr-ecp5"]["advice"] == "for the clock on ECP5: pip install 'dyadiq[ecp5]'"
     assert {"chromium", "iverilog", "yosys", "C++ compiler", "DYADIQ_DATA"} <= {f["what"] for f in missing}
     assert all(f["advice"] for f in missing)
 
@@ -38,6 +42,13 @@ def test_optional_package_is_missing(cli, monkeypatch):
     code, found = findings(cli)
     assert code == 0
     assert found["qonnx"]["advice"] == "for target qonnx: pip install 'dyadiq[onnx]'"
+
+
+@pytest.mark.parametrize("name", ["da4ml", "hls4ml"])
+def test_package_for_hardware_is_missing(cli, monkeypatch, name):
+    known = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda wanted: None if wanted == name else known(wanted))
+    assert findings(cli)[1][name]["advice"].endswith("pip install 'dyadiq[fpga]'")
 
 
 def test_required_package_is_missing(cli, monkeypatch):

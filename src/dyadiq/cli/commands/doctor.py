@@ -24,13 +24,19 @@ _OPTIONAL = (
     ("onnxruntime", "onnx", "running targets onnx and qdq"),
     ("qonnx", "onnx", "target qonnx"),
     ("scikit-learn", "data", "the digits data set"),
+    ("hls4ml", "fpga", "target hls4ml"),
+    ("da4ml", "fpga", "target verilog and costs in LUTs"),
     ("pythia8mc", "jets", "simulating jets"),
     ("fastjet", "jets", "simulating jets"),
 )
-_PROGRAMS = (
-    ("chromium", "the test that renders the report", "apt-get install chromium"),
-    ("iverilog", "simulating Verilog", "apt-get install iverilog"),
-    ("yosys", "Verilog synthesis estimates", "apt-get install yosys"),
+_PROGRAMS = (("chromium", "the test that renders the report", "apt-get install chromium"),)
+# Found by `fpga.tools`, which knows other names for them and how to install each.
+_TOOLS = (
+    ("iverilog", "simulating Verilog"),
+    ("verilator", "simulating Verilog on very many samples"),
+    ("yosys", "LUT and flip-flop counts"),
+    ("nextpnr-ice40", "the clock on iCE40"),
+    ("nextpnr-ecp5", "the clock on ECP5"),
 )
 # onnx from 1.23 on writes IR version 14, which onnxruntime up to 1.31 refuses to load.
 _ONNX_LIMIT = (1, 23)
@@ -88,10 +94,18 @@ def _optional() -> list[Finding]:
 
 
 def _programs() -> list[Finding]:
+    from dyadiq.core.errors import MissingToolError
+    from dyadiq.fpga.tools import INSTALL, find_tool
+
     findings = []
     for name, use, line in _PROGRAMS:
         path = shutil.which(name)
         findings.append(Finding(name, "ok", path) if path else Finding(name, "missing", "-", f"for {use}: {line}"))
+    for name, use in _TOOLS:
+        try:
+            findings.append(Finding(name, "ok", find_tool(name)))
+        except MissingToolError:
+            findings.append(Finding(name, "missing", "-", f"for {use}: {INSTALL[name]}"))
     compiler = next((p for p in map(shutil.which, ("c++", "g++", "clang++")) if p), None)
     if compiler is None:
         findings.append(Finding("C++ compiler", "missing", "-", "for native code: apt-get install g++"))
