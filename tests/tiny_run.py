@@ -40,6 +40,13 @@ to = ["onnx"]
 """
 
 
+def one_layer():
+    """A model that is synthesised and placed in seconds: ``model.name = "tiny_run:one_layer"``."""
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(16, 5))
+
+
 def write_tiny_recipe(folder):
     """Write the data and the recipe, and return the recipe's path."""
     generator = np.random.default_rng(0)
