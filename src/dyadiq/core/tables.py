@@ -18,7 +18,7 @@ from dyadiq.core.facts import NetworkFacts
 
 __all__ = ["CostKind", "CostTable", "Interactions", "PairCost", "Sensitivity", "SensitivityTable"]
 
-CostKind = Literal["exact", "measured", "simulated", "estimated", "published"]
+CostKind = Literal["exact", "measured", "simulated", "estimated", "modelled", "published"]
 
 
 @dataclass(frozen=True, slots=True)

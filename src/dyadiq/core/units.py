@@ -2,8 +2,9 @@
 
 Used by allocate, recipe, cli and report. Knows units, not metrics; all arithmetic is exact (fractions).
 
-Bytes: kB, MB, GB are powers of 1000; KiB, MiB, GiB powers of 1024. Counts: k, M, G, T. Energy: fJ to mJ.
-A number without suffix is in the metric's own unit. A percentage is of the float32 network.
+Bytes: kB, MB, GB are powers of 1000; KiB, MiB, GiB powers of 1024. Counts: k, M, G, T.
+Energy: fJ to mJ. Time: ns to ms. A number without suffix is in the metric's own unit.
+A percentage is of the float32 network.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _SUFFIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "GiB": 2**30,
         },
         "fJ": {"fJ": 1, "pJ": 10**3, "nJ": 10**6, "uJ": 10**9, "mJ": 10**12},
+        "ns": {"ns": 1, "us": 10**3, "ms": 10**6},
     }
 )
 
