@@ -27,6 +27,7 @@ def check_names(recipe: Recipe) -> None:
     Raises:
         ConfigError: Names that no registry has, arguments that do not fit, amounts that are none; all are listed.
     """
+    _check_tracer(recipe)
     problems = [*_unknown_names(recipe), *_data_options(recipe), *_model_arguments(recipe), *_amounts(recipe)]
     problems += [*_target_options(recipe), *_hardware(recipe)]
     if problems:
@@ -37,6 +38,7 @@ def check_names(recipe: Recipe) -> None:
 def _unknown_names(recipe: Recipe) -> list[str]:
     from dyadiq.cost import COSTS
     from dyadiq.curvature import METHODS
+    from dyadiq.fpga.costs import HARDWARE_COSTS
     from dyadiq.targets import TARGETS
     from dyadiq.zoo import DATASETS, MODELS
 
@@ -44,7 +46,7 @@ def _unknown_names(recipe: Recipe) -> list[str]:
         ("data.name", "data set", [recipe.data.name], DATASETS),
         ("model.name", "model", [recipe.model.name] if ":" not in recipe.model.name else [], MODELS),
         ("analyze.method", "method", [recipe.analyze.method], METHODS),
-        ("allocate.budget", "cost metric", recipe.allocate.budget or (), COSTS),
+        ("allocate.budget", "cost metric", recipe.allocate.budget or (), {**COSTS, **HARDWARE_COSTS}),
         ("verify.against", "target", recipe.verify.against, TARGETS),
         ("export.to", "target", recipe.export.to, TARGETS),
     ]
@@ -57,16 +59,16 @@ def _unknown_names(recipe: Recipe) -> list[str]:
 
 
 def _target_options(recipe: Recipe) -> list[str]:
-    from dyadiq.pipeline.targets import recipe_target
+    from dyadiq.targets import get_target
 
     problems = [
         f"verify.limits: {name!r} is not among verify.against: {', '.join(recipe.verify.against)}."
         for name in recipe.verify.limits
         if name not in recipe.verify.against
     ]
-    for name in recipe.export.options:
+    for name, options in recipe.export.options.items():
         try:
-            recipe_target(recipe, name)
+            get_target(name).configured(**options)
         except ConfigError as err:
             problems.append(f"export.options: {err}")
     return problems
@@ -139,14 +141,33 @@ def _group_sizes(recipe: Recipe, model: nn.Module) -> list[str]:
     return problems
 
 
+def _check_tracer(recipe: Recipe) -> None:
+    """Check that layers can be traced where a budget asks for it.
+
+    Raises:
+        MissingDependencyError: da4ml is not installed.
+    """
+    from dyadiq.fpga.adder_graph import find_solver
+    from dyadiq.fpga.costs import HARDWARE_COSTS
+
+    if set(recipe.allocate.budget or ()) & set(HARDWARE_COSTS):
+        find_solver()
+
+
 def _amounts(recipe: Recipe) -> list[str]:
     from dyadiq.core.facts import NetworkFacts
     from dyadiq.core.units import parse_budget
     from dyadiq.cost import COSTS, cost_tables
+    from dyadiq.fpga.costs import HARDWARE_COSTS, hardware_cost_tables
+    from dyadiq.ir.graph import Graph
 
-    budget = {metric: amount for metric, amount in (recipe.allocate.budget or {}).items() if metric in COSTS}
+    budget = recipe.allocate.budget or {}
+    nothing = NetworkFacts((), ())
+    tables = cost_tables(nothing, [8], metrics=[metric for metric in budget if metric in COSTS])
+    circuits = [metric for metric in budget if metric in HARDWARE_COSTS]
+    tables |= hardware_cost_tables(Graph("float", (), (), (), {}, {}), nothing, [8], [8], circuits)
     problems = []
-    for metric, table in cost_tables(NetworkFacts((), ()), [8], metrics=budget).items():
+    for metric, table in tables.items():
         # How much the float network costs is not known yet; that there is a cost to take a percentage of, is.
         reference = None if table.reference is None else 10**12
         try:

@@ -23,7 +23,7 @@ def test_doctor_is_content_in_the_environment_of_the_tests(cli):
 
 
 def test_everything_that_is_missing_has_a_line_to_run(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     monkeypatch.setenv("DYADIQ_DATA", str(tmp_path / "nowhere"))
     code, found = findings(cli)
     assert code == 0  # all of these are optional
