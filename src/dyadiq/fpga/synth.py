@@ -69,6 +69,20 @@ _TRANSISTORS = {
     "DFF_P": 16,
 }
 
+# LUTs of cells that hold shift registers and small memories, on Xilinx parts and ECP5.
+_MEMORY_LUTS = {
+    "SRL16E": 1,
+    "SRLC32E": 1,
+    "RAM32X1D": 2,
+    "RAM64X1D": 2,
+    "RAM128X1D": 4,
+    "RAM32M": 4,
+    "RAM64M": 4,
+    "RAM32M16": 8,
+    "RAM64M8": 8,
+    "TRELLIS_DPR16X4": 6,
+}
+
 
 @dataclass(frozen=True)
 class SynthResult:
@@ -247,15 +261,16 @@ def read_cells(file: Path) -> dict[str, int]:
 
 
 def count_cells(cells: Mapping[str, int]) -> dict[str, int]:
-    """Return LUTs, flip-flops, carry cells and multiplier blocks of any family.
+    """Return LUTs, those used as memory included, flip-flops, carry cells and multiplier blocks of any family.
 
     Example:
-        >>> count_cells({"SB_LUT4": 3, "SB_DFF": 2, "SB_DFFE": 1})
-        {'lut': 3, 'ff': 3, 'carry': 0, 'dsp': 0}
+        >>> count_cells({"SB_LUT4": 3, "SB_DFF": 2, "SB_DFFE": 1}), count_cells({"LUT2": 5, "SRL16E": 2, "RAM32M": 1})
+        ({'lut': 3, 'ff': 3, 'carry': 0, 'dsp': 0}, {'lut': 11, 'ff': 0, 'carry': 0, 'dsp': 0})
     """
     flip_flops = ("FD", "SB_DFF", "TRELLIS_FF", "$_DFF", "$_SDFF")
     return {
-        "lut": _count(cells, "LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6", "SB_LUT4"),
+        "lut": _count(cells, "LUT1", "LUT2", "LUT3", "LUT4", "LUT5", "LUT6", "SB_LUT4")
+        + sum(cells.get(cell, 0) * luts for cell, luts in _MEMORY_LUTS.items()),
         "ff": sum(n for cell, n in cells.items() if cell.startswith(flip_flops)),
         "carry": _count(cells, "CARRY4", "CARRY8", "CCU2C", "SB_CARRY"),
         "dsp": _count(cells, "DSP48E1", "DSP48E2", "MULT18X18D", "SB_MAC16"),

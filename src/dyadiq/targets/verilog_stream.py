@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,23 +30,30 @@ from dyadiq.ir.reference import run_reference
 from dyadiq.targets.base import Codes, Problems, Target, checked_feeds, save_bytes
 from dyadiq.targets.verilog import VerilogConfig
 
-__all__ = ["VerilogStreamTarget"]
+__all__ = ["VerilogStreamConfig", "VerilogStreamTarget"]
+
+
+@dataclass(frozen=True, slots=True)
+class VerilogStreamConfig(VerilogConfig):
+    """Options of target `verilog`; ``n_vectors`` counts images."""
+
+    n_vectors: int = 32
 
 
 class VerilogStreamTarget(Target):
     """Pipelined Verilog in line-buffer form; emulated by simulating it with Icarus Verilog or Verilator.
 
     Attributes:
-        config: Options, those of target `verilog`; ``n_vectors`` counts images.
+        config: Options.
     """
 
     name: ClassVar[str] = "verilog_stream"
     filename: ClassVar[str] = f"{TOP}.v"
-    options: ClassVar[type] = VerilogConfig
+    options: ClassVar[type] = VerilogStreamConfig
 
-    def __init__(self, config: VerilogConfig | None = None) -> None:
-        """Take options; all default, with 32 images for the bench."""
-        self.config = VerilogConfig(n_vectors=32) if config is None else config
+    def __init__(self, config: VerilogStreamConfig = VerilogStreamConfig()) -> None:  # frozen
+        """Take options; all default."""
+        self.config = config
 
     def check(self, program: IntegerProgram) -> list[str]:
         """Return a note on the input quantizer.

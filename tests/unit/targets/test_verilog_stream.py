@@ -7,14 +7,16 @@ import subprocess
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from dyadiq.cli.app import app
 from dyadiq.core.errors import ExportError, ToolError
 from dyadiq.core.qtype import QType
 from dyadiq.fpga.stream import find_unstreamable, make_pipeline
 from dyadiq.ir.reference import run_reference
+from dyadiq.ir.serialize import save_program
 from dyadiq.targets.verify import verify
-from dyadiq.targets.verilog import VerilogConfig
-from dyadiq.targets.verilog_stream import VerilogStreamTarget, _unpacked
+from dyadiq.targets.verilog_stream import VerilogStreamConfig, VerilogStreamTarget, _unpacked
 from programs import BIPOLAR, INT4N, INT8, UINT8, ProgramBuilder, multipliers, raw_inputs
 
 pytest.importorskip("da4ml", reason="the adder graphs need da4ml")
@@ -92,7 +94,7 @@ def test_simulation_equals_reference(tmp_path, name):
 @pytest.mark.parametrize("name", SMALL)
 def test_bench_passes_with_and_without_gaps_and_sees_errors(tmp_path, name, gaps):
     program = SMALL[name](np.random.default_rng(2))
-    VerilogStreamTarget(VerilogConfig(n_vectors=6, depth=2)).write(program, tmp_path)
+    VerilogStreamTarget(VerilogStreamConfig(n_vectors=6, depth=2)).write(program, tmp_path)
     subprocess.run(["make", "bench.vvp"], cwd=tmp_path, check=True, capture_output=True)
 
     def bench():
@@ -123,7 +125,7 @@ def test_interface_says_what_a_clock_carries(tmp_path):
 @needs_iverilog
 def test_one_frame_takes_the_stated_latency(tmp_path):
     """Counted by a bench of its own: the clock of the last valid output after the clock of the first position."""
-    VerilogStreamTarget(VerilogConfig(n_vectors=1)).write(chain(np.random.default_rng(0)), tmp_path)
+    VerilogStreamTarget(VerilogStreamConfig(n_vectors=1)).write(chain(np.random.default_rng(0)), tmp_path)
     facts = json.loads((tmp_path / "interface.json").read_text())
     (tmp_path / "count.v").write_text("""
 module count;
@@ -149,6 +151,15 @@ def test_windows_keep_as_few_positions_as_they_need():
     assert depths[:4] == [18, 18, 10, 0]
     assert max(depths[4:6]) > 0
     assert min(depths[4:6]) == 0
+
+
+@pytest.mark.skipif(shutil.which("yosys") is None, reason="yosys is not installed")
+def test_command_synth_counts_a_streaming_circuit(tmp_path):
+    save_program(tmp_path / "p.safetensors", chain(np.random.default_rng(0)))
+    arguments = ["synth", str(tmp_path / "p.safetensors"), "--target", "verilog_stream", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--family", "ice40"])
+    assert result.exit_code == 0, result.output
+    assert "one sample per 42 cycles" in result.output
 
 
 def no_image(b):

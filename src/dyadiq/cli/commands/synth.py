@@ -18,18 +18,22 @@ __all__ = ["synth"]
 @click.option("--family", "families", multiple=True, help="Yosys family: xcup, xc7, ecp5, ice40, asic; repeatable.")
 @click.option("--device", "devices", multiple=True, help="A part of `dyadiq list devices`; repeatable.")
 @click.option("--place/--count-only", "placing", default=True, show_default=True, help="Place parts with open timing.")
+@click.option("--target", type=click.Choice(["verilog", "verilog_stream"]), default="verilog", help="What is written.")
 @click.option("--depth", type=click.IntRange(min=1), help="Adders between registers; default: what suits the part.")
 @click.option(
     "--seed", "seeds", type=click.IntRange(min=0), multiple=True, default=(1,), help="Of the placer; repeatable."
 )
 @click.option("--target-mhz", type=click.FloatRange(min=1), default=150.0, show_default=True, help="The placer's aim.")
 @click.option("--timeout", "timeout_s", type=click.IntRange(min=1), default=3600, show_default=True, help="Seconds.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; default: verilog in the run folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder; default: one of the target's name in the run folder."
+)
 def synth(
     program: Path,
     families: tuple[str, ...],
     devices: tuple[str, ...],
     placing: bool,
+    target: str,
     depth: int | None,
     seeds: tuple[int, ...],
     target_mhz: float,
@@ -47,15 +51,15 @@ def synth(
     from dyadiq.fpga.hardware import measure
     from dyadiq.fpga.interface import read_interface
     from dyadiq.fpga.synth import default_depth, synthesize
-    from dyadiq.targets.verilog import VerilogConfig, VerilogTarget
+    from dyadiq.targets import get_target
 
     devices = tuple(name.lower() for name in devices)
     _check(program, families, devices, out)
     names = families or (() if devices else ("xcup",))
     if depth is None:
         depth = default_depth(find_device(devices[0]).family if devices else names[0])
-    folder = out if out is not None else program / "verilog"
-    VerilogTarget(VerilogConfig(depth=depth)).write(load_any_program(program), folder)
+    folder = out if out is not None else program / target
+    get_target(target).configured(depth=depth).write(load_any_program(program), folder)
     interface = read_interface(folder)
     console = stderr_console()
     results: list[dict[str, Any]] = []
@@ -83,7 +87,7 @@ def synth(
         print_json({"schema": "dyadiq.synth/1", "folder": str(folder), **facts, "hardware": results})
     else:
         print_text(
-            f"{folder}: latency {interface['latency_cycles']} cycles, one sample per cycle, "
+            f"{folder}: latency {interface['latency_cycles']} cycles, one sample per {_cycles(interface)}, "
             f"at most {interface['adders_per_stage']} adders between registers"
         )
         _print(results)
@@ -123,6 +127,11 @@ def _print(results: list[dict[str, Any]]) -> None:
             )
         if r["refusal"]:
             print_text(f"Does not fit: {r['refusal']}")
+
+
+def _cycles(interface: dict[str, Any]) -> str:
+    interval = interface["initiation_interval"]
+    return "cycle" if interval == 1 else f"{interval} cycles"
 
 
 def _timing(row: dict[str, Any]) -> str:
