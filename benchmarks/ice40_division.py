@@ -235,15 +235,16 @@ def measure(design, folder, seeds):
 def table(document):
     """Return the rows as Markdown."""
     lines = [
-        "| circuit | bits | built | cycles | LC | MHz | LC x ns | pairs compared | different |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| circuit | bits | built | cycles | LUT4 | LC | MHz | LC x ns | pairs compared | different |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in document["rows"]:
         sign = "signed" if row["signed"] else "unsigned"
         spread = "" if row["fmax_mhz_stdev"] is None else f" ± {row['fmax_mhz_stdev']}"
         lines.append(
-            f"| {row['what']}, {sign} | {row['bits']} | {row['built']} | {row['latency']} | {row['lc']:,} | "
-            f"{row['fmax_mhz']}{spread} | {row['area_delay']:,} | {row['pairs']:,} | {row['mismatches']} |"
+            f"| {row['what']}, {sign} | {row['bits']} | {row['built']} | {row['latency']} | {row['lut4']:,} | "
+            f"{row['lc']:,} | {row['fmax_mhz']}{spread} | {row['area_delay']:,} | {row['pairs']:,} | "
+            f"{row['mismatches']} |"
         )
     return "\n".join(lines)
 

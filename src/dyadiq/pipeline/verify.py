@@ -28,7 +28,13 @@ def _run(context: StageContext) -> None:
     for names, n_samples, chunk in _batches(section, len(x)):
         targets = [recipe_target(context.recipe, name) for name in names]
         results |= verify(
-            program, x[:n_samples], targets, raise_on_mismatch=False, chunk=chunk, progress=context.progress
+            program,
+            x[:n_samples],
+            targets,
+            raise_on_mismatch=False,
+            chunk=chunk,
+            workdir=context.scratch,  # logs of a tool that crashes are kept
+            progress=context.progress,
         )
     ordered = sorted(results, key=lambda key: section.against.index(key.partition(":")[0]))
     write_json(context.folder / "verify.json", {name: results[name].to_json() for name in ordered})

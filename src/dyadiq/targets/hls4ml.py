@@ -171,7 +171,8 @@ class Hls4mlTarget(Target):
         """Quantize raw inputs, run the C simulation (compiled on first use), and return output codes.
 
         Raises:
-            ArtifactError: No such file, none of ours, or the simulation does not compile or load.
+            ArtifactError: No such file, or none of ours.
+            ToolError: The simulation does not compile or crashes; logs are in the project.
             DataError: Inputs missing, or of the wrong shape.
             MissingDependencyError: There is no g++.
         """

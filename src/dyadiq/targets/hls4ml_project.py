@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -20,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.errors import ArtifactError, ExportError, MissingDependencyError, StorageError
+from dyadiq.core.errors import ExportError, MissingDependencyError, StorageError, ToolError
 from dyadiq.core.storage import make_folder
+from dyadiq.fpga.tools import run_tool
 from dyadiq.targets import hls4ml_run
 from dyadiq.targets.base import require
 from dyadiq.targets.hls4ml_layers import Layers
@@ -30,6 +30,7 @@ __all__ = ["PROJECT", "run_csim", "write_project"]
 
 PROJECT = "dyadiq_net"
 _COMPILE_SECONDS = 1800
+_RUN_SECONDS = 3600
 _DEFAULT = "fixed<77,38>"  # hls4ml wants one; a width that no layer has, so that falling back to it is seen
 
 
@@ -91,7 +92,7 @@ def run_csim(
     Compiles first if that was not done yet. Runs in a process of its own: generated C++ may abort.
 
     Raises:
-        ArtifactError: The project does not compile (the log is kept), does not load, or its simulation crashes.
+        ToolError: The project does not compile, does not load, crashes or takes too long; logs are in the folder.
         MissingDependencyError: There is no g++.
     """
     if not (folder / library).is_file():
@@ -109,10 +110,10 @@ def run_csim(
             scratch,
             sizes_text,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ArtifactError(f"{folder}: the C simulation failed (exit code {done.returncode}): {last}")
+        try:
+            run_tool(command, log=folder / "csim.log", timeout_s=_RUN_SECONDS)
+        except ToolError as error:
+            raise ToolError(f"{folder}: the C simulation failed: {error}") from error
         return [np.load(Path(scratch) / f"out{i}.npy") for i in range(len(sizes))]
 
 
@@ -121,14 +122,7 @@ def _compile(folder: Path) -> None:
         raise MissingDependencyError("g++ (the system's C++ compiler, e.g. apt-get install g++)", "fpga")
     log = folder / "compile.log"
     try:
-        done = subprocess.run(
-            ["bash", "build_lib.sh"], cwd=folder, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ArtifactError(
-            f"{folder}: g++ did not finish in {_COMPILE_SECONDS} s. Use a larger reuse factor."
-        ) from error
-    log.write_text(done.stdout + done.stderr)
-    if done.returncode:
-        first = next((line for line in log.read_text().splitlines() if "error" in line), "no message")
-        raise ArtifactError(f"{folder}: the C simulation does not compile: {first.strip()}. The log is {log}.")
+        run_tool(["/bin/bash", "build_lib.sh"], folder=folder, log=log, timeout_s=_COMPILE_SECONDS)
+    except ToolError as error:
+        first = next((line for line in log.read_text().splitlines() if "error" in line), "no message of g++")
+        raise ToolError(f"{folder}: the C simulation does not compile: {first.strip()}. {error}") from error

@@ -8,7 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from dyadiq.cli.app import app
-from dyadiq.core.errors import ArtifactError, ConfigError, ExportError, MissingDependencyError, UnknownNameError
+from dyadiq.core.errors import (
+    ArtifactError,
+    ConfigError,
+    ExportError,
+    MissingDependencyError,
+    UnknownNameError,
+    ToolError,
+)
 from dyadiq.core.qtype import QType
 from dyadiq.ir.reference import run_reference
 from dyadiq.targets import get_target
@@ -273,11 +280,17 @@ def test_missing_compiler_and_failing_builds_are_named(tmp_path, monkeypatch):
             Hls4mlTarget().emulate(tmp_path, feeds)
     script = tmp_path / "hls4ml" / "build_lib.sh"
     script.write_text("echo 'x.cpp:1: error: no such thing' >&2; exit 1\n")
-    with pytest.raises(ArtifactError, match=r"does not compile: x\.cpp:1: error: no such thing\. The log is .*compile"):
+    wrong = (
+        r"does not compile: x\.cpp:1: error: no such thing\. bash failed with exit status 1. Its log is .*compile\.log"
+    )
+    with pytest.raises(ToolError, match=wrong) as caught:
         Hls4mlTarget().emulate(tmp_path, feeds)
+    assert caught.value.exit_code == 3
     library = json.loads((tmp_path / "hls4ml.json").read_bytes())["library"]
     (tmp_path / "hls4ml" / library).write_bytes(b"no library")
-    with pytest.raises(ArtifactError, match=r"the C simulation failed \(exit code 1\): OSError"):
+    with pytest.raises(
+        ToolError, match=r"(?s)the C simulation failed: .* exit status 1. Its log is .*csim\.log.*OSError"
+    ):
         Hls4mlTarget().emulate(tmp_path, feeds)
 
 
