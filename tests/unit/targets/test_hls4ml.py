@@ -13,8 +13,8 @@ from dyadiq.core.errors import (
     ConfigError,
     ExportError,
     MissingDependencyError,
-    UnknownNameError,
     ToolError,
+    UnknownNameError,
 )
 from dyadiq.core.qtype import QType
 from dyadiq.ir.reference import run_reference
