@@ -10,6 +10,7 @@ import click
 
 from dyadiq.cli.commands.data import data
 from dyadiq.cli.commands.doctor import doctor
+from dyadiq.cli.commands.import_ import import_
 from dyadiq.cli.commands.programs import export, verify
 from dyadiq.cli.commands.registries import list_
 from dyadiq.cli.commands.report import report
@@ -20,7 +21,8 @@ from dyadiq.cli.commands.synth import synth
 
 __all__ = ["app", "main"]
 
-_COMMANDS = (run, capture, analyze, allocate, quantize, verify, export, report, show, synth, data, list_, doctor)
+_STAGES = (run, capture, analyze, allocate, quantize)
+_COMMANDS = (*_STAGES, verify, export, import_, report, show, synth, data, list_, doctor)
 
 
 @click.group(

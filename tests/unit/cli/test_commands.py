@@ -30,6 +30,7 @@ def test_help_lists_the_commands(cli, snapshot):
         "quantize",
         "verify",
         "export",
+        "import",
         "report",
         "show",
         "synth",
