@@ -14,9 +14,10 @@ from dyadiq.targets import TARGETS
 from tiny_run import write_tiny_recipe
 
 pytest.importorskip("da4ml", reason="the adder graphs need da4ml")
+pytest.importorskip("hls4ml", reason="it is among the executors that are compared")
 pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("yosys", "nextpnr-ice40", "iverilog"))),
-    reason="yosys, nextpnr-ice40 or iverilog is not installed",
+    not all(map(shutil.which, ("yosys", "nextpnr-ice40", "iverilog", "g++"))),
+    reason="yosys, nextpnr-ice40, iverilog or g++ is not installed",
 )
 # One layer of two-bit weights: synthesised and placed in seconds.
 SMALL = (
@@ -30,7 +31,7 @@ SMALL = (
     "quant.activation={ scale = 'pow2' }",
 )
 HARDWARE = "hardware={ devices = ['VU9P'], depth = 6 }"
-AGAINST = "verify={ against = ['exact', 'verilog'], limits = { verilog = 30 } }"
+AGAINST = "verify={ against = ['exact', 'hls4ml', 'verilog'], limits = { hls4ml = 40, verilog = 30 } }"
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +57,9 @@ def test_document_has_hardware_with_kinds_and_verilog_in_verify(finished):
     assert hardware["latency_ns"] == 5 * hardware["latency_cycles"]
     assert hardware["adders_per_stage"] <= 6
     assert [row["device"] for row in hardware["devices"]] == ["vu9p"]
-    assert list(verify) == ["exact", "verilog"]
-    assert (verify["exact"]["samples"], verify["verilog"]["samples"]) == (100, 30)
-    assert verify["verilog"]["mismatches"] == 0
+    assert list(verify) == ["exact", "hls4ml", "verilog"]
+    assert [v["samples"] for v in verify.values()] == [100, 40, 30]
+    assert [v["mismatches"] for v in verify.values()] == [0, 0, 0]
     assert finished.summary["accepted"]
 
 
