@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,20 @@ def test_packing_speed_has_a_row_for_each_width(tmp_path):
     assert set(document["environment"]) >= {"cpu", "load_average", "versions", "commit", "uncommitted"}
 
 
-@pytest.mark.parametrize("name", ["jets_table", "digits_table"])
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("yosys", "nextpnr-ice40", "iverilog"))),
+    reason="yosys, nextpnr-ice40 or iverilog is not installed",
+)
+def test_division_is_right_before_it_is_placed(tmp_path):
+    done = start("ice40_division.py", tmp_path, "--seeds", "0", "--widths", "4", "--out", "table.json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert len(rows) == 10
+    assert {row["mismatches"] for row in rows} == {0}
+    assert all(row["pairs"] > 40_000 and row["lc"] > 0 and row["fmax_mhz"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["jets_table", "digits_table", "ice40_division"])
 def test_validation_page_shows_the_table_of_the_stored_results(name, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     script = importlib.import_module(name)
