@@ -49,8 +49,8 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "asic": "synth -flatten; dfflegalize -cell $_DFF_P_ x; abc -g AND,NAND,OR,NOR,XOR,XNOR,MUX; opt_clean",
     }
 )
-# Adders between registers that suit a family. On iCE40, LUTs and carries are slow: with 2, a jets network with 80 % of
-# its weights zero reaches 125 MHz on an HX8K and takes fewer cells than with 1.
+# Adders between registers that suit a family. On iCE40 a jets network with 80 % of its weights zero reaches 125 MHz in
+# 6,161 cells of an HX8K with 2 and 98 MHz in 5,913 with 3 (12 and 9 cycles); 1 costs too many flip-flops to fit.
 _DEPTHS = MappingProxyType({"ice40": 2, "ecp5": 3})
 _DEPTH = 4
 _PLACED = ("ice40", "ecp5")  # families whose netlists are written for `place`
