@@ -138,10 +138,17 @@ class UniformBits(_Section):
 
 
 class AllocateSection(_Section):
-    """``[allocate]``: either a budget (absolute, or a percentage of the float network) or uniform bits."""
+    """``[allocate]``: either a budget (absolute, or a percentage of the float network) or uniform bits.
+
+    Budgets of ``lut``, ``ff`` and ``latency_ns`` are absolute, for the first device and the depth of ``[hardware]``;
+    ``clock_mhz`` is what nanoseconds are modelled with, without it what is assumed for the device. Networks that
+    would take more than ``max_luts`` (default: the largest known part) are refused.
+    """
 
     budget: dict[str, Annotated[float, Field(gt=0)] | Annotated[int, Field(gt=0)] | str] | None = None
     uniform: UniformBits | None = None
+    clock_mhz: Positive | None = None
+    max_luts: Count | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:

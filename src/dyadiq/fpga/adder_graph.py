@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import MissingDependencyError, ProofError
 from dyadiq.fpga.netlist import Netlist, Value, constant
 
-__all__ = ["MAX_WEIGHT", "multiply_matrix"]
+__all__ = ["MAX_WEIGHT", "find_solver", "multiply_matrix"]
 
 MAX_WEIGHT = 1 << 24  # da4ml takes float32 matrices
 
@@ -125,6 +125,18 @@ class _Forms:
         return value
 
 
+def find_solver() -> Any:
+    """Return da4ml's solver.
+
+    Raises:
+        MissingDependencyError: da4ml is not installed.
+    """
+    try:
+        return importlib.import_module("da4ml.cmvm").solve
+    except ImportError as error:
+        raise MissingDependencyError("da4ml", "fpga") from error
+
+
 @lru_cache(maxsize=4096)
 def _solve(
     kernel: bytes, shape: tuple[int, int], intervals: tuple[tuple[int, int], ...], levels: tuple[int, ...]
@@ -134,10 +146,7 @@ def _solve(
     Raises:
         MissingDependencyError: da4ml is not installed.
     """
-    try:
-        solve = importlib.import_module("da4ml.cmvm").solve
-    except ImportError as error:
-        raise MissingDependencyError("da4ml", "fpga") from error
+    solve = find_solver()
     matrix = np.frombuffer(kernel, dtype=np.int64).reshape(shape).astype(np.float32)
     return tuple(
         solve(

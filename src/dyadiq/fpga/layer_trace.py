@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.affine import AffineParams, fit_affine, quantize
+from dyadiq.core.affine import fit_affine, quantize
 from dyadiq.core.errors import ArtifactError
 from dyadiq.core.facts import LayerFacts, NetworkFacts
 from dyadiq.core.progress import NO_PROGRESS, Progress
@@ -168,7 +168,7 @@ def traced_layers(
     }
     guesses = {
         layer.name: guess_dot_luts(
-            integers[layer.name, options[layer.weight][0]][0], layer.n_positions, options[layer.input][0]
+            integers[layer.name, options[layer.weight][0]].values, layer.n_positions, options[layer.input][0]
         )
         for layer in facts.layers
     }
@@ -182,12 +182,13 @@ def traced_layers(
     for layer in facts.layers:
         traces = {}
         for b_w in options[layer.weight]:
-            weight, multipliers = integers[layer.name, b_w]
+            weight = integers[layer.name, b_w]
             for b_a in options[layer.input]:
                 qtype = facts.config.activation.with_bits(b_a).qtype(
                     nonnegative=facts.decision(layer.input).nonnegative
                 )
-                traces[b_w, b_a] = _cached(known, weight, _groups(graph, layer), qtype, multipliers)
+                multipliers = None if _is_pow2(facts) else _multipliers(facts, weight, qtype)
+                traces[b_w, b_a] = _cached(known, weight.values, _groups(graph, layer), qtype, multipliers)
                 progress.advance(1, layer.name)
         traced.append(TracedLayer(layer, traces))
     progress.finish()
@@ -230,29 +231,34 @@ def _groups(graph: Graph, layer: LayerFacts) -> int:
     return int(node.attrs.get("groups", 1))
 
 
-def _quantized(
-    graph: Graph, facts: NetworkFacts, layer: LayerFacts, bits: int
-) -> tuple[NDArray[np.int64], tuple[int, ...] | None]:
-    """Return integer weights, as `ir.integer.effective_weight` does for a program, and multipliers.
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """Integer weights, as `ir.integer.effective_weight` has them for a program, and their scale per channel."""
 
-    Multipliers have the right width, from the scales of the weights; activation scales are not known yet.
-    """
-    values = graph.params[layer.weight]
-    params = fit_affine(values, facts.config.weight.with_bits(bits), name=layer.weight)
-    weight = _integers(values, params, layer.weight)
-    if _is_pow2(facts):
-        return weight, None
-    scales = np.broadcast_to(params.scale, (layer.m,))
-    top = float(scales.max())
-    return weight, tuple(to_dyadic(float(s) / top * 2.0**-8, facts.config.multiplier_bits)[0] for s in scales)
+    values: NDArray[np.int64]
+    scale: NDArray[np.float64]
 
 
-def _integers(values: NDArray[np.float64], params: AffineParams, name: str) -> NDArray[np.int64]:
+def _quantized(graph: Graph, facts: NetworkFacts, layer: LayerFacts, bits: int) -> _Weight:
+    values, name = graph.params[layer.weight], layer.weight
+    params = fit_affine(values, facts.config.weight.with_bits(bits), name=name)
     weight = quantize(values, params, name=name) - params.zero_points(values.shape)
-    if params.group_factor is None:
-        return weight
-    flat = weight.reshape(*params.group_factor.shape, -1)
-    return np.asarray(flat * params.group_factor[:, :, None], dtype=np.int64).reshape(weight.shape)
+    if params.group_factor is not None:
+        flat = weight.reshape(*params.group_factor.shape, -1)
+        weight = np.asarray(flat * params.group_factor[:, :, None], dtype=np.int64).reshape(weight.shape)
+    return _Weight(weight, np.broadcast_to(params.scale, (layer.m,)))
+
+
+def _multipliers(facts: NetworkFacts, weight: _Weight, qtype: QType) -> tuple[int, ...]:
+    """Return multipliers of the width that their products may have; activation scales are not known yet."""
+    config, top = facts.config, float(weight.scale.max())
+    reach = np.abs(weight.values).reshape(len(weight.values), -1).sum(axis=1) * max(-qtype.qmin, qtype.qmax)
+    multipliers = []
+    for scale, bound in zip(weight.scale.tolist(), reach.tolist(), strict=True):
+        room = config.multiplier_bits if config.product_bits is None else config.product_bits - int(bound).bit_length()
+        bits = max(1, min(config.multiplier_bits, room))
+        multipliers.append(to_dyadic(scale / top * 2.0**-8, bits)[0])
+    return tuple(multipliers)
 
 
 def _cached(

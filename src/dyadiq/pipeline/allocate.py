@@ -7,7 +7,11 @@ from dataclasses import replace
 
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.plan import BitPlan, uniform_plan
+from dyadiq.core.tables import CostTable
+from dyadiq.pipeline.sources import graph
 from dyadiq.pipeline.stage import Stage, StageContext
+from dyadiq.pipeline.targets import CIRCUIT, circuit_depth
+from dyadiq.recipe import HardwareSection
 
 __all__ = ["STAGE", "priced_uniform_plan"]
 
@@ -24,14 +28,42 @@ def _run(context: StageContext) -> None:
     else:
         assert budget is not None  # the recipe has one of the two
         bits: Sequence[int] = recipe.analyze.bits
+        activation_bits = recipe.analyze.activation_bits or bits
         plan = allocate(
             table,
             budget,
             bits=bits,
-            activation_bits=recipe.analyze.activation_bits or bits,
+            activation_bits=activation_bits,
+            costs=_hardware_costs(context, table.facts, bits, activation_bits),
             progress=context.progress,
         )
     save_plan(context.folder / "plan.json", plan)
+
+
+def _hardware_costs(
+    context: StageContext, facts: NetworkFacts, bits: Sequence[int], activation_bits: Sequence[int]
+) -> dict[str, CostTable]:
+    """Return all costs of circuits if one of them is budgeted: layers are traced once, and kept in the run folder."""
+    from dyadiq.fpga.circuit_config import CircuitConfig
+    from dyadiq.fpga.costs import HARDWARE_COSTS, hardware_cost_tables
+    from dyadiq.fpga.limits import MAX_LUTS
+    from dyadiq.ir.passes import canonicalize
+
+    section = context.recipe.allocate
+    if not set(section.budget or ()) & set(HARDWARE_COSTS):
+        return {}
+    hardware = context.recipe.hardware or HardwareSection()
+    device = hardware.devices[0].lower()
+    config = CircuitConfig(device, circuit_depth(hardware, device), section.clock_mhz, section.max_luts or MAX_LUTS)
+    return hardware_cost_tables(
+        canonicalize(graph(context)),
+        facts,
+        bits,
+        activation_bits,
+        config=config,
+        cache=context.run / "cache" / "layer_traces.json",
+        progress=context.progress,
+    )
 
 
 def priced_uniform_plan(facts: NetworkFacts, weight_bits: int, activation_bits: int) -> BitPlan:
@@ -43,4 +75,4 @@ def priced_uniform_plan(facts: NetworkFacts, weight_bits: int, activation_bits: 
     return replace(plan, costs={name: table.total(plan.bits) for name, table in tables.items()})
 
 
-STAGE = Stage("allocate", "choose the bits", ("analyze",), ("analyze", "allocate"), _run)
+STAGE = Stage("allocate", "choose the bits", ("capture", "analyze"), ("analyze", "allocate", *CIRCUIT), _run)

@@ -46,7 +46,7 @@ def _unknown_names(recipe: Recipe) -> list[str]:
         ("data.name", "data set", [recipe.data.name], DATASETS),
         ("model.name", "model", [recipe.model.name] if ":" not in recipe.model.name else [], MODELS),
         ("analyze.method", "method", [recipe.analyze.method], METHODS),
-        ("allocate.budget", "cost metric", recipe.allocate.budget or (), {**COSTS, **HARDWARE_COSTS}),
+        ("allocate.budget", "cost metric", recipe.allocate.budget or (), [*COSTS, *HARDWARE_COSTS]),
         ("verify.against", "target", recipe.verify.against, TARGETS),
         ("export.to", "target", recipe.export.to, TARGETS),
     ]

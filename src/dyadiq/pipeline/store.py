@@ -7,6 +7,7 @@ Used by `pipeline.runner` and the command line. Knows files and hashes, not what
     <run>/lock                   held (flock) while a run works here; the kernel frees it on any death
     <run>/stages/<stage>.json    written atomically and last: key, files with sha256, seconds
     <run>/<stage>/...            the stage's files
+    <run>/cache/...              numbers that cost time, by what they are of; may be deleted
     <run>/summary.json           only while it is the result of recipe.json
     <run>/previous/...           summary and report of an earlier recipe, set aside when a stage had to run again
     <run>/.tmp, <run>/.work      unfinished stages and their checkpoints

@@ -23,8 +23,9 @@ def _methods() -> Mapping[str, Any]:
 
 def _costs() -> Mapping[str, Any]:
     from dyadiq.cost import COSTS
+    from dyadiq.fpga.costs import HARDWARE_COSTS
 
-    return COSTS
+    return {**COSTS, **HARDWARE_COSTS}
 
 
 def _targets() -> Mapping[str, Any]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dyadiq.cli.commands.run import execute, resolve_recipe
 from dyadiq.cli.commands.show import show_file
 from dyadiq.cli.guard import command
+
+if TYPE_CHECKING:
+    from dyadiq.recipe import Recipe
 
 __all__ = ["allocate", "analyze", "capture", "quantize"]
 
@@ -17,7 +21,11 @@ _SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", he
 
 
 def _until(stage: str, file: str, recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    result = execute(resolve_recipe(recipe, overrides), until=stage)
+    _run_until(stage, file, resolve_recipe(recipe, overrides), as_json)
+
+
+def _run_until(stage: str, file: str, recipe: Recipe, as_json: bool) -> None:
+    result = execute(recipe, until=stage)
     show_file(result.folder / stage / file, as_json=as_json)
 
 
@@ -40,9 +48,49 @@ def analyze(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @command("allocate", "Choose the bits under the budget.")
 @_RECIPE
 @_SET
-def allocate(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Choose the bits under the budget, and show the plan with its certificate."""
-    _until("allocate", "plan.json", recipe, overrides, as_json)
+@click.option(
+    "--budget", "budgets", multiple=True, metavar="METRIC=AMOUNT", help="Instead of the recipe's; repeatable."
+)
+@click.option("--device", help="Part of the budgets lut, ff and latency_ns (see: dyadiq list devices).")
+@click.option("--clock", "clock_mhz", type=float, metavar="MHZ", help="Clock that latency_ns is modelled with.")
+def allocate(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    budgets: tuple[str, ...],
+    device: str | None,
+    clock_mhz: float | None,
+    as_json: bool,
+) -> None:
+    """Choose the bits under the budget, and show the plan with its certificate.
+
+    For example --budget size=25%, --budget lut=8000, --budget latency_ns=90 --device xc7z020.
+    """
+    if device is not None:
+        overrides += (f'hardware.devices=["{device}"]',)
+    if clock_mhz is not None:
+        overrides += (f"allocate.clock_mhz={clock_mhz!r}",)
+    resolved = resolve_recipe(recipe, overrides)
+    _run_until("allocate", "plan.json", _with_budget(resolved, budgets) if budgets else resolved, as_json)
+
+
+def _with_budget(recipe: Recipe, budgets: tuple[str, ...]) -> Recipe:
+    """Return the recipe with another budget, in place of its own or of uniform bits.
+
+    Raises:
+        ConfigError: A text is no ``METRIC=AMOUNT``.
+    """
+    from dyadiq.core.errors import ConfigError
+    from dyadiq.recipe import parse_recipe
+
+    wanted = {}
+    for text in budgets:
+        metric, sign, amount = text.partition("=")
+        if not (sign and metric.strip() and amount.strip()):
+            raise ConfigError(f"--budget {text}: expected METRIC=AMOUNT, for example --budget lut=8000.")
+        wanted[metric.strip()] = amount.strip()
+    data = recipe.model_dump(mode="json")
+    data["allocate"] |= {"budget": wanted, "uniform": None}
+    return parse_recipe(data, where="--budget")
 
 
 @command("quantize", "Calibrate, fine-tune and lower to integers.")
