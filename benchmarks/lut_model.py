@@ -3,7 +3,7 @@
 Run: python benchmarks/lut_model.py PROGRAM... [--depth 4] [--out FOLDER]
 
 PROGRAM is a .dyq file or a stored program, for example RUN/lower/program.safetensors. Where RUN holds the graph and the
-plan beside it, the cost table of the float network at the plan's bits, which `allocate` works with, is compared as well.
+plan as well, the cost table of the float network at the plan's bits, which `allocate` works with, is compared too.
 Ends with exit code 1 where an estimate is off by more than ``--limit``.
 """
 
@@ -28,11 +28,8 @@ from dyadiq.targets.verilog import VerilogConfig, VerilogTarget
 
 def table_totals(run, depth):
     """Return the LUTs and flip-flops of a run's plan by the cost tables; nothing for a program outside a run."""
-    files = [
-        run / "capture" / "graph.safetensors",
-        run / "allocate" / "plan.json",
-        run / "analyze" / "sensitivity.safetensors",
-    ]
+    names = ("capture/graph.safetensors", "allocate/plan.json", "analyze/sensitivity.safetensors")
+    files = [run / name for name in names]
     if not all(file.is_file() for file in files):
         return {}
     plan, facts = load_plan(files[1]), load_table(files[2]).facts
@@ -57,7 +54,7 @@ def compare(file, folder, depth):
         if name in totals:
             row[name] |= {"table": totals[name], "table_error_frac": round(totals[name] / counted - 1, 4)}
     row["latency_cycles"] = result.latency_cycles
-    row["layers"] = [layer for layer in estimate.to_json()["layers"]]
+    row["layers"] = list(estimate.to_json()["layers"])
     return row
 
 

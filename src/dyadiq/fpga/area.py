@@ -1,6 +1,6 @@
 """How many LUTs a netlist takes on a Xilinx part, counted per operation without synthesis.
 
-Used by `estimate` and `layer_cost`. An adder bit is one LUT in front of the carry chain where both operands reach it;
+Used by `estimate` and `layer_trace`. An adder bit is one LUT in front of the carry chain where both operands reach it;
 where one operand is a constant, the carry chain takes the other alone (or inverted). Adders that join the same two bits
 share the LUT, one inverted where the other is not: a sum and a difference of the same two, and repeated signs. Clips
 are LUTs, or part of an adder's LUT, or the synchronous reset of a register (`_ClipUses`).

@@ -7,8 +7,10 @@ fewest bits alive; where that is, is known only of the whole circuit. So a layer
 
 with its clipped output, which lives one level, at ``bits / depth``; inputs and outputs are registered besides.
 
-Kind ``estimated``, as `lut_cost`. Where branches are unequally deep, what waits for the longer one is not counted.
-A finished program is counted exactly by `estimate`.
+Kind ``estimated``, as `lut_cost`, and coarser: measured against programs calibrated but not trained, up to 31 % too low
+and 13 % too high (75 % too high with nine of ten weights pruned); half of it after training.
+Where branches are unequally deep, what waits for the longer one is not counted.
+A finished program is counted by `estimate`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ pool its comparators or adders.
 
 Kind ``estimated``: weights are those of the float network, quantized to the nearest code, and training moves them;
 activation scales are not known, so multipliers are of the right width but not the right value. What neighbouring
-windows of a convolution share is not taken off. A finished program is counted exactly by `estimate`.
+windows of a convolution share is not taken off. Measured: 1 % below to 13 % above programs calibrated but not trained
+(62 % above with nine of ten weights pruned, where whole channels vanish), 23 % below a trained one of 23,309 LUTs: fine
+for comparing plans, so leave room in a budget, and measure what came out: a finished program is counted by `estimate`.
 """
 
 from __future__ import annotations

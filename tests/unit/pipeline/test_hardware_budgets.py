@@ -9,9 +9,10 @@ from dyadiq.pipeline.run import run_recipe
 from dyadiq.recipe import load_recipe
 from tiny_run import write_tiny_recipe
 
+pytest.importorskip("da4ml", reason="the adder graphs need da4ml")
+
 
 def test_allocate_meets_hardware_budgets_with_traces_kept_in_the_run_folder(tmp_path, monkeypatch):
-    pytest.importorskip("da4ml", reason="the adder graphs need da4ml")
     from dyadiq.core.store import load_plan
 
     monkeypatch.chdir(tmp_path)
