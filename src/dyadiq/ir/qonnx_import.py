@@ -12,8 +12,10 @@ values of raw input data exactly between two codes, which the program rounds up 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from dyadiq.ir.check import check_graph
 from dyadiq.ir.graph import TensorInfo
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import prove
-from dyadiq.ir.qonnx_import_build import Affine, UnrepresentableError
+from dyadiq.ir.qonnx_import_build import MAX_CHANNELS, MAX_ELEMENTS, Affine, UnrepresentableError
 from dyadiq.ir.qonnx_import_constants import Constant
 from dyadiq.ir.qonnx_import_nodes import HANDLERS, finish
 from dyadiq.ir.qonnx_import_reader import Call, Reader, Value
@@ -40,7 +42,6 @@ from dyadiq.ir.qonnx_import_reader import Call, Reader, Value
 __all__ = ["import_qonnx"]
 
 _DOMAINS = ("", "ai.onnx", "qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
-_MAX_ELEMENTS = 1 << 28
 _FUNCTIONS = ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Tanh", "TopK")
 
 
@@ -74,6 +75,7 @@ def import_qonnx(
     problems: list[str] = []
     _read_constants(reader, graph, problems)
     _read_inputs(reader, graph, dict(input_types or {}), problems)
+    problems += _made_twice(graph)
     made = {name: node for node in graph.node for name in node.output}
     wanted = list(dict.fromkeys(outputs or [o.name for o in graph.output]))
     for name in wanted:
@@ -144,7 +146,7 @@ def _constant(tensor: Any) -> Constant:
 
     if tensor.external_data or tensor.data_location:
         raise UnrepresentableError("its data lie in another file. Save the model in one file")
-    if any(d < 0 for d in tensor.dims) or int(np.prod([int(d) for d in tensor.dims], dtype=object)) > _MAX_ELEMENTS:
+    if any(d < 0 for d in tensor.dims) or prod(tensor.dims) > MAX_ELEMENTS:
         raise UnrepresentableError(f"its shape {list(tensor.dims)}")
     try:
         values = np.asarray(numpy_helper.to_array(tensor)).astype(np.float64)
@@ -165,8 +167,12 @@ def _read_inputs(reader: Reader, graph: Any, types: dict[str, tuple[str, float]]
             continue
         dims = [int(d.dim_value) for d in given.type.tensor_type.shape.dim]
         shape = tuple(dims[1:])
-        if len(shape) not in (1, 3) or any(d < 1 for d in shape) or np.prod(shape, dtype=object) > _MAX_ELEMENTS:
-            problems.append(f"input {given.name}: shape {dims}; [N, features] or [N, C, H, W] is supported")
+        too_large = shape and (shape[0] > MAX_CHANNELS or prod(shape) > MAX_ELEMENTS)
+        if len(shape) not in (1, 3) or any(d < 1 for d in shape) or too_large:
+            problems.append(
+                f"input {given.name}: shape {dims}; [N, features] or [N, C, H, W] is supported, with at most "
+                f"{MAX_CHANNELS} channels and {MAX_ELEMENTS} elements"
+            )
             continue
         reader.out.inputs.append(given.name)
         reader.out.tensors[given.name] = TensorInfo(shape)
@@ -184,6 +190,15 @@ def _input(reader: Reader, name: str, shape: tuple[int, ...], declared: tuple[st
     return Affine(shape, codes, (Fraction(scale),), (zero,))
 
 
+def _made_twice(graph: Any) -> list[str]:
+    """Return a line for every name that more than one constant or node has; an input may have a constant's name."""
+    names = [tensor.name for tensor in graph.initializer]
+    names += [name for node in graph.node for name in node.output if name]
+    given = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    counts = Counter([*names, *given])
+    return [f"tensor {name}: made {count} times; names must be unique" for name, count in counts.items() if count > 1]
+
+
 def _needed(graph: Any, wanted: list[str]) -> list[Any]:
     """Return the nodes that the wanted tensors depend on, in the file's order."""
     needed, kept = set(wanted), []
@@ -197,7 +212,8 @@ def _needed(graph: Any, wanted: list[str]) -> list[Any]:
 def _read_node(reader: Reader, node: Any, problems: list[str], failed: set[str]) -> None:
     where = f"{node.name or (node.output[0] if node.output else '?')} ({node.op_type})"
     if node.domain not in _DOMAINS or (node.op_type not in HANDLERS and node.op_type != "Constant"):
-        hint = f". End the program before it: outputs=[{node.input[0]!r}]" if node.op_type in _FUNCTIONS else ""
+        ends = node.op_type in _FUNCTIONS and len(node.input) > 0
+        hint = f". End the program before it: outputs=[{node.input[0]!r}]" if ends else ""
         domain = f" of domain {node.domain}" if node.domain else ""
         problems.append(f"{where}: integer programs have no such operator{domain}{hint}")
         failed.update(node.output)
@@ -228,8 +244,20 @@ def _call(reader: Reader, node: Any) -> Value:
         value = helper.get_attribute_value(attribute)
         attrs[attribute.name] = value.decode() if isinstance(value, bytes) else value
     if node.op_type == "Constant":
-        return (
-            _constant(attrs["value"]) if "value" in attrs else Constant(np.asarray(next(iter(attrs.values())), float))
-        )
+        return _constant_node(attrs)
     inputs = tuple(reader.values[i] if i else None for i in node.input)
     return HANDLERS[node.op_type](Call(reader, node.output[0], inputs, attrs))
+
+
+def _constant_node(attrs: Mapping[str, Any]) -> Constant:
+    """Return the constant of a node ``Constant``.
+
+    Raises:
+        UnrepresentableError: It has no numbers.
+    """
+    if "value" in attrs:
+        return _constant(attrs["value"])
+    numbers = [attrs[name] for name in ("value_float", "value_floats", "value_int", "value_ints") if name in attrs]
+    if len(numbers) != 1:
+        raise UnrepresentableError("a constant without a number")
+    return Constant(np.asarray(numbers[0], dtype=np.float64))

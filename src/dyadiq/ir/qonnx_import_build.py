@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import Bound, accumulator_type, node_bound
 from dyadiq.ir.qonnx_import_rounding import Rescale
 
-__all__ = ["Affine", "Dot", "Emitter", "UnrepresentableError"]
+__all__ = ["MAX_CHANNELS", "MAX_ELEMENTS", "Affine", "Dot", "Emitter", "UnrepresentableError"]
 
 _LARGEST_IDENTITY = 4096
+MAX_CHANNELS, MAX_ELEMENTS = 1 << 20, 1 << 28
 
 
 class UnrepresentableError(Exception):
@@ -166,7 +168,16 @@ class Emitter:
         code_of_zero: int = 0,
         **attrs: Any,
     ) -> str:
-        """Add a node and return its tensor; without a type it gets the one the proof asks for."""
+        """Add a node and return its tensor; without a type it gets the one the proof asks for.
+
+        Raises:
+            UnrepresentableError: The tensor would be too large.
+        """
+        if shape[0] > MAX_CHANNELS or prod(shape) > MAX_ELEMENTS:
+            raise UnrepresentableError(
+                f"makes a tensor of shape {shape}; at most {MAX_CHANNELS} channels and {MAX_ELEMENTS} elements are "
+                "supported"
+            )
         name = self.fresh(hint)
         node = Node(name, op, tuple(inputs), name, attrs)
         scale = None if scale is None else np.asarray(scale, dtype=np.float64)

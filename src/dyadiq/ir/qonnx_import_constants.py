@@ -65,13 +65,20 @@ class Constant:
 
 
 def quantized(x: Constant, scale: Constant, zero: Constant, qtype: QType, mode: str) -> Constant:
-    """Return what Quant or BipolarQuant makes of a constant."""
+    """Return what Quant or BipolarQuant makes of a constant.
+
+    Raises:
+        UnrepresentableError: Values or zero point are not finite, or the zero point is no code of 32 bits.
+    """
+    if not np.isfinite(x.values).all() or not (np.abs(zero.values) < _MAX_CODE).all():
+        raise UnrepresentableError("quantizes values that are not finite, or with a zero point beyond 32 bits")
     values, step = x.values.astype(np.float32), scale.values.astype(np.float32)
     offset = zero.values.astype(np.float32)
     if qtype.bipolar:
         codes = np.where(values >= 0, 1, -1).astype(np.int64)
     else:
-        v = np.clip(values / step + offset, np.float32(qtype.qmin), np.float32(qtype.qmax))
+        with np.errstate(over="ignore"):  # what overflows is clipped
+            v = np.clip(values / step + offset, np.float32(qtype.qmin), np.float32(qtype.qmax))
         codes = np.asarray(_ROUND[mode](v) - offset).astype(np.int64)
     steps = np.broadcast_to(step.astype(np.float64), codes.shape)
     return Constant(codes * steps, codes, steps, None if offset.any() else qtype)
@@ -105,15 +112,16 @@ def per_channel(x: Constant, shape: tuple[int, ...]) -> tuple[Fraction, ...]:
     Raises:
         UnrepresentableError: It does not broadcast, or differs inside a channel.
     """
-    try:
-        spread = np.broadcast_to(x.values, (1, *shape))[0].reshape(shape[0], -1)
-    except ValueError as error:
-        raise UnrepresentableError(f"constant of shape {x.values.shape} against a tensor of shape {shape}") from error
-    if (spread != spread[:, :1]).any():
+    ours = (1,) * (1 + len(shape) - x.values.ndim) + x.values.shape
+    if len(ours) != 1 + len(shape) or any(n not in (1, m) for n, m in zip(ours, (1, *shape), strict=True)):
+        raise UnrepresentableError(f"constant of shape {x.values.shape} against a tensor of shape {shape}")
+    rows = x.values.reshape(ours[1], -1)  # never spread over the tensor, which may be large
+    if (rows != rows[:, :1]).any():
         raise UnrepresentableError("a constant that differs inside a channel")
-    if not np.isfinite(spread).all():
+    if not np.isfinite(rows).all():
         raise UnrepresentableError("a constant that is not finite")
-    return tuple(Fraction(float(v)) for v in spread[:, 0])
+    numbers = tuple(Fraction(float(v)) for v in rows[:, 0])
+    return numbers if len(numbers) == shape[0] else numbers * shape[0]
 
 
 def root(value: Fraction) -> Fraction:

@@ -55,6 +55,12 @@ class Rescale:
         """Whether codes can be used as they are."""
         return all(b == 0 for b in self.bias)
 
+    def spread(self, order: Sequence[int]) -> Rescale:
+        """Return the rescale whose channel i is this one's channel ``order[i]``."""
+        parts = (self.gain, self.bias, self.multiplier, self.shift)
+        gain, bias, multiplier, shift = (tuple(part[i] for i in order) for part in parts)
+        return Rescale(gain, bias, multiplier, shift, composed=self.composed)
+
 
 @dataclass(frozen=True, slots=True)
 class _Channel:
@@ -154,10 +160,13 @@ def find_rescale(
         >>> find_rescale(quarter, [Fraction(0)], [-8], [8], (-8, 7), "FLOOR")
         Rescale(gain=(1,), bias=(-2,), multiplier=(1,), shift=(2,), composed=False)
     """
-    channels = [_Channel(a, b, lo, hi, *limits, mode) for a, b, lo, hi in zip(alpha, beta, low, high, strict=True)]
+    every = [_Channel(a, b, lo, hi, *limits, mode) for a, b, lo, hi in zip(alpha, beta, low, high, strict=True)]
+    channels = list(dict.fromkeys(every))  # channels that are alike are proven once
+    place = {c: i for i, c in enumerate(channels)}
+    order = [place[c] for c in every]
     for candidate in _candidates(channels):
         if candidate is not None and all(_is_proven(c, candidate, i) for i, c in enumerate(channels)):
-            return candidate
+            return candidate.spread(order)
     return None
 
 

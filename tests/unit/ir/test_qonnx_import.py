@@ -23,6 +23,7 @@ from dyadiq.ir.qonnx_import_rounding import ROUNDING_MODES, find_rescale, rounde
 from dyadiq.ir.reference import run_reference
 from dyadiq.targets import get_target
 from dyadiq.targets.verify import verify
+from hostile_onnx import mutated_bytes, mutated_model
 from programs import PROGRAMS
 
 DOMAIN = "qonnx.custom_op.general"
@@ -502,3 +503,75 @@ def test_damaged_files_never_crash(data):
             break
     with contextlib.suppress(DyadiqError):
         import_qonnx(bytes(content))
+
+
+@pytest.mark.parametrize("mutate", [mutated_bytes, mutated_model])
+@pytest.mark.parametrize("name", ["small", "zoo"])
+def test_hostile_models_are_refused_or_read_but_never_crash(name, mutate):
+    """A few hundred seeded mutations; the same on 20,000 found what the tests below pin down."""
+    if name == "zoo" and not ZOO.is_file():
+        pytest.skip("needs DYADIQ_DATA with models/qkeras_jettagging.onnx")
+    content = VALID if name == "small" else ZOO.read_bytes()
+    for seed in range(120 if name == "small" else 40):
+        with contextlib.suppress(DyadiqError):
+            import_qonnx(mutate(content, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda m: m.quant("x", np.nan, 4), "it holds values that are not finite"),
+        (lambda m: m.quant("x", 0.0, 4), "a scale that is not positive and finite"),
+        (lambda m: m.quant("x", 1.0, 0), "a bit width of 0"),
+        (lambda m: m.quant("x", 1.0, -3), "a bit width of -3"),
+        (lambda m: m.quant("x", 1.0, 1e30), r"a bit width of 1\.0"),
+        (lambda m: m.op("MatMul", m.quant("x", 1, 4), m.quant(np.ones((4, 1)), 1, 4, zero=3e9)), "beyond 32 bits"),
+        (lambda m: m.op("MatMul", m.quant("x", 1, 4), m.quant(m.op("Div", np.ones((4, 1)), 0), 1, 4)), "not finite"),
+        (lambda m: m.op("Softmax"), "no such operator$"),
+        (lambda m: m.op("Add", m.quant("x", 1, 4), m.op("Constant")), "a constant without a number"),
+        (lambda m: m.op("Add", m.quant("x", 1, 4), np.ones((2, 1, 4))), r"constant of shape \(2, 1, 4\) against"),
+    ],
+)
+def test_hostile_numbers_are_refused_with_the_reason(build, message):
+    m = Model()
+    with pytest.raises(CaptureError, match=message):
+        import_qonnx(m.proto(build(m)))
+
+
+def test_huge_sizes_are_refused_without_allocating():
+    m = Model((1 << 40,))
+    with pytest.raises(CaptureError, match=r"input x: shape .* at most 1048576 channels"):
+        import_qonnx(m.proto(m.quant("x", 1.0, 4)))
+    m = Model((1, 1 << 13, 1 << 13))
+    with pytest.raises(CaptureError, match=r"makes a tensor of shape \(67108864,\); at most 1048576 channels"):
+        import_qonnx(m.proto(m.op("Flatten", m.quant("x", 1.0, 4), axis=1)))
+    m = Model()
+    proto = m.proto(m.op("Add", m.quant("x", 1.0, 4), 1.0))
+    proto.graph.initializer[0].dims.extend([1 << 40, 1 << 40])
+    with pytest.raises(CaptureError, match="its shape"):
+        import_qonnx(proto)
+
+
+def test_cycles_duplicates_and_nested_graphs_are_refused():
+    m = Model()
+    x = m.quant("x", 1.0, 4)
+    m.op("Relu", "t2")
+    m.op("Relu", "t1")
+    with pytest.raises(CaptureError, match="reads t2, which nothing before it makes"):
+        import_qonnx(m.proto(m.op("Add", x, "t2")))
+    m = Model()
+    nested = helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "nested", [], [])
+    with pytest.raises(CaptureError, match=r"If_t1 \(If\): integer programs have no such operator"):
+        import_qonnx(m.proto(m.op("If", m.quant("x", 1.0, 4), then_branch=nested, else_branch=nested)))
+    m = Model()
+    m.op("Relu", m.quant("x", 1.0, 4))
+    m.nodes[1].output[0] = "t0"
+    with pytest.raises(CaptureError, match="tensor t0: made 2 times"):
+        import_qonnx(m.proto("t0"))
+
+
+def test_channels_that_are_alike_are_proven_once():
+    """Eight thousand channels in a moment, where one proof each took a minute."""
+    m = Model((8192, 1, 1))
+    program = import_qonnx(m.proto(m.quant(m.quant("x", 1.0, 12), 2.0, 12, mode="FLOOR")))
+    assert program.graph.nodes[-1].op == "requantize"
