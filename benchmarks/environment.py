@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
-_PACKAGES = ("dyadiq", "torch", "numpy", "scipy", "onnx", "onnxruntime", "qonnx", "scikit-learn", "da4ml")
+_PACKAGES = ("dyadiq", "torch", "numpy", "scipy", "onnx", "onnxruntime", "qonnx", "scikit-learn", "da4ml", "hls4ml")
 
 
 def environment():

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dyadiq.core.data_folder import data_folder
+from dyadiq.targets.dyq import write_dyq
+from programs import mlp
 
 JETS = data_folder() / "jets" / "jets.npz"
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -121,3 +124,21 @@ def test_validation_page_shows_the_table_of_the_stored_results(name, monkeypatch
     document = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
     assert document["problems"] == []
     assert script.table(document) in VALIDATION.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not all(map(shutil.which, ("iverilog", "yosys", "g++"))), reason="iverilog, yosys or g++ missing")
+def test_silicon_chain_compares_every_executor_when_samples_are_few(tmp_path):
+    pytest.importorskip("da4ml")
+    pytest.importorskip("hls4ml")
+    write_dyq(mlp(np.random.default_rng(0), (4, 4, 3), dyadic=False), tmp_path / "p.dyq")
+    options = ("--samples", "60", "--executed", "20", "--simulated", "40", "--families", "ice40")
+    done = start("silicon_chain.py", tmp_path, tmp_path / "p.dyq", *options)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    found = document["executors"]
+    assert set(found) >= {"emulator", "qonnx", "hls4ml", "iverilog"}
+    assert {row["mismatches"] for row in found.values()} == {0}
+    assert [found[name]["samples"] for name in ("emulator", "qonnx", "hls4ml", "iverilog")] == [60, 20, 60, 40]
+    assert found["qonnx"]["proven"]
+    assert document["hardware"][0]["lut"] > 0
