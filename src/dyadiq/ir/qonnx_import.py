@@ -91,7 +91,7 @@ def import_qonnx(
         if name in reader.values:
             try:
                 found[name] = finish(reader, reader.values[name], name)
-            except UnrepresentableError as error:
+            except (UnrepresentableError, DyadiqError) as error:
                 problems.append(f"output {name}: {error}")
     if problems or not found:
         listed = "".join(f"\n  {line}" for line in problems or ["it has no outputs"])

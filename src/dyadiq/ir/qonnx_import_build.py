@@ -153,8 +153,15 @@ class Emitter:
         return name
 
     def param(self, name: str, values: Any, dtype: Any = np.int64) -> str:
-        """Store a parameter and return its name."""
-        self.params[name] = np.asarray(values, dtype=dtype)
+        """Store a parameter and return its name.
+
+        Raises:
+            UnrepresentableError: A number is too large.
+        """
+        try:
+            self.params[name] = np.asarray(values, dtype=dtype)
+        except OverflowError as error:
+            raise UnrepresentableError("needs an integer of more than 64 bits. Use scales closer together") from error
         return name
 
     def node(

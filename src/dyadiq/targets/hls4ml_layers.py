@@ -17,7 +17,6 @@ for them: a constant zero costs nothing in hardware.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +28,7 @@ from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.ir.graph import Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 from dyadiq.ir.proof import prove
-from dyadiq.targets.hls4ml_types import PAD_SIDES, Fixed, cast_type, dense_kernel, window
+from dyadiq.targets.hls4ml_types import PAD_SIDES, Fixed, cast_type, clean_name, dense_kernel, window
 from dyadiq.targets.qonnx import pow2_obstacles
 from dyadiq.targets.qonnx_graph import as_pow2
 
@@ -79,11 +78,6 @@ def build_layers(
     return _Emitter(program, strategy, reuse_factor, depthwise=depthwise, average=average).run()
 
 
-def _clean(name: str) -> str:
-    text = re.sub(r"\W", "_", name)
-    return f"l_{text}" if text[:1].isdigit() or not text else text
-
-
 class _Emitter:
     """Emits layers node by node."""
 
@@ -115,7 +109,7 @@ class _Emitter:
 
     def layer(self, kind: str, hint: str, inputs: list[str], precision: Mapping[str, Fixed], **attrs: Any) -> str:
         """Add a layer with all its types and return its name."""
-        name = base = _clean(hint)
+        name = base = clean_name(hint)
         while name in self.taken:
             name = f"{base}_{len(self.taken)}"
         self.taken.add(name)
@@ -259,18 +253,34 @@ class _Emitter:
             "bias": Fixed(QType(1, signed=False), 0),
             "result": Fixed(bits_for_range(int(product.min()), int(product.max())), -top),
         }
-        shape = self.graph.tensors[source].shape
-        channels = np.broadcast_to(np.ldexp(codes.astype(np.float64), exponent), shape[0])
+        channels = np.broadcast_to(np.ldexp(codes.astype(np.float64), exponent), len(bound.low))
         if source in self.order:
             channels = channels[self.order[source]]
-        data = {"scale_data": np.ascontiguousarray(channels), "bias_data": np.zeros(shape[0])}
+        return self.alpha(node, "scale", x, types, np.ascontiguousarray(channels), np.zeros(len(channels)))
+
+    def alpha(self, node: Node, hint: str, x: str, types: dict[str, Fixed], scale: Any, bias: Any) -> str:
+        """Add ``x * scale + bias`` with one constant of each per channel."""
+        shape = self.graph.tensors[node.inputs[0]].shape
         n_filt = shape[0] if shape[1:] else -1  # -1: one constant for every element
-        return self.layer(
-            "ApplyAlpha", f"{node.name}_scale", [x], types, n_in=int(np.prod(shape)), n_filt=n_filt, **data
-        )
+        data = {"n_in": int(np.prod(shape)), "n_filt": n_filt, "scale_data": scale, "bias_data": bias}
+        return self.layer("ApplyAlpha", f"{node.name}_{hint}", [x], types, **data)
 
     def clip(self, node: Node) -> None:
-        self.cast(node, self.at[node.inputs[0]], self.exponent[node.inputs[0]])
+        exponent = self.exponent[node.inputs[0]]
+        self.cast(node, self.moved(node, node.attrs["zero_point"], exponent), exponent)
+
+    def moved(self, node: Node, offset: int, exponent: int) -> str:
+        """Add the exact sum with a constant, the same for every element, unless it is 0."""
+        x, bound = self.at[node.inputs[0]], self.bounds[node.inputs[0]]
+        if not offset:
+            return x
+        low, high, n = int(bound.low.min()) + offset, int(bound.high.max()) + offset, len(bound.low)
+        types = {
+            "scale": Fixed(QType(1, signed=False), 0),
+            "bias": Fixed(bits_for_range(min(offset, 0), max(offset, 0)), exponent),
+            "result": Fixed(bits_for_range(low, high), exponent),
+        }
+        return self.alpha(node, "offset", x, types, np.ones(n), np.full(n, np.ldexp(float(offset), exponent)))
 
     def cast(self, node: Node, x: str, exponent: int) -> None:
         qtype = cast_type(self.program, node, self.bounds)

@@ -6,6 +6,7 @@ a way out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from dyadiq.ir.proof import Bound, prove
 from dyadiq.targets.base import Problems
 from dyadiq.targets.qonnx_graph import as_pow2
 
-__all__ = ["PAD_SIDES", "Fixed", "cast_type", "dense_kernel", "find_inexact", "window"]
+__all__ = ["PAD_SIDES", "Fixed", "cast_type", "clean_name", "dense_kernel", "find_inexact", "window"]
 
 _PORT_BITS = 53  # ports are read and written as float64 by the C simulation
 _WIDE_BITS = 62  # the constants are computed in int64
@@ -49,6 +50,17 @@ class Fixed:
         return f"{'' if signed else 'u'}fixed<{width},{width + self.exponent}{end}>"
 
 
+def clean_name(name: str) -> str:
+    """Return a name as C++ takes it.
+
+    Example:
+        >>> clean_name("layer1.0/conv"), clean_name("0")
+        ('layer1_0_conv', 'l_0')
+    """
+    text = re.sub(r"\W", "_", name)
+    return f"l_{text}" if text[:1].isdigit() or not text else text
+
+
 def find_inexact(program: IntegerProgram, *, streaming: bool) -> Problems:
     """Return every node that hls4ml cannot compute exactly, each with the reason and a way out.
 
@@ -60,7 +72,8 @@ def find_inexact(program: IntegerProgram, *, streaming: bool) -> Problems:
     for node in graph.nodes:
         info, attrs = graph.tensors[node.output], node.attrs
         assert info.qtype is not None
-        if info.zero_point or attrs.get("zero_point") or attrs.get("pad_value"):
+        moved = node.op != "clip" and attrs.get("zero_point")  # a clip may add a constant; that is exact
+        if info.zero_point or moved or attrs.get("pad_value"):
             problems.add(node, "zero point is not 0; hls4ml pads and saturates around 0. Use symmetric activations")
         if info.qtype.bipolar:
             problems.add(node, "bipolar activations; hls4ml's sign layer is not compared yet. Use 2 bits")
@@ -149,7 +162,8 @@ def cast_type(program: IntegerProgram, node: Node, bounds: Mapping[str, Bound]) 
         multiplier, shift = (np.asarray(graph.params[i], dtype=np.int64) for i in node.inputs[1:3])
         rounding = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
         low, high = (((v * multiplier + rounding) >> shift) for v in (low, high))
-    least, most = int(low.min()), int(high.max())
+    offset = node.attrs["zero_point"]
+    least, most = int(low.min()) + offset, int(high.max()) + offset
     bottom, top = node.attrs["clip_min"], node.attrs["clip_max"]
     for width in range(1, MAX_BITS + 1):
         kinds = [(width, False, False)] + ([(width, True, False), (width, True, True)] if width > 1 else [])

@@ -1,6 +1,7 @@
 """QONNX import: equal to the qonnx executor on networks of others; what has no exact form is refused, all of it."""
 
 import contextlib
+import shutil
 import warnings
 from fractions import Fraction
 from math import ceil, floor
@@ -527,6 +528,7 @@ def test_hostile_models_are_refused_or_read_but_never_crash(name, mutate):
         (lambda m: m.quant("x", 1.0, 1e30), r"a bit width of 1\.0"),
         (lambda m: m.op("MatMul", m.quant("x", 1, 4), m.quant(np.ones((4, 1)), 1, 4, zero=3e9)), "beyond 32 bits"),
         (lambda m: m.op("MatMul", m.quant("x", 1, 4), m.quant(m.op("Div", np.ones((4, 1)), 0), 1, 4)), "not finite"),
+        (lambda m: m.op("Add", m.quant("x", 2.0**-60, 4), 2.0**60), "an integer of more than 64 bits"),
         (lambda m: m.op("Softmax"), "no such operator$"),
         (lambda m: m.op("Add", m.quant("x", 1, 4), m.op("Constant")), "a constant without a number"),
         (lambda m: m.op("Add", m.quant("x", 1, 4), np.ones((2, 1, 4))), r"constant of shape \(2, 1, 4\) against"),
@@ -575,3 +577,19 @@ def test_channels_that_are_alike_are_proven_once():
     m = Model((8192, 1, 1))
     program = import_qonnx(m.proto(m.quant(m.quant("x", 1.0, 12), 2.0, 12, mode="FLOOR")))
     assert program.graph.nodes[-1].op == "requantize"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_ties_to_even_are_exact_in_hls4ml():
+    """Two floors of the sum with a constant; hls4ml adds the constants exactly."""
+    pytest.importorskip("hls4ml")
+    rng = np.random.default_rng(0)
+    m = Model()
+    x = m.quant("x", 2.0**-4, 6)
+    x = m.quant(m.op("Relu", layer(m, x, 4, 6, rng)), 2.0**-3, 5, signed=0)
+    program = import_qonnx(m.proto(layer(m, x, 6, 3, rng)))
+    assert any(node.op == "clip" and node.attrs["zero_point"] for node in program.graph.nodes)
+    inputs = on_grid(program, rng, 500)
+    results = verify(program, inputs, ["qonnx", "hls4ml"])
+    assert [(results[name].mismatches, results[name].compared) for name in ("qonnx", "hls4ml")] == [(0, 1500)] * 2
