@@ -1,6 +1,7 @@
 """The shipped recipes on their real data, from training to report: the promises of the README, kept."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from dyadiq.core.data_folder import data_folder
 from dyadiq.ir.serialize import load_program
 from dyadiq.quant.exact import run_exact
 from dyadiq.targets.dyq import read_dyq
+from dyadiq.targets.verify import verify
 from dyadiq.zoo import load_dataset
 
 JETS = data_folder() / "jets" / "jets.npz"
@@ -70,3 +72,20 @@ def test_jets_recipe_is_exact_on_ten_thousand_jets(tmp_path):
     assert summary["bops"] <= 0.04 * summary["bops_float"]
     scales = [t.scale for t in load_program(summary["artifacts"]["program"]).graph.tensors.values()]
     assert all(np.all(np.frexp(s)[0] == 0.5) for s in scales if s is not None)  # powers of two
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="iverilog is not installed")
+def test_digits_convolutions_are_exact_as_logic_unrolled_and_streamed(tmp_path):
+    pytest.importorskip("da4ml")
+    summary = run("digits_fpga.toml", tmp_path / "run")
+    assert summary["accuracy"]["integer"] > 0.96
+    assert_exact(summary, "exact", "onnx", "qonnx", "verilog")
+    program = load_program(summary["artifacts"]["program"])
+    test = np.asarray(load_dataset("digits").test.x, dtype=np.float64)
+    noise = np.random.default_rng(0).uniform(-0.05, 1.05, (1000 - len(test), 1, 8, 8))
+    found = verify(program, np.concatenate([test, noise]), ["verilog_stream", "verilog"], chunk=1000)
+    assert {name: (r.mismatches, r.samples) for name, r in found.items()} == {
+        "verilog_stream": (0, 1000),
+        "verilog": (0, 1000),
+    }
