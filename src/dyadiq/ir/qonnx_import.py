@@ -149,7 +149,10 @@ def _constant(tensor: Any) -> Constant:
     if any(d < 0 for d in tensor.dims) or prod(tensor.dims) > MAX_ELEMENTS:
         raise UnrepresentableError(f"its shape {list(tensor.dims)}")
     try:
-        values = np.asarray(numpy_helper.to_array(tensor)).astype(np.float64)
+        given = np.asarray(numpy_helper.to_array(tensor))
+        if given.dtype.kind in "cOSU":
+            raise UnrepresentableError(f"it holds values of type {given.dtype}, which are no real numbers")
+        values = given.astype(np.float64)
     except (ValueError, TypeError, KeyError) as error:
         raise UnrepresentableError(f"its data are damaged: {error}") from error
     if not np.isfinite(values).all():

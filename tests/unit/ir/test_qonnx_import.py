@@ -554,6 +554,14 @@ def test_huge_sizes_are_refused_without_allocating():
         import_qonnx(proto)
 
 
+def test_constants_that_are_no_real_numbers_are_refused():
+    m = Model()
+    proto = m.proto(m.quant("x", 1.0, 4))
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(2, dtype=np.complex64), "odd"))
+    with pytest.raises(CaptureError, match="constant odd: it holds values of type complex64"):
+        import_qonnx(proto)
+
+
 def test_cycles_duplicates_and_nested_graphs_are_refused():
     m = Model()
     x = m.quant("x", 1.0, 4)
