@@ -67,6 +67,22 @@ class TrainSection(_Section):
     keep_best: bool = True
 
 
+class SparsifySection(_Section):
+    """``[finetune.sparsify]``: weights of few signed digits; the fields of `train.SparsifyConfig`, with its defaults.
+
+    ``lut = 8000`` or ``digits_per_weight = 0.3``.
+    """
+
+    lut: Count | None = None
+    digits_per_weight: Positive | None = None
+    saliency: Literal["fisher", "magnitude"] = "fisher"
+    max_digits: Count = 3
+    start_frac: Fraction = 0.05
+    end_frac: BelowOne = 0.7
+    n_updates: Count = 20
+    n_samples: Count = 8192
+
+
 class FinetuneSection(TrainSection):
     """``[finetune]``: training of the quantized network; ``epochs = 0`` leaves it as calibrated.
 
@@ -80,6 +96,7 @@ class FinetuneSection(TrainSection):
     temperature: Positive = 2.0
     freeze_bn_epoch: Annotated[int, Field(ge=0)] | None = None
     scale_rate_frac: NotNegative = 1.0
+    sparsify: SparsifySection | None = None
 
 
 class FormatSection(_Section):
@@ -160,9 +177,10 @@ class AllocateSection(_Section):
 
 
 class CalibrateSection(_Section):
-    """``[calibrate]``: samples that set the ranges of activations."""
+    """``[calibrate]``: samples that set the ranges of activations; ``refine`` chooses them by the outputs."""
 
     n_samples: Count = 256
+    refine: bool = False
 
 
 class VerifySection(_Section):

@@ -21,24 +21,30 @@ __all__ = ["calibrated", "finetune_"]
 def calibrated(context: StageContext, plan: BitPlan) -> QuantModule:
     """Return the network quantized as the plan says, ranges taken from training samples."""
     from dyadiq.quant.module import quantize
+    from dyadiq.quant.refine import refine_ranges_
 
-    return quantize(
+    batches = list(calibration_batches(context, context.recipe.calibrate.n_samples))
+    qmod = quantize(
         graph(context),
         plan,
-        calibration_batches(context, context.recipe.calibrate.n_samples),
+        batches,
         config=context.recipe.quant.to_config(),
         seed=context.recipe.seed,
         progress=context.progress,
     )
+    if context.recipe.calibrate.refine:
+        refine_ranges_(qmod, batches, progress=context.progress)
+    return qmod
 
 
 def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dict[str, Any]:
     """Fine-tune as the recipe says and return the history; nothing happens at ``epochs = 0``."""
     from dyadiq.train import TrainConfig
     from dyadiq.train.finetune import finetune
+    from dyadiq.train.sparsify import SparsifyConfig
 
     settings = context.recipe.finetune.model_dump()
-    distill = settings.pop("distill")
+    distill, sparsify = settings.pop("distill"), settings.pop("sparsify")
     if settings["epochs"] == 0:
         return {"history": [], "best_epoch": None}
     data = dataset(context)
@@ -49,6 +55,7 @@ def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dic
         config=TrainConfig(**settings, seed=context.recipe.seed),
         validation=data.validation,
         teacher=float_model(context) if distill else None,
+        sparsify=None if sparsify is None else SparsifyConfig(**sparsify),
         checkpoint=checkpoint,
         progress=context.progress,
     )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dyadiq.core.affine import AffineParams, quantize
+from dyadiq.core.errors import QuantError
 from dyadiq.core.qtype import QType
+from dyadiq.core.signed_digits import digit_grids, nearest_codes
 
 __all__ = ["ActivationQuantizer", "Quantizer", "WeightQuantizer", "fake_quantize", "round_to_grid"]
 
@@ -175,7 +178,38 @@ class Quantizer(nn.Module):
 
 
 class WeightQuantizer(Quantizer):
-    """Quantizes a weight ``[O, ...]`` per tensor, channel or group."""
+    """Quantizes a weight ``[O, ...]`` per tensor, channel or group.
+
+    Attributes:
+        max_digits: Buffer, int8, of the weight's shape: most signed digits of every code (0: pruned); None: no limits.
+    """
+
+    max_digits: Tensor | None
+
+    def __init__(self, params: AffineParams, *, learn_scale: bool) -> None:
+        """Take over calibrated parameters; no code is limited."""
+        super().__init__(params, learn_scale=learn_scale)
+        self.register_buffer("max_digits", None)
+
+    def limit_digits_(self, limits: Tensor | None) -> WeightQuantizer:
+        """Allow every code so many signed digits from now on (`core.signed_digits`); None: any.
+
+        A limited weight is straight-through everywhere and its scale is not learned: otherwise pruned weights, which
+        are far from their code, would decide the scale.
+
+        Raises:
+            QuantError: 0 is not the code of 0.0, or there are groups.
+        """
+        if limits is not None:
+            if self.qtype.bipolar or self.group_factor is not None or bool((self.zero_point != 0).any()):
+                raise QuantError(
+                    f"signed digits can be limited for symmetric codes without groups, got {self.qtype} "
+                    f"with zero points {sorted(set(self.zero_point.tolist()))}. Use scheme 'symmetric', bits >= 2 and "
+                    "granularity 'tensor' or 'channel'."
+                )
+            limits = limits.detach().to(device=self.scale.device, dtype=torch.int8)
+        self.max_digits = limits
+        return self
 
     def forward(self, weight: Tensor, scale: Tensor | None = None) -> Tensor:
         """Return the fake-quantized weight.
@@ -188,6 +222,9 @@ class WeightQuantizer(Quantizer):
             return weight
         scale = self.current_scale() if scale is None else scale
         step, zero_point = self._step(weight, scale), self._per_channel(self.zero_point, weight)
+        if self.max_digits is not None:
+            codes = self._limited(weight.detach().double() / step.detach())
+            return weight + ((codes * step.detach()).to(weight.dtype) - weight.detach())
         # In float64, so that codes are those of `core.affine` on ties too.
         share = self._gradient_scale(weight.numel() // scale.numel())
         return fake_quantize(weight.double(), step, zero_point, self.qtype, gradient_scale=share).to(weight.dtype)
@@ -198,8 +235,48 @@ class WeightQuantizer(Quantizer):
         unit_step = self._step(weight, torch.ones_like(scale))
         if self.qtype.bipolar:
             return torch.where(weight >= 0, unit_step, -unit_step)
+        if self.max_digits is not None:
+            return self._limited(weight.double() / step)
         codes = torch.floor(weight.double() / step + 0.5)
         return codes.clamp(self.qtype.qmin - zero_point, self.qtype.qmax - zero_point) * unit_step
+
+    def codes(
+        self, values: NDArray[np.float64], *, name: str, scale: NDArray[np.float64] | None = None
+    ) -> NDArray[np.int64]:
+        """Return integer codes within their limits.
+
+        Args:
+            values: Weight ``[O, ...]``.
+            name: For messages.
+            scale: In place of `current_scale`.
+
+        Raises:
+            QuantError: A value is NaN or infinite.
+        """
+        params = self.affine_params() if scale is None else replace(self.affine_params(), scale=scale)
+        codes = quantize(values, params, name=name)
+        if self.max_digits is None:
+            return codes
+        ratios = values / params.scale.reshape(-1, *([1] * (values.ndim - 1)))
+        return nearest_codes(ratios, self.max_digits.cpu().numpy(), self.qtype.qmin, self.qtype.qmax)
+
+    def _limited(self, ratios: Tensor) -> Tensor:
+        """Return `nearest_codes` of float64 ratios, as float64."""
+        assert self.max_digits is not None  # our own bug otherwise
+        grids = digit_grids(self.qtype.qmin, self.qtype.qmax)
+        limits = self.max_digits.clamp(max=len(grids) - 1)
+        codes = torch.zeros_like(ratios)
+        for n, grid in enumerate(grids[1:], 1):
+            points = torch.as_tensor(grid, device=ratios.device)
+            found = points[torch.bucketize(ratios, (points[1:] + points[:-1]) / 2, right=True)]
+            codes = torch.where(limits == n, found, codes)
+        return codes
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Take limits as the state has them: also where this quantizer had none, or has some and they had not."""
+        limits = state.get(f"{prefix}max_digits")
+        self.max_digits = None if limits is None else torch.empty_like(limits, device=self.scale.device)
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def _per_channel(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector.reshape(-1, *([1] * (weight.ndim - 1)))

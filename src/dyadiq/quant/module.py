@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from dyadiq.core.affine import AffineParams
-from dyadiq.core.affine import quantize as codes_of
 from dyadiq.core.errors import DataError, QuantError, UnknownNameError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import BitPlan
@@ -198,6 +197,10 @@ class QuantModule(nn.Module):
         found = self._modules[_QUANTIZERS].named_modules()  # type: ignore[union-attr]
         return {name: module for name, module in found if isinstance(module, Quantizer)}
 
+    def weight_quantizers(self) -> dict[str, WeightQuantizer]:
+        """Return the quantizer of every weight."""
+        return {n: q for n, q in self.quantizers_by_name().items() if isinstance(q, WeightQuantizer)}
+
     def load_float_state_dict_(self, state: Mapping[str, Tensor]) -> QuantModule:
         """Load the user model's own state dict by name; quantizers stay as they are.
 
@@ -329,8 +332,9 @@ class QuantModule(nn.Module):
         for layer, weight, bias in self._folded_layers():
             name = layer.weight
             scale = self._weight_scale(layer, weight, bias, quantizers).detach().cpu().numpy()
-            params = replace(quantizers[name].affine_params(), scale=scale)
-            codes = codes_of(weight.double().cpu().numpy(), params, name=name)
+            quantizer = self.weight_quantizers()[name]
+            params = replace(quantizer.affine_params(), scale=scale)
+            codes = quantizer.codes(weight.double().cpu().numpy(), name=name, scale=scale)
             quants[name] = WeightQuant(codes, params.qtype, params.scale, params.zero_point, params.group_factor)
         return quants
 

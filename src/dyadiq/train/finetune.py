@@ -21,6 +21,7 @@ from dyadiq.ir.execute import Batch
 from dyadiq.quant.module import QuantModule
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.loop import EpochCallback, TrainResult, train
+from dyadiq.train.sparsify import DigitSchedule, SparsifyConfig
 from dyadiq.zoo.data import Split
 
 __all__ = ["FINETUNE_CONFIG", "batches_to_split", "finetune"]
@@ -36,6 +37,7 @@ def finetune(
     config: TrainConfig = FINETUNE_CONFIG,
     validation: Split | None = None,
     teacher: nn.Module | None = None,
+    sparsify: SparsifyConfig | None = None,
     checkpoint: Path | None = None,
     progress: Progress = NO_PROGRESS,
     on_epoch: EpochCallback | None = None,
@@ -50,6 +52,7 @@ def finetune(
         config: All other settings.
         validation: What to choose the best epoch by. Never the test split.
         teacher: Usually the float model; its outputs are imitated as well.
+        sparsify: Prune weights and limit their signed digits meanwhile, down to a budget.
         checkpoint: File to write after every epoch and to resume from, as in `train`.
         progress: Receives one step per epoch.
         on_epoch: Called with the record of each new epoch.
@@ -59,8 +62,10 @@ def finetune(
 
     Raises:
         DataError: No or unlabelled batches; NaN or infinity in the samples, the weights or the loss.
-        ConfigError: The checkpoint belongs to another training, or the network has several inputs or
-            outputs.
+        ConfigError: The checkpoint belongs to another training, the network has several inputs or outputs, or there
+            are too few epochs to sparsify in.
+        MissingDependencyError: A budget of LUTs, and da4ml is not installed.
+        QuantError: Digits cannot be limited in this format.
         ArtifactError: The checkpoint is damaged.
         StorageError: The checkpoint cannot be written; the one before it is intact.
     """
@@ -71,19 +76,24 @@ def finetune(
             "nn.Module, called with one tensor per input."
         )
     split = data if isinstance(data, Split) else batches_to_split(data)
+    config = config if epochs is None else replace(config, epochs=epochs)
+    schedule = None if sparsify is None else DigitSchedule(qmod, split, sparsify, config.epochs, config.seed)
     mode = qmod.mode
     qmod.set_mode_("fake")
     try:
         return train(
             qmod,
             split,
-            config if epochs is None else replace(config, epochs=epochs),
+            config,
             validation=validation,
             teacher=teacher,
             checkpoint=checkpoint,
             progress=progress,
             on_epoch=on_epoch,
             freeze=qmod.freeze_batchnorm_,
+            before_epoch=schedule,
+            keep_from=0 if schedule is None else schedule.final_epoch,
+            also=None if sparsify is None else {"sparsify": sparsify.to_json()},
         )
     finally:
         qmod.set_mode_(mode)

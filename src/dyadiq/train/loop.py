@@ -11,7 +11,7 @@ Same bytes means: same machine, same versions, same number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,9 @@ def train(
     progress: Progress = NO_PROGRESS,
     on_epoch: EpochCallback | None = None,
     freeze: Callable[[], object] | None = None,
+    before_epoch: Callable[[int], object] | None = None,
+    keep_from: int = 0,
+    also: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Train a classifier in place: cross entropy, with distillation from a teacher if one is given.
 
@@ -84,6 +87,10 @@ def train(
         progress: Receives one step per epoch.
         on_epoch: Called with the record of each new epoch, after the checkpoint was written.
         freeze: What ``freeze_bn_epoch`` does after ``model.train()``; stops batch norm statistics if not given.
+        before_epoch: Called with the number of each new epoch; may change buffers, as a function of the model's state
+            and the number only.
+        keep_from: First epoch whose weights may be kept as the best.
+        also: Settings of ``before_epoch``; a checkpoint made with others is refused.
 
     Returns:
         The history, and which epoch was kept.
@@ -106,7 +113,7 @@ def train(
     if freeze is None:
         freeze = partial(freeze_batchnorm_, model)
     named = make_optimizer(model, config)
-    identity = "" if checkpoint is None else _identity(model, split, config, validation, teacher)
+    identity = "" if checkpoint is None else _identity(model, split, config, validation, teacher, also)
     state = TrainState(0, (), {}, {})
     if checkpoint is not None and checkpoint.exists():
         state = read_checkpoint(checkpoint, identity)
@@ -124,10 +131,12 @@ def train(
             model.train()
             if config.freeze_bn_epoch is not None and epoch >= config.freeze_bn_epoch:
                 freeze()
+            if before_epoch is not None:
+                before_epoch(epoch)
             record = _train_epoch(model, named, batches, config, epoch)
             best = state.best
             if validation is not None:
-                record, best = _validate(model, validation, record, best)
+                record, best = _validate(model, validation, record, best, keep_from)
             state = TrainState(epoch + 1, (*state.history, record), model.state_dict(), named.state(), best)
             if checkpoint is not None:
                 write_checkpoint(checkpoint, state, identity)
@@ -218,11 +227,13 @@ def _loss(model: nn.Module, named: NamedOptimizer, batches: _Batches, index: Ten
 
 
 def _validate(
-    model: nn.Module, validation: Split, record: dict[str, Any], best: Best | None
-) -> tuple[dict[str, Any], Best]:
+    model: nn.Module, validation: Split, record: dict[str, Any], best: Best | None, keep_from: int
+) -> tuple[dict[str, Any], Best | None]:
     """Return the record with validation results, and the better of the best epoch so far and this one."""
     result = evaluate(model, validation)
     record = record | {"validation_accuracy": result.accuracy, "validation_loss": result.loss}
+    if record["epoch"] < keep_from:
+        return record, best
     if best is None or (result.accuracy, -result.loss) > (best.accuracy, -best.loss):
         weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         best = Best(record["epoch"], result.accuracy, result.loss, weights)
@@ -240,10 +251,15 @@ def _finish(model: nn.Module, state: TrainState, config: TrainConfig, n_resumed:
 
 
 def _identity(
-    model: nn.Module, split: Split, config: TrainConfig, validation: Split | None, teacher: nn.Module | None
+    model: nn.Module,
+    split: Split,
+    config: TrainConfig,
+    validation: Split | None,
+    teacher: nn.Module | None,
+    also: Mapping[str, Any] | None,
 ) -> str:
     return fingerprint(
-        config=config.to_json(),
+        config=config.to_json() | dict(also or {}),
         data=split_hash(split),
         validation=None if validation is None else split_hash(validation),
         model=model_hash(model),

@@ -1,0 +1,219 @@
+"""Weights of few signed digits, gradually, while training: pruning and per-weight precision in one.
+
+Used by `finetune`. A constant multiplication takes as many adders as its weight has nonzero digits (less one for the
+sum); 0 digits is a pruned weight, one a shift. At some epochs every weight is given a limit, so that all limits
+together cost what the schedule allows then, at the least expected loss:
+
+    minimise  sum_i F_i (w_i - q_i(n_i))^2    subject to  sum_i n_i c_i <= budget(epoch)
+
+with F the Fisher diagonal (`curvature.fisher_diagonal`), or 1 over the layer's mean square (magnitude pruning), q(n)
+the nearest code of n digits, and c the width of the layer's adders times its positions. Between these epochs codes are
+rounded within their limits, straight-through, so that pruned weights keep learning and may come back at the next.
+
+The budget falls geometrically, fast at first: ``target (full / target)^((1 - r)^2)`` over the updates. Where it is
+given in LUTs, each update traces the network's own circuit and corrects what a digit costs. Sources: LeCun et al. 1990
+(OBD saliency); Zhu and Gupta 2017 (gradual schedule); Guo et al. 2016 (pruned weights may come back).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyadiq.allocation.digits import allocate_digits
+from dyadiq.core.errors import ConfigError
+from dyadiq.core.signed_digits import nearest_codes
+from dyadiq.cost.facts import network_facts
+from dyadiq.curvature.fisher_diagonal import fisher_diagonal
+from dyadiq.ir.passes import canonicalize
+from dyadiq.quant.lower import lower
+from dyadiq.quant.module import QuantModule
+from dyadiq.train.evaluate import single_output
+from dyadiq.zoo.data import Split
+
+__all__ = ["DigitSchedule", "SparsifyConfig"]
+
+_GROWTH_BITS = 2  # an adder is wider than its input by about so much
+_FINAL_ROUNDS = 4  # traces of the last update
+_MARGIN = 0.985  # of a LUT budget is aimed at: codes move a little after the last update
+
+
+@dataclass(frozen=True, slots=True)
+class SparsifyConfig:
+    """What to reach, and how.
+
+    Attributes:
+        lut: LUTs of the whole circuit to end with; exactly one of this and the next.
+        digits_per_weight: Mean nonzero digits of a weight to end with.
+        saliency: What an error of a weight costs: ``fisher`` or ``magnitude``.
+        max_digits: Most digits of any weight.
+        start_frac: When limits begin, as a fraction of all epochs.
+        end_frac: When they are final.
+        n_updates: How often they are chosen in between.
+        n_samples: Training samples for the Fisher diagonal.
+
+    Raises:
+        ConfigError: A value out of range.
+
+    Example:
+        >>> SparsifyConfig(lut=8000).saliency
+        'fisher'
+    """
+
+    lut: int | None = None
+    digits_per_weight: float | None = None
+    saliency: Literal["fisher", "magnitude"] = "fisher"
+    max_digits: int = 3
+    start_frac: float = 0.05
+    end_frac: float = 0.7
+    n_updates: int = 20
+    n_samples: int = 8192
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ConfigError: A value out of range.
+        """
+        if (self.lut is None) == (self.digits_per_weight is None):
+            raise ConfigError("sparsify: exactly one of lut and digits_per_weight, for example lut = 8000.")
+        target = self.lut if self.digits_per_weight is None else self.digits_per_weight
+        if target is not None and not target > 0:
+            raise ConfigError(f"sparsify: the target must be positive, got {target}.")
+        if self.saliency not in ("fisher", "magnitude"):
+            raise ConfigError(f"sparsify: saliency must be fisher or magnitude, got {self.saliency!r}.")
+        if not 0 <= self.start_frac <= self.end_frac < 1:
+            raise ConfigError(
+                f"sparsify: 0 <= start_frac <= end_frac < 1 must hold, got {self.start_frac} and {self.end_frac}."
+            )
+        for name in ("max_digits", "n_updates", "n_samples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"sparsify: {name} must be at least 1, got {getattr(self, name)}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
+
+
+class DigitSchedule:
+    """Sets the limits of a module's weights before some epochs; a function of epoch, weights and seed only.
+
+    Attributes:
+        final_epoch: From this epoch on, limits are final: only later weights may be kept as the best.
+    """
+
+    def __init__(self, module: QuantModule, split: Split, config: SparsifyConfig, n_epochs: int, seed: int) -> None:
+        """Prepare; nothing is limited yet.
+
+        Raises:
+            ConfigError: Too few epochs.
+        """
+        epochs = np.linspace(config.start_frac * n_epochs, config.end_frac * n_epochs, config.n_updates)
+        self._updates = sorted({int(epoch) for epoch in epochs})
+        self.final_epoch = self._updates[-1]
+        if self.final_epoch >= n_epochs:
+            raise ConfigError(f"sparsify: {n_epochs} epochs leave none after the last update. Train for longer.")
+        self._module, self._config, self._seed = module, config, seed
+        index = np.random.default_rng(seed).permutation(len(split))[: config.n_samples]
+        self._samples = torch.as_tensor(split.x[np.sort(index)])
+        self._unit = self._unit_costs()
+
+    def __call__(self, epoch: int) -> None:
+        """Choose new limits, if this epoch is one of those."""
+        if epoch not in self._updates:
+            return
+        shapes = {name: weight.shape for name, weight in self._weights().items()}
+        for name, quantizer in self._module.weight_quantizers().items():
+            if quantizer.max_digits is None:
+                quantizer.limit_digits_(torch.full(shapes[name], self._config.max_digits))
+        number = self._updates.index(epoch) + 1
+        final = number == len(self._updates)
+        saliency = self._saliency(epoch)
+        for _ in range(_FINAL_ROUNDS if final and self._config.lut is not None else 1):
+            self._limit(saliency, (1 - number / len(self._updates)) ** 2)
+
+    def _unit_costs(self) -> dict[str, float]:
+        """Return the cost of one digit by weight: widths of adders times positions, or 1."""
+        names = self._module.weight_quantizers()
+        if self._config.lut is None:
+            return dict.fromkeys(names, 1.0)
+        facts = network_facts(canonicalize(self._module.graph), self._module.config)
+        quantizers = self._module.quantizers_by_name()
+        unit = dict.fromkeys(names, 0.0)
+        for layer in facts.layers:
+            unit[layer.weight] += float((quantizers[layer.input].qtype.bits + _GROWTH_BITS) * layer.n_positions)
+        return unit
+
+    def _saliency(self, epoch: int) -> dict[str, np.ndarray[Any, Any]]:
+        weights = self._weights()
+        if self._config.saliency == "magnitude":
+            return {name: np.full(w.shape, 1.0 / max(float((w**2).mean()), 1e-30)) for name, w in weights.items()}
+        training = self._module.training
+        self._module.eval()
+        try:
+            with _probes(self._module, weights) as probes:
+                found = fisher_diagonal(
+                    lambda x: single_output(self._module, x), probes, self._samples, seed=self._seed + epoch
+                )
+        finally:
+            self._module.train(training)
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+    def _limit(self, saliency: dict[str, np.ndarray[Any, Any]], remaining: float) -> None:
+        """Give every weight its limit; ``remaining`` falls from 1 to 0 over the schedule."""
+        weights, quants = self._weights(), self._module.weight_quants()
+        options = range(self._config.max_digits + 1)
+        errors, costs, spent = [], [], 0.0
+        for name, weight in weights.items():
+            scale = quants[name].scale.reshape(-1, *([1] * (weight.ndim - 1)))
+            low, high = quants[name].qtype.qmin, quants[name].qtype.qmax
+            codes = np.stack([nearest_codes(weight / scale, n, low, high) for n in options])
+            errors.append((saliency[name] * (codes * scale - weight) ** 2).reshape(len(options), -1))
+            costs.append(np.full(weight.size, self._unit[name]))
+            limits = self._module.weight_quantizers()[name].max_digits
+            assert limits is not None  # set by __call__
+            spent += float(limits.double().sum()) * self._unit[name]
+        cost = np.concatenate(costs)
+        if self._config.lut is None:
+            assert self._config.digits_per_weight is not None  # checked by SparsifyConfig
+            target = self._config.digits_per_weight * float(cost.sum())
+        else:
+            target = self._config.lut * _MARGIN * spent / self._luts()
+        full = float(cost.sum()) * self._config.max_digits
+        budget = min(target, full) ** (1 - remaining) * full**remaining
+        chosen = allocate_digits(np.concatenate(errors, axis=1), cost, budget)
+        start = 0
+        for name, weight in weights.items():
+            limits = torch.as_tensor(chosen.digits[start : start + weight.size].reshape(weight.shape))
+            self._module.weight_quantizers()[name].limit_digits_(limits)
+            start += weight.size
+
+    def _luts(self) -> int:
+        from dyadiq.fpga.estimate import estimate_hardware
+
+        return max(1, estimate_hardware(lower(self._module)).lut)
+
+    def _weights(self) -> dict[str, np.ndarray[Any, Any]]:
+        params = self._module.folded_graph().params
+        return {name: params[name] for name in self._module.weight_quantizers()}
+
+
+@contextmanager
+def _probes(module: QuantModule, weights: dict[str, np.ndarray[Any, Any]]) -> Iterator[dict[str, Tensor]]:
+    """Yield zeros added to every quantized weight: a gradient by them is one by the weight as it is used."""
+    probes, handles = {}, []
+    for name, quantizer in module.weight_quantizers().items():
+        probe = torch.zeros(weights[name].shape, device=quantizer.scale.device, requires_grad=True)
+        probes[name] = probe
+        handles.append(quantizer.register_forward_hook(lambda _m, _i, output, probe=probe: output + probe))
+    try:
+        yield probes
+    finally:
+        for handle in handles:
+            handle.remove()
