@@ -26,7 +26,7 @@ from dyadiq.ir.qonnx_import_rounding import Rescale
 __all__ = ["MAX_CHANNELS", "MAX_ELEMENTS", "Affine", "Dot", "Emitter", "UnrepresentableError"]
 
 _LARGEST_IDENTITY = 4096
-MAX_CHANNELS, MAX_ELEMENTS = 1 << 20, 1 << 28
+MAX_CHANNELS, MAX_ELEMENTS = 1 << 16, 1 << 28  # time grows with channels, about 0.2 ms each
 
 
 class UnrepresentableError(Exception):
