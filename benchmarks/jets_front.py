@@ -1,6 +1,6 @@
 """Jets: accuracy against LUTs of networks of few signed digits, over seeds; the other half of jets_vs_hgq.py.
 
-Run: python benchmarks/jets_front.py [--budgets 4000 8000 16000] [--work FOLDER]
+Run: python benchmarks/jets_front.py [--budgets 3000 11500] [--work FOLDER]
 
 For each seed a float network of 16-64-32-32-5 is trained; from it, for each budget of LUTs, one of 8-bit inputs, 8-bit
 weights and 5-bit activations, power-of-two scales, whose weights are given their signed digits by curvature while it
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from environment import environment
 from jets_runs import FLOAT, Runs, calibration, described, measured
-from recipe_runs import mean_and_spread, write_results
+from recipe_runs import mean_and_spread, percent, write_results
 
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.format import Format
@@ -37,14 +37,14 @@ from dyadiq.train.config import TrainConfig
 from dyadiq.train.finetune import finetune
 from dyadiq.train.sparsify import SparsifyConfig
 
-BUDGETS = (4000, 8000, 16000)
+BUDGETS = (1700, 3000, 6000, 11500)
 WEIGHT_BITS, ACTIVATION_BITS, DEPTH, FAMILY = 8, 5, 4, "xcup"
 CONFIG = QuantConfig(
     weight=Format(8, signed=True, narrow=True, granularity="tensor", scale="pow2"),
     activation=Format(8, scale="pow2"),
     product_bits=24,
 )
-TRAINING = TrainConfig(epochs=80, batch_size=1024, learning_rate=6e-3, schedule="onecycle")
+TRAINING = TrainConfig(epochs=48, batch_size=1024, learning_rate=6e-3, schedule="onecycle")
 RESULTS = Path(__file__).parent / "results"
 _N_CALIBRATION = 8192
 
@@ -124,10 +124,7 @@ def main():
     document |= {"groups": groups(rows), "rows": rows}
     write_results(args.out, document)
     for entry in document["groups"]:
-        accuracy, lut = entry["accuracy"], entry["lut_yosys"]
-        print(
-            f"{entry['budget']}: {100 * accuracy['mean']:.2f} +- {100 * accuracy['std']:.2f} %, {lut['mean']:.0f} LUT"
-        )
+        print(f"{entry['budget']}: {percent(entry['accuracy'])} %, {entry['lut_yosys']['mean']:.0f} LUT")
     if wrong:
         sys.exit(f"executors differ: {wrong}")
 
