@@ -21,6 +21,7 @@ LAYERS = {
     "zoo": 3,
     "report": 4,
     "recipe": 4,
+    "recipe_sections": 4,
     "pipeline": 4,
     "files": 4,
     "": 4,  # dyadiq/__init__.py

@@ -11,6 +11,7 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.format import Format
 from dyadiq.recipe import Recipe, load_recipe, parse_recipe
 from dyadiq.train import TrainConfig
+from dyadiq.train.sparsify import SparsifyConfig
 
 MINIMAL = {"name": "t", "data": {"name": "digits"}, "model": {"name": "m"}, "allocate": {"budget": {"size": "25%"}}}
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
@@ -63,6 +64,15 @@ def test_shipped_recipes_exist():
         ({"allocate": {"uniform": {"weight": 8}}}, "allocate.uniform.activation: missing; expected an integer."),
         ({"name": "a b"}, 'name: got "a b" (a text), expected a text like'),
         ({"accept": {"max_drop": 2}}, "accept.max_drop: got 2 (a number), expected less than or equal to 1."),
+        (
+            {"finetune": {"sparsify": {"lut": 9, "digits_per_weight": 0.5}}},
+            'finetune.sparsify: got {"lut": 9, "digits_per_weight": 0.5} (a table), expected exactly one of `lut` and '
+            "`digits_per_weight`, for example lut = 8000.",
+        ),
+        ({"finetune": {"sparsify": {}}}, "finetune.sparsify: got {} (a table), expected exactly one of `lut` and"),
+        ({"finetune": {"sparsify": {"luts": 9, "lut": 9}}}, "finetune.sparsify.luts: unknown key; did you mean 'lut'?"),
+        ({"finetune": {"sparsify": {"lut": 9, "start_frac": 0.8}}}, "expected start_frac to be at most end_frac."),
+        ({"finetune": {"epochs": 0, "sparsify": {"lut": 9}}}, "expected epochs of at least 1 for [finetune.sparsify]"),
         ({"quant": {"activation": {"granularity": "channel"}}}, "quant: activations have one scale per tensor"),
         ({"quant": {"weight": {"granularity": "group"}}}, "quant: Format: group_size goes with granularity 'group'"),
     ],
@@ -82,7 +92,7 @@ def test_all_problems_are_listed_when_there_are_several():
 def test_missing_sections_are_named():
     message = refusal({})
     assert "data: missing; expected a section with name, options." in message
-    assert "allocate: missing; expected a section with budget, uniform." in message
+    assert "allocate: missing; expected a section with budget, uniform, clock_mhz, max_luts." in message
 
 
 @pytest.mark.parametrize(
@@ -179,10 +189,26 @@ def test_train_section_has_the_fields_and_defaults_of_train_config():
     finetune_only = {"distill_weight", "temperature", "freeze_bn_epoch", "scale_rate_frac"}
     fields = {f.name for f in dataclasses.fields(TrainConfig)} - {"seed"}
     assert set(type(recipe.train).model_fields) == fields - finetune_only
-    assert set(type(recipe.finetune).model_fields) == fields | {"distill"}
+    assert set(type(recipe.finetune).model_fields) == fields | {"distill", "sparsify"}
     assert TrainConfig(**recipe.train.model_dump()) == TrainConfig()
-    tuned = recipe.finetune.model_dump(exclude={"distill", "epochs"})
+    tuned = recipe.finetune.model_dump(exclude={"distill", "epochs", "sparsify"})
     assert TrainConfig(**tuned) == TrainConfig()
+
+
+def test_sparsify_section_has_the_fields_and_defaults_of_its_config():
+    assert parse_recipe(MINIMAL).finetune.sparsify is None
+    section = parse_recipe(MINIMAL, ["finetune.sparsify.lut=8000"]).finetune.sparsify
+    assert SparsifyConfig(**section.model_dump()) == SparsifyConfig(lut=8000)
+    section = parse_recipe(MINIMAL, ["finetune.sparsify={ digits_per_weight = 1, saliency = 'magnitude' }"])
+    assert section.finetune.sparsify.model_dump(exclude_defaults=True) == {
+        "digits_per_weight": 1.0,
+        "saliency": "magnitude",
+    }
+
+
+def test_ranges_are_refined_when_the_recipe_says_so():
+    assert not parse_recipe(MINIMAL).calibrate.refine
+    assert parse_recipe(MINIMAL, ["calibrate.refine=true"]).calibrate.refine
 
 
 def test_quant_sections_have_the_fields_of_format_and_quant_config():

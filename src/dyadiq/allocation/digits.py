@@ -22,6 +22,7 @@ from dyadiq.core.errors import ConfigError
 __all__ = ["DigitChoice", "allocate_digits"]
 
 _STEPS = 100  # bisections of the multiplier's logarithm
+_SPAN = 1e-60  # from the smallest multiplier tried to the largest
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def allocate_digits(errors: NDArray[np.float64], cost: NDArray[np.float64], budg
     if _spent(errors.argmin(0), cost) <= budget:
         return _choice(errors, cost, budget, 0.0)
     # Above `high` nothing is worth a digit.
-    low, high = 1e-30, float(((errors[0] - errors.min(0)) / cost).max()) * 2 + 1e-29
+    high = float(((errors[0] - errors.min(0)) / cost).max()) * 2
+    low = high * _SPAN
     for _ in range(_STEPS):
-        middle = math.sqrt(low * high)
+        middle = math.sqrt(low) * math.sqrt(high)
         if _spent((errors + middle * n * cost).argmin(0), cost) <= budget:
             high = middle
         else:

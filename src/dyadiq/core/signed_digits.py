@@ -17,7 +17,7 @@ from dyadiq.core.errors import QuantError
 
 __all__ = ["MAX_DIGITS", "count_digits", "digit_grids", "nearest_codes"]
 
-MAX_DIGITS = 8  # a code of 16 bits has no more
+MAX_DIGITS = 9  # a code of 16 bits has no more (43,691 has so many)
 
 
 def count_digits(codes: ArrayLike) -> NDArray[np.int64]:

@@ -40,7 +40,7 @@ def fisher_diagonal(
         seed: Of the labels drawn.
 
     Raises:
-        DataError: Fewer samples than a micro batch.
+        DataError: Fewer samples than a micro batch; logits that are no ``[N, C]`` or not finite.
 
     Example:
         >>> weight = torch.zeros(2, 1, requires_grad=True)  # p = 1/2 each: F = p (1 - p) x^2 = 1/4 exactly
@@ -54,6 +54,11 @@ def fisher_diagonal(
     total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()}
     for chunk in x[: count * micro_batch].reshape(count, micro_batch, *x.shape[1:]):
         logits = model(chunk)
+        if logits.ndim != 2 or not bool(logits.isfinite().all()):
+            raise DataError(
+                f"Fisher diagonal: the model returns shape {list(logits.shape)}, expected finite logits [N, classes]. "
+                "Build it with one output per class, and look for NaN in its weights."
+            )
         labels = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         gradients = torch.autograd.grad(loss, list(parameters.values()))

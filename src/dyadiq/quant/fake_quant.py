@@ -15,7 +15,7 @@ and section 2.2; Jain et al. 2020, TQT (scales in the log domain, power-of-two s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from dyadiq.core.affine import AffineParams, quantize
 from dyadiq.core.errors import QuantError
 from dyadiq.core.qtype import QType
-from dyadiq.core.signed_digits import digit_grids, nearest_codes
+from dyadiq.core.signed_digits import MAX_DIGITS, digit_grids, nearest_codes
 
 __all__ = ["ActivationQuantizer", "Quantizer", "WeightQuantizer", "fake_quantize", "round_to_grid"]
 
@@ -198,18 +198,29 @@ class WeightQuantizer(Quantizer):
         are far from their code, would decide the scale.
 
         Raises:
-            QuantError: 0 is not the code of 0.0, or there are groups.
+            QuantError: 0 is not the code of 0.0, there are groups, or a limit is negative.
         """
         if limits is not None:
-            if self.qtype.bipolar or self.group_factor is not None or bool((self.zero_point != 0).any()):
-                raise QuantError(
-                    f"signed digits can be limited for symmetric codes without groups, got {self.qtype} "
-                    f"with zero points {sorted(set(self.zero_point.tolist()))}. Use scheme 'symmetric', bits >= 2 and "
-                    "granularity 'tensor' or 'channel'."
-                )
-            limits = limits.detach().to(device=self.scale.device, dtype=torch.int8)
+            self.check_digits()
+            if bool((limits < 0).any()):
+                raise QuantError(f"limits of signed digits must be 0 (pruned) or more, got {int(limits.min())}.")
+            limits = limits.detach().clamp(max=MAX_DIGITS).to(device=self.scale.device, dtype=torch.int8)
         self.max_digits = limits
         return self
+
+    def check_digits(self) -> None:
+        """Check that signed digits can be limited in this format.
+
+        Raises:
+            QuantError: 0 is not the code of 0.0, or there are groups.
+        """
+        if self.qtype.bipolar or self.group_factor is not None or bool((self.zero_point != 0).any()):
+            groups = ", in groups" if self.group_factor is not None else ""
+            raise QuantError(
+                f"signed digits can be limited for symmetric codes without groups, got {self.qtype} "
+                f"with zero points {sorted(set(self.zero_point.tolist()))}{groups}. Use scheme 'symmetric', bits >= 2 "
+                "and granularity 'tensor' or 'channel'."
+            )
 
     def forward(self, weight: Tensor, scale: Tensor | None = None) -> Tensor:
         """Return the fake-quantized weight.
@@ -224,7 +235,8 @@ class WeightQuantizer(Quantizer):
         step, zero_point = self._step(weight, scale), self._per_channel(self.zero_point, weight)
         if self.max_digits is not None:
             codes = self._limited(weight.detach().double() / step.detach())
-            return weight + ((codes * step.detach()).to(weight.dtype) - weight.detach())
+            # The sum is on the grid to the last bit: its second term is 0, with a gradient of 1.
+            return (codes * step.detach()).to(weight.dtype) + (weight - weight.detach())
         # In float64, so that codes are those of `core.affine` on ties too.
         share = self._gradient_scale(weight.numel() // scale.numel())
         return fake_quantize(weight.double(), step, zero_point, self.qtype, gradient_scale=share).to(weight.dtype)
@@ -251,18 +263,24 @@ class WeightQuantizer(Quantizer):
             scale: In place of `current_scale`.
 
         Raises:
-            QuantError: A value is NaN or infinite.
+            QuantError: A value is NaN or infinite, or limits have another shape than the weight.
         """
         params = self.affine_params() if scale is None else replace(self.affine_params(), scale=scale)
         codes = quantize(values, params, name=name)
         if self.max_digits is None:
             return codes
+        self._check_shape(values.shape)
         ratios = values / params.scale.reshape(-1, *([1] * (values.ndim - 1)))
         return nearest_codes(ratios, self.max_digits.cpu().numpy(), self.qtype.qmin, self.qtype.qmax)
 
     def _limited(self, ratios: Tensor) -> Tensor:
-        """Return `nearest_codes` of float64 ratios, as float64."""
+        """Return `nearest_codes` of float64 ratios, as float64.
+
+        Raises:
+            QuantError: The limits have another shape than the weight.
+        """
         assert self.max_digits is not None  # our own bug otherwise
+        self._check_shape(ratios.shape)
         grids = digit_grids(self.qtype.qmin, self.qtype.qmax)
         limits = self.max_digits.clamp(max=len(grids) - 1)
         codes = torch.zeros_like(ratios)
@@ -273,10 +291,24 @@ class WeightQuantizer(Quantizer):
         return codes
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Take limits as the state has them: also where this quantizer had none, or has some and they had not."""
+        """Take limits as the state has them, also None; a state without this quantizer leaves them.
+
+        Raises:
+            QuantError: The state has limits that this format cannot have.
+        """
         limits = state.get(f"{prefix}max_digits")
-        self.max_digits = None if limits is None else torch.empty_like(limits, device=self.scale.device)
+        if f"{prefix}scale" in state or limits is not None:
+            self.max_digits = None if limits is None else torch.empty_like(limits, device=self.scale.device)
         super()._load_from_state_dict(state, prefix, *rest)
+        self.limit_digits_(self.max_digits)
+
+    def _check_shape(self, shape: Sequence[int]) -> None:
+        assert self.max_digits is not None  # our own bug otherwise
+        if self.max_digits.shape != tuple(shape):
+            raise QuantError(
+                f"limits of signed digits: got shape {list(self.max_digits.shape)}, expected that of the weight, "
+                f"{list(shape)}."
+            )
 
     def _per_channel(self, vector: Tensor, weight: Tensor) -> Tensor:
         return vector.reshape(-1, *([1] * (weight.ndim - 1)))

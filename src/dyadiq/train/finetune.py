@@ -58,14 +58,15 @@ def finetune(
         on_epoch: Called with the record of each new epoch.
 
     Returns:
-        The history, and which epoch was kept.
+        The history, and which epoch was kept. Records of epochs with an update of ``sparsify`` have its results too.
 
     Raises:
         DataError: No or unlabelled batches; NaN or infinity in the samples, the weights or the loss.
-        ConfigError: The checkpoint belongs to another training, the network has several inputs or outputs, or there
-            are too few epochs to sparsify in.
+        ConfigError: The checkpoint belongs to another training, or the network has several inputs or outputs.
+        InfeasibleError: The budget of ``sparsify`` is missed after its last update, or leaves no weight.
         MissingDependencyError: A budget of LUTs, and da4ml is not installed.
-        QuantError: Digits cannot be limited in this format.
+        TooLargeError: A budget of LUTs, and the network is too large to unroll.
+        QuantError: Digits cannot be limited in the format of a weight.
         ArtifactError: The checkpoint is damaged.
         StorageError: The checkpoint cannot be written; the one before it is intact.
     """

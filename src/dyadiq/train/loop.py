@@ -66,7 +66,7 @@ def train(
     progress: Progress = NO_PROGRESS,
     on_epoch: EpochCallback | None = None,
     freeze: Callable[[], object] | None = None,
-    before_epoch: Callable[[int], object] | None = None,
+    before_epoch: Callable[[int], Mapping[str, Any]] | None = None,
     keep_from: int = 0,
     also: Mapping[str, Any] | None = None,
 ) -> TrainResult:
@@ -88,7 +88,7 @@ def train(
         on_epoch: Called with the record of each new epoch, after the checkpoint was written.
         freeze: What ``freeze_bn_epoch`` does after ``model.train()``; stops batch norm statistics if not given.
         before_epoch: Called with the number of each new epoch; may change buffers, as a function of the model's state
-            and the number only.
+            and the number only. What it returns goes into the epoch's record.
         keep_from: First epoch whose weights may be kept as the best.
         also: Settings of ``before_epoch``; a checkpoint made with others is refused.
 
@@ -131,9 +131,8 @@ def train(
             model.train()
             if config.freeze_bn_epoch is not None and epoch >= config.freeze_bn_epoch:
                 freeze()
-            if before_epoch is not None:
-                before_epoch(epoch)
-            record = _train_epoch(model, named, batches, config, epoch)
+            noted = {} if before_epoch is None else before_epoch(epoch)
+            record = {**noted, **_train_epoch(model, named, batches, config, epoch)}
             best = state.best
             if validation is not None:
                 record, best = _validate(model, validation, record, best, keep_from)
@@ -241,10 +240,8 @@ def _validate(
 
 
 def _finish(model: nn.Module, state: TrainState, config: TrainConfig, n_resumed: int) -> TrainResult:
-    if state.best is None:
-        return TrainResult(state.history, n_resumed_epochs=n_resumed)
-    if not config.keep_best:
-        last = state.history[-1]["validation_accuracy"]
+    if state.best is None or not config.keep_best:
+        last = state.history[-1].get("validation_accuracy")
         return TrainResult(state.history, validation_accuracy=last, n_resumed_epochs=n_resumed)
     model.load_state_dict(state.best.model)
     return TrainResult(state.history, state.best.epoch, state.best.accuracy, n_resumed)

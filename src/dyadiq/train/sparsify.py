@@ -17,7 +17,7 @@ given in LUTs, each update traces the network's own circuit and corrects what a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -27,20 +27,22 @@ import torch
 from torch import Tensor
 
 from dyadiq.allocation.digits import allocate_digits
-from dyadiq.core.errors import ConfigError
+from dyadiq.core.errors import ConfigError, InfeasibleError, QuantError
 from dyadiq.core.signed_digits import nearest_codes
 from dyadiq.cost.facts import network_facts
 from dyadiq.curvature.fisher_diagonal import fisher_diagonal
 from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.lower import lower
 from dyadiq.quant.module import QuantModule
-from dyadiq.train.evaluate import single_output
+from dyadiq.train.evaluate import device_of, single_output
 from dyadiq.zoo.data import Split
 
 __all__ = ["DigitSchedule", "SparsifyConfig"]
 
 _GROWTH_BITS = 2  # an adder is wider than its input by about so much
-_FINAL_ROUNDS = 4  # traces of the last update
+_FINAL_ROUNDS = 4  # of the last update, each corrected by a trace; up to twice as many while the budget is missed
+_TOLERANCE = 1.03  # a circuit larger than the budget by more is refused
+_MICRO_BATCH = 32  # samples of one gradient
 _MARGIN = 0.985  # of a LUT budget is aimed at: codes move a little after the last update
 
 
@@ -112,38 +114,86 @@ class DigitSchedule:
         """Prepare; nothing is limited yet.
 
         Raises:
-            ConfigError: Too few epochs.
+            QuantError: Digits cannot be limited in the format of a weight.
         """
+        for name, quantizer in module.weight_quantizers().items():
+            try:
+                quantizer.check_digits()
+            except QuantError as err:
+                raise QuantError(f"sparsify: {name}: {err}") from err
         epochs = np.linspace(config.start_frac * n_epochs, config.end_frac * n_epochs, config.n_updates)
         self._updates = sorted({int(epoch) for epoch in epochs})
         self.final_epoch = self._updates[-1]
-        if self.final_epoch >= n_epochs:
-            raise ConfigError(f"sparsify: {n_epochs} epochs leave none after the last update. Train for longer.")
         self._module, self._config, self._seed = module, config, seed
         index = np.random.default_rng(seed).permutation(len(split))[: config.n_samples]
-        self._samples = torch.as_tensor(split.x[np.sort(index)])
+        self._samples = torch.as_tensor(split.x[np.sort(index)], device=device_of(module))
         self._unit = self._unit_costs()
 
-    def __call__(self, epoch: int) -> None:
-        """Choose new limits, if this epoch is one of those."""
+    def __call__(self, epoch: int) -> dict[str, Any]:
+        """Choose new limits, if this epoch is one of those; return what they are: ``digits_per_weight``, ``lut``.
+
+        Raises:
+            InfeasibleError: The last limits miss the budget, or leave no weight.
+        """
         if epoch not in self._updates:
-            return
+            return {}
         shapes = {name: weight.shape for name, weight in self._weights().items()}
         for name, quantizer in self._module.weight_quantizers().items():
             if quantizer.max_digits is None:
                 quantizer.limit_digits_(torch.full(shapes[name], self._config.max_digits))
         number = self._updates.index(epoch) + 1
-        final = number == len(self._updates)
         saliency = self._saliency(epoch)
-        for _ in range(_FINAL_ROUNDS if final and self._config.lut is not None else 1):
-            self._limit(saliency, (1 - number / len(self._updates)) ** 2)
+        luts = self._luts()
+        self._limit(saliency, (1 - number / len(self._updates)) ** 2, luts)
+        if number < len(self._updates):
+            return {"digits_per_weight": self._digits_per_weight()}
+        if luts is not None:
+            luts = self._final_luts(saliency)
+        mean = self._digits_per_weight()
+        self._check(mean, luts)
+        return {"digits_per_weight": mean} | ({} if luts is None else {"lut": luts})
+
+    def _final_luts(self, saliency: Mapping[str, np.ndarray[Any, Any]]) -> int | None:
+        """Correct the last limits until the circuit fits; return its LUTs."""
+        luts = self._luts()
+        for done in range(1, 2 * _FINAL_ROUNDS):
+            if done >= _FINAL_ROUNDS and not self._misses(luts):
+                break
+            self._limit(saliency, 0.0, luts)
+            luts = self._luts()
+        return luts
+
+    def _misses(self, luts: int | None) -> bool:
+        return luts is not None and self._config.lut is not None and luts > self._config.lut * _TOLERANCE
+
+    def _check(self, mean: float, luts: int | None) -> None:
+        if mean > 0 and not self._misses(luts):
+            return
+        for quantizer in self._module.weight_quantizers().values():
+            assert quantizer.max_digits is not None  # set by __call__
+            quantizer.limit_digits_(torch.zeros_like(quantizer.max_digits))
+        if self._config.lut is None:
+            raise InfeasibleError(
+                f"sparsify: digits_per_weight = {self._config.digits_per_weight} leaves no weight at all. Raise it."
+            )
+        least = self._luts()
+        raise InfeasibleError(
+            f"sparsify: after the last update the circuit takes {luts:,} LUT with {mean:.3g} signed digits per weight, "
+            f"expected at most {self._config.lut:,} with more than 0; without any weight {least:,} remain. Raise lut, "
+            "or choose fewer activation bits.",
+            {"lut": float(least or 0)},
+        )
+
+    def _digits_per_weight(self) -> float:
+        limits = [q.max_digits for q in self._module.weight_quantizers().values() if q.max_digits is not None]
+        return float(sum(x.double().sum() for x in limits)) / max(1, sum(x.numel() for x in limits))
 
     def _unit_costs(self) -> dict[str, float]:
         """Return the cost of one digit by weight: widths of adders times positions, or 1."""
         names = self._module.weight_quantizers()
         if self._config.lut is None:
             return dict.fromkeys(names, 1.0)
-        facts = network_facts(canonicalize(self._module.graph), self._module.config)
+        facts = network_facts(canonicalize(self._module.graph), self._module.config, fixed_size_bytes=0)
         quantizers = self._module.quantizers_by_name()
         unit = dict.fromkeys(names, 0.0)
         for layer in facts.layers:
@@ -159,14 +209,18 @@ class DigitSchedule:
         try:
             with _probes(self._module, weights) as probes:
                 found = fisher_diagonal(
-                    lambda x: single_output(self._module, x), probes, self._samples, seed=self._seed + epoch
+                    lambda x: single_output(self._module, x),
+                    probes,
+                    self._samples,
+                    micro_batch=min(_MICRO_BATCH, len(self._samples)),
+                    seed=self._seed + epoch,
                 )
         finally:
             self._module.train(training)
         return {name: value.cpu().numpy() for name, value in found.items()}
 
-    def _limit(self, saliency: dict[str, np.ndarray[Any, Any]], remaining: float) -> None:
-        """Give every weight its limit; ``remaining`` falls from 1 to 0 over the schedule."""
+    def _limit(self, saliency: Mapping[str, np.ndarray[Any, Any]], remaining: float, luts: int | None) -> None:
+        """Give every weight its limit; ``remaining`` falls from 1 to 0 over the schedule, ``luts`` are those now."""
         weights, quants = self._weights(), self._module.weight_quants()
         options = range(self._config.max_digits + 1)
         errors, costs, spent = [], [], 0.0
@@ -180,11 +234,11 @@ class DigitSchedule:
             assert limits is not None  # set by __call__
             spent += float(limits.double().sum()) * self._unit[name]
         cost = np.concatenate(costs)
-        if self._config.lut is None:
+        if self._config.lut is None or luts is None:
             assert self._config.digits_per_weight is not None  # checked by SparsifyConfig
             target = self._config.digits_per_weight * float(cost.sum())
         else:
-            target = self._config.lut * _MARGIN * spent / self._luts()
+            target = self._config.lut * _MARGIN * spent / max(1, luts)
         full = float(cost.sum()) * self._config.max_digits
         budget = min(target, full) ** (1 - remaining) * full**remaining
         chosen = allocate_digits(np.concatenate(errors, axis=1), cost, budget)
@@ -194,10 +248,13 @@ class DigitSchedule:
             self._module.weight_quantizers()[name].limit_digits_(limits)
             start += weight.size
 
-    def _luts(self) -> int:
+    def _luts(self) -> int | None:
+        """Return the LUTs of the circuit as it is now, where they are the budget."""
+        if self._config.lut is None:
+            return None
         from dyadiq.fpga.estimate import estimate_hardware
 
-        return max(1, estimate_hardware(lower(self._module)).lut)
+        return estimate_hardware(lower(self._module)).lut
 
     def _weights(self) -> dict[str, np.ndarray[Any, Any]]:
         params = self._module.folded_graph().params
