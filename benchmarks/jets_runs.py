@@ -21,6 +21,7 @@ from dyadiq.core.format import Format
 from dyadiq.core.qtype import bits_for_range
 from dyadiq.cost import network_facts
 from dyadiq.cost.bops import program_bops
+from dyadiq.fpga.estimate import estimate_hardware
 from dyadiq.ir.capture import capture
 from dyadiq.ir.integer import effective_weight
 from dyadiq.ir.passes import canonicalize
@@ -100,15 +101,16 @@ class Runs:
         load_state(self.work / row["weights"], model)
         return row, capture(model.eval(), torch.from_numpy(data.train.x[:4]))
 
-    def integer_network(self, batch_norm, l1, seed, config, plan_of, training, against=("exact",)):
+    def integer_network(self, batch_norm, l1, seed, config, plan_of, training, against=("exact",), depth=None):
         """Return the row of an integer program: calibrated, fine-tuned and lowered from the float network.
 
-        ``plan_of`` maps the network's facts to a `BitPlan`.
+        ``plan_of`` maps the network's facts to a `BitPlan`; with a ``depth``, the row has the circuit's estimated LUTs.
         """
         _, graph = self.float_network(batch_norm, l1, seed)
         plan, settings = plan_of(network_facts(canonicalize(graph), config)), self.config(training, seed, l1)
         key = {"kind": "integer", "batch_norm": batch_norm, "float": self.config(FLOAT, seed, l1).to_json()}
         key |= {"finetune": settings.to_json(), "config": config.to_json(), "bits": plan.bits, "against": list(against)}
+        key |= {} if depth is None else {"depth": depth}
 
         def make(_):
             data = self.data(seed)
@@ -116,7 +118,8 @@ class Runs:
             qmod = quantize(graph, plan, batches, config=config, seed=seed)
             finetune(qmod, data.train, config=settings, validation=data.validation)
             program = lower(qmod)
-            return {"seed": seed, **described(program, plan), **measured(program, data, against)}
+            found = {"seed": seed, **described(program, plan), **measured(program, data, against)}
+            return found if depth is None else {**found, "lut": estimate_hardware(program, depth).lut}
 
         return self.row(key, make)
 
