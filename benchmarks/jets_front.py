@@ -2,8 +2,8 @@
 
 Run: python benchmarks/jets_front.py [--budgets 3000 11500] [--work FOLDER]
 
-For each seed a float network of 16-64-32-32-5 is trained; from it, for each budget of LUTs, one of 8-bit inputs, 8-bit
-weights and 5-bit activations, power-of-two scales, whose weights are given their signed digits by curvature while it
+For each seed a float network of 16-64-32-32-5 is trained; from it, for each budget of LUTs, one of 8-bit weights, 6 or
+8-bit inputs and 4 or 5-bit activations, power-of-two scales, whose weights are given their signed digits by curvature while it
 is trained on (`train.sparsify`). The epoch is chosen on the validation split, the accuracy is that of the integer
 program on the whole test split. LUTs are those of Yosys for UltraScale+, no DSPs. One thread; CPU seconds are those of
 float and further training together. Finished rows are kept in the work folder.
@@ -37,8 +37,9 @@ from dyadiq.train.config import TrainConfig
 from dyadiq.train.finetune import finetune
 from dyadiq.train.sparsify import SparsifyConfig
 
-BUDGETS = (1700, 3000, 6000, 11500)
-WEIGHT_BITS, ACTIVATION_BITS, DEPTH, FAMILY = 8, 5, 4, "xcup"
+# Widths of inputs and of hidden activations by LUTs: small circuits want narrow adders. Chosen on validation jets.
+BUDGETS = {1700: (6, 4), 3000: (6, 4), 6000: (8, 5), 11500: (8, 5)}
+WEIGHT_BITS, DEPTH, FAMILY = 8, 4, "xcup"
 CONFIG = QuantConfig(
     weight=Format(8, signed=True, narrow=True, granularity="tensor", scale="pow2"),
     activation=Format(8, scale="pow2"),
@@ -55,13 +56,15 @@ def row(runs, budget, seed, epochs):
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
     sparsify = SparsifyConfig(lut=budget, n_updates=20 if not runs.quick else 1)
     key = {"kind": "front", "float": runs.config(FLOAT, seed, 0.0).to_json(), "finetune": training.to_json()}
-    key |= {"sparsify": sparsify.to_json(), "config": CONFIG.to_json(), "bits": [WEIGHT_BITS, ACTIVATION_BITS]}
+    input_bits, activation_bits = BUDGETS[budget]
+    config = replace(CONFIG, input_bits=input_bits)
+    key |= {"sparsify": sparsify.to_json(), "config": config.to_json(), "bits": [WEIGHT_BITS, activation_bits]}
 
     def make(path):
         data, start = runs.data(seed), time.process_time()
-        plan = uniform_plan(network_facts(canonicalize(graph), CONFIG), WEIGHT_BITS, ACTIVATION_BITS)
+        plan = uniform_plan(network_facts(canonicalize(graph), config), WEIGHT_BITS, activation_bits)
         batches = calibration(data, _N_CALIBRATION)
-        qmod = quantize(graph, plan, batches, config=CONFIG, seed=seed)
+        qmod = quantize(graph, plan, batches, config=config, seed=seed)
         factors = refine_ranges_(qmod, batches)
         result = finetune(qmod, data.train, config=training, validation=data.validation, sparsify=sparsify)
         seconds = time.process_time() - start
@@ -109,7 +112,7 @@ def groups(rows):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budgets", type=int, nargs="*", default=list(BUDGETS), help="LUTs to end with")
+    parser.add_argument("--budgets", type=int, nargs="*", choices=BUDGETS, default=list(BUDGETS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=TRAINING.epochs)
     parser.add_argument("--quick", action="store_true", help="few jets, to see that everything runs")
@@ -119,7 +122,7 @@ def main():
     start, runs = environment(), Runs(args.work, quick=args.quick)
     rows = [row(runs, budget, seed, args.epochs) for seed in args.seeds for budget in args.budgets]
     wrong = [r for r in rows if any(v["mismatches"] for v in r["verify"].values())]
-    settings = {"training": asdict(TRAINING), "weight_bits": WEIGHT_BITS, "activation_bits": ACTIVATION_BITS}
+    settings = {"training": asdict(TRAINING), "weight_bits": WEIGHT_BITS, "input_and_activation_bits": BUDGETS}
     document = {"schema": "dyadiq.benchmark.jets-front/1", "environment": start, "settings": settings}
     document |= {"groups": groups(rows), "rows": rows}
     write_results(args.out, document)
