@@ -1,8 +1,10 @@
-"""Jets: accuracy against LUTs, beside HGQ2 with da4ml. Run: python benchmarks/jets_vs_hgq.py peer
+"""Jets: accuracy against LUTs, beside HGQ2 with da4ml. Run: python benchmarks/jets_vs_hgq.py peer|plot
 
 `peer` trains HGQ2 (module `hgq_peer`) on the jets of the recipes: the same training jets, the same validation jets for
 every choice, the same test jets for the accuracy of the integer program. LUTs are counted by the flow that counts
 ours. Finished trainings and rows are kept in the work folder and not made again. One thread.
+
+`plot` draws both fronts, this one and that of jets_front.py, from the stored results, and prints the table of both.
 
 Needs ``pip install 'dyadiq[peers]'``, Yosys, and the jets in the folder that DYADIQ_DATA names.
 Exit code 1 if an integer program differs from Keras on a test jet.
@@ -14,7 +16,10 @@ import math
 import sys
 from pathlib import Path
 
+import matplotlib as mpl
 from environment import environment
+from jets_runs import save_svg
+from matplotlib.figure import Figure
 from recipe_runs import mean_and_spread, percent, write_results
 
 from dyadiq.zoo import load_dataset
@@ -23,6 +28,7 @@ BETAS = (1e-6, 5e-6, 2e-5, 4e-5)
 RAMP = (5e-7, 8e-5)
 STOCK_BETAS = (5e-6, 4e-5)  # also synthesised by plain Yosys, on the first seed: which flow favours whom
 RESULTS = Path(__file__).parent / "results"
+FRONTS = {"Dyadiq": "jets_front.json", "HGQ2 + da4ml": "jets_hgq.json"}
 
 
 def peer(args):
@@ -126,6 +132,41 @@ def table(document):
     return "\n".join(lines)
 
 
+def plot(args):
+    """Draw both fronts and print their table."""
+    both = {name: json.loads((RESULTS / file).read_text()) for name, file in FRONTS.items()}
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        for (name, document), marker, colour in zip(both.items(), "o^", ("tab:blue", "tab:red"), strict=True):
+            rows = [row for row in document["rows"] if row.get("kind", "fixed beta") == "fixed beta"]
+            luts, accuracies = [row["lut_yosys"] for row in rows], [100 * row["accuracy"] for row in rows]
+            axes.plot(luts, accuracies, marker, color=colour, markersize=4, alpha=0.5)
+            groups_ = sorted(document["groups"], key=lambda e: e["lut_yosys"]["mean"])
+            x, y = ([e[key]["mean"] for e in groups_] for key in ("lut_yosys", "accuracy"))
+            axes.plot(x, [100 * v for v in y], "-", color=colour, label=f"{name} (line: means over seeds)")
+        axes.set(xscale="log", xlabel="LUTs (Yosys, UltraScale+, no DSPs)", ylabel="accuracy on the test split, %")
+        axes.legend(frameon=False, loc="lower right")
+    save_svg(figure, args.figure)
+    print(both_table(*both.values()))
+
+
+def both_table(ours, theirs):
+    """Return the Markdown table of both fronts, by LUTs."""
+    lines = [
+        "| network | accuracy % | validation % | LUT (Yosys) | FF | cycles | training, CPU s | seeds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    entries = [(f"Dyadiq, lut = {e['budget']}", "validation", "training_cpu_seconds", e) for e in ours["groups"]]
+    entries += [(f"HGQ2, beta = {e['beta']:g}", "val_accuracy", "cpu_seconds", e) for e in theirs["groups"]]
+    for name, validation, seconds, e in sorted(entries, key=lambda entry: entry[3]["lut_yosys"]["mean"]):
+        counts = " | ".join(
+            f"{e[key]['mean']:,.0f} ± {e[key]['std']:,.0f}" for key in ("lut_yosys", "ff", "latency_cycles", seconds)
+        )
+        lines.append(f"| {name} | {percent(e['accuracy'])} | {percent(e[validation])} | {counts} | {e['n_seeds']} |")
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -140,6 +181,9 @@ def main():
     command.add_argument("--n-train", type=int, help="use only the first jets of the training part")
     command.add_argument("--work", type=Path, default=Path("runs/jets_hgq"), help="folder of trainings and rows")
     command.add_argument("--out", type=Path, default=RESULTS / "jets_hgq.json")
+    command = commands.add_parser("plot", help="draw both fronts")
+    command.set_defaults(run=plot)
+    command.add_argument("--figure", type=Path, default=Path("docs/figures/jets_front.svg"))
     args = parser.parse_args()
     args.run(args)
 
