@@ -95,7 +95,10 @@ def sample_report(
         "bops": 12_345_678,
         "verify": {r.executor: r.to_json() for r in results},
         "refusals": [r.refusal for r in results if r.refusal],
-        "layers": [layer.to_json() for layer in layer_traffic(table.facts, plan.bits)],
+        "layers": [
+            layer.to_json() | {"zero_weights_frac": 0.6543, "digits_per_weight": 0.4321}
+            for layer in layer_traffic(table.facts, plan.bits)
+        ],
         "hardware": sample_hardware() if hardware else None,
         "provenance": {"seed": 0, "torch": "2.13.0", "recipe sha256": "ab" * 32, "program sha256": "cd" * 32},
     }

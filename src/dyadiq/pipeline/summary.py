@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from dyadiq.core.plan import BitPlan
+from dyadiq.core.signed_digits import count_digits
 from dyadiq.core.store import load_plan, load_table
 from dyadiq.core.tables import SensitivityTable
 from dyadiq.cost.traffic import layer_traffic
+from dyadiq.ir.integer import IntegerProgram, effective_weight
+from dyadiq.ir.serialize import load_program
 from dyadiq.pipeline.runner import source_sha256, versions
 from dyadiq.pipeline.stage import read_json
 from dyadiq.pipeline.store import RunFolder, StageRecord
 from dyadiq.recipe import AcceptSection, Recipe
 
-__all__ = ["SUMMARY_SCHEMA", "build_summary"]
+__all__ = ["SUMMARY_SCHEMA", "build_summary", "layer_digits"]
 
 SUMMARY_SCHEMA = "dyadiq.run/1"
 
@@ -45,6 +48,7 @@ def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, Stage
     report = run / "report" / "report.html"
     size_bytes = Path(artifacts["dyq"]).stat().st_size
     kinds = {d.name: d.kind for d in table.facts.decisions}
+    digits = layer_digits(load_program(run / "lower" / "program.safetensors"))
     summary: dict[str, Any] = {
         "schema": SUMMARY_SCHEMA,
         "name": recipe.name,
@@ -61,7 +65,7 @@ def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, Stage
         "activation_bits": {name: b for name, b in plan.bits.items() if kinds[name] == "activation"},
         "certificate": _certificate(plan),
         "verify": verification,
-        "layers": [layer.to_json() for layer in layer_traffic(table.facts, plan.bits)],
+        "layers": [layer.to_json() | digits[layer.name] for layer in layer_traffic(table.facts, plan.bits)],
         "hardware": {**hardware[0], "devices": hardware} if hardware else None,
         "uniform": read_json(run / "compare" / "uniform.json"),
         "seconds": {name: record.seconds for name, record in records.items()},
@@ -76,6 +80,22 @@ def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, Stage
     summary["refusals"] = _refusals(recipe.accept, summary)
     summary["accepted"] = not summary["refusals"]
     return summary
+
+
+def layer_digits(program: IntegerProgram) -> dict[str, dict[str, float]]:
+    """Return, for every layer by name, which fraction of its weights is 0 and their mean nonzero signed digits.
+
+    Both decide what a layer takes as logic: a weight of n digits is n - 1 adders, and one more in the sum.
+    """
+    found = {}
+    for node in program.graph.nodes:
+        if node.op in ("conv2d", "linear"):
+            weight = effective_weight(program.graph, node)
+            found[node.name] = {
+                "zero_weights_frac": round(float((weight == 0).mean()), 6),
+                "digits_per_weight": round(float(count_digits(weight).mean()), 6),
+            }
+    return found
 
 
 def _certificate(plan: BitPlan) -> dict[str, Any]:

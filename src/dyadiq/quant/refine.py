@@ -10,13 +10,14 @@ error otherwise. Source of the measured divergence: Cai et al. 2020, ZeroQ, eq. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 
-from dyadiq.core.errors import ConfigError, DataError
+from dyadiq.core.errors import ConfigError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.ir.execute import Batch, NamedInputs, iterate_batches
 from dyadiq.quant.fake_quant import ActivationQuantizer
@@ -47,14 +48,14 @@ def refine_ranges_(
         progress: One step a measurement.
 
     Raises:
-        ConfigError: A factor is not positive.
-        DataError: No batch.
+        ConfigError: A factor is not positive, or no power of two where a scale is one.
+        DataError: No batch, or one is unusable.
     """
-    if not all(factor > 0 for factor in factors):
-        raise ConfigError(f"refine: factors must be positive, got {list(factors)}.")
+    pow2 = any(quantizer.fmt.scale == "pow2" for quantizer in _quantizers(module).values())
+    if not all(0 < factor < math.inf and (not pow2 or math.frexp(factor)[0] == 0.5) for factor in factors):
+        kind = "powers of two, as the scales are" if pow2 else "positive"
+        raise ConfigError(f"refine: factors must be {kind}; got {list(factors)}.")
     inputs = [_arguments(module, batch) for batch in iterate_batches(batches)]
-    if not inputs:
-        raise DataError("refine: no batch to measure the outputs on. Give at least one.")
     mode, training = module.mode, module.training
     module.eval()
     try:
@@ -73,7 +74,7 @@ def _descend(
     sweeps: int,
     progress: Progress,
 ) -> dict[str, float]:
-    quantizers = {n: q for n, q in module.quantizers_by_name().items() if isinstance(q, ActivationQuantizer)}
+    quantizers = _quantizers(module)
     chosen = dict.fromkeys(quantizers, 1.0)
     progress.start("refine ranges", sweeps * len(quantizers) * len(factors))
     try:
@@ -92,6 +93,10 @@ def _descend(
     finally:
         progress.finish()
     return chosen
+
+
+def _quantizers(module: QuantModule) -> dict[str, ActivationQuantizer]:
+    return {n: q for n, q in module.quantizers_by_name().items() if isinstance(q, ActivationQuantizer)}
 
 
 def _divergence(module: QuantModule, inputs: list[tuple[Tensor, ...]], wanted: list[list[Tensor]]) -> float:

@@ -90,6 +90,7 @@ def test_traffic_and_energy_of_every_layer_are_shown():
     text = render_report(sample_report())
     assert "<h2>Arithmetic, traffic and energy</h2>" in text
     assert text.count("<td>147,456</td>") == 10  # MACs of five layers, in two tables
+    assert text.count("<td>65.43 %</td><td>0.432</td>") == 5  # zero weights and signed digits
 
 
 def test_markup_is_balanced_and_ids_are_unique():
