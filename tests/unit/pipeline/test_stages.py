@@ -235,6 +235,21 @@ def test_uniform_plans_are_measured_beside_the_chosen_one(path, tmp_path):
     assert 0 <= four["accuracy"] <= 1
 
 
+def test_weights_of_few_digits_are_told_by_document_and_report(path, tmp_path):
+    options = ("finetune.epochs=2", "finetune.sparsify.digits_per_weight=0.5", "calibrate.refine=true")
+    result = run(path, tmp_path / "run", *options)
+    layers = result.summary["layers"]
+    n_weights = [1024, 2048, 1024, 160]
+    mean = np.average([layer["digits_per_weight"] for layer in layers], weights=n_weights)
+    assert 0 < round(mean, 4) <= 0.5  # the document rounds
+    assert all(0.2 < layer["zero_weights_frac"] < 1 for layer in layers)
+    assert [v["mismatches"] for v in result.summary["verify"].values()] == [0, 0]
+    history = json.loads((result.folder / "finetune" / "training.json").read_text())["history"]
+    assert "digits_per_weight" in history[-1]
+    share = f"<td>{100 * layers[0]['zero_weights_frac']:.2f} %</td>"
+    assert share in (result.folder / "report" / "report.html").read_text()
+
+
 def test_predicted_size_is_the_size_on_disk(finished):
     size = (finished.folder / "export" / "dyq" / "program.dyq").stat().st_size
     assert finished.summary["costs"]["size"] == finished.summary["size_bytes"] == size

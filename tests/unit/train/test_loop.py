@@ -303,3 +303,22 @@ def test_progress_sees_every_epoch_and_ends_when_interrupted():
     with pytest.raises(Killed):
         train(Net(), blobs(), CONFIG, progress=recorder, on_epoch=kill)
     assert recorder.events[-1] == "end"
+
+
+def test_what_happens_before_an_epoch_is_in_its_record():
+    seen = []
+    result = train(Net(), blobs(), TrainConfig(epochs=2, batch_size=16), before_epoch=lambda e: {"noted": 10 * e})
+    assert [(r["epoch"], r["noted"]) for r in result.history] == [(0, 0), (1, 10)]
+    train(Net(), blobs(), TrainConfig(epochs=2, batch_size=16), before_epoch=lambda e: seen.append(e) or {})
+    assert seen == [0, 1]
+
+
+def test_best_epoch_is_one_that_may_be_kept():
+    options = {"validation": blobs(30, seed=1)}
+    free = train(Net(), blobs(), CONFIG, **options)
+    late = train(Net(), blobs(), CONFIG, **options, keep_from=3)
+    assert free.history == late.history
+    assert late.best_epoch == 3
+    none = train(Net(), blobs(), CONFIG, **options, keep_from=99)  # no such epoch: the last one is kept
+    assert none.best_epoch is None
+    assert none.validation_accuracy == none.history[-1]["validation_accuracy"]
