@@ -1,5 +1,7 @@
 """Signed digits against the slow truth: every way to write a number, every code with few enough digits."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def test_limits_are_those_of_each_weight():
 def test_grids_end_with_all_codes():
     grids = digit_grids(-127, 127)
     assert len(grids[-1]) == 255
-    assert all(set(small) < set(large) for small, large in zip(grids, grids[1:], strict=False))
+    assert all(set(small) < set(large) for small, large in pairwise(grids))
 
 
 def test_codes_without_zero_are_refused():
