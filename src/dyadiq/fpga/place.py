@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from dyadiq.core.errors import ArtifactError, ConfigError, InfeasibleError, ToolError
 from dyadiq.core.storage import atomic_write_text, read_bytes, sha256_file
+from dyadiq.fpga.adders import open_ends
 from dyadiq.fpga.devices import DEVICES, Placer, find_device
 from dyadiq.fpga.interface import read_interface
 from dyadiq.fpga.synth import count_cells, kept_result, netlist_file, read_cells, synthesis_script, synthesize
@@ -127,6 +128,8 @@ def place(
     started = time.monotonic()
     wrapped = _pins(interface) > placer.pins
     netlist, cells = _map(folder, device, part.family, wrapped, timeout_s)
+    if part.family == "ecp5":
+        open_ends(folder / netlist)
     options = ["--json", netlist, "--freq", f"{target_mhz:g}", "--seed", str(seed)]
     options += ["--timing-allow-fail", "--report", f"{name}.report", *placer.options]
     log = folder / f"{name}.log"

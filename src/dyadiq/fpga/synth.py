@@ -3,9 +3,8 @@
 Used by `hardware` and the benchmarks. Reads a folder that target `verilog` wrote; results are kept in it, with the
 log, and used again while the circuit and the settings are the same. Placing is `place`.
 
-How to add a family: one line in `FAMILIES`. Adders are made `$alu` cells first, one by one: left alone, Yosys joins
-sums into carry-save trees, which cost two LUTs per bit where a carry chain costs one (8 % on the jets network).
-LUTs of seven and eight inputs, which are two and four LUTs, are not made either (up to 6 %).
+How to add a family: one line in `FAMILIES`. Adders are mapped first, one by one, by the rule of `adders`. LUTs with
+more inputs than a LUT has, which are several LUTs and multiplexers, are not made (up to 6 % of the LUTs).
 
 Counts are those of technology mapping, kind ``synthesised``: no placement, no timing. ``lut`` is LUT1 to LUT6 (LUT4 on
 ECP5 and iCE40; a CCU2C of ECP5 holds two more); inverters that Yosys leaves are counted apart, a vendor's tool takes
@@ -24,6 +23,7 @@ from typing import Any, Literal
 
 from dyadiq.core.errors import ArtifactError, ToolError, UnknownNameError
 from dyadiq.core.storage import atomic_write_text, read_bytes, sha256_file
+from dyadiq.fpga.adders import adder_rule
 from dyadiq.fpga.interface import read_interface
 from dyadiq.fpga.tools import find_tool, run_tool, tool_version
 from dyadiq.fpga.verilog import TOP
@@ -44,13 +44,13 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "xcup": "synth_xilinx -family xcup -flatten -nodsp -noiopad -nowidelut",
         "xc7": "synth_xilinx -family xc7 -flatten -nodsp -noiopad -nowidelut",
-        "ecp5": "synth_ecp5 -nodsp",
+        "ecp5": "synth_ecp5 -nodsp -nowidelut",
         "ice40": "synth_ice40",
         "asic": "synth -flatten; dfflegalize -cell $_DFF_P_ x; abc -g AND,NAND,OR,NOR,XOR,XNOR,MUX; opt_clean",
     }
 )
 # Adders between registers that suit a family. On iCE40 a jets network with 80 % of its weights zero reaches 125 MHz in
-# 6,161 cells of an HX8K with 2 and 98 MHz in 5,913 with 3 (12 and 9 cycles); 1 costs too many flip-flops to fit.
+# 6,161 cells of an HX8K with 2 and 98 MHz in 5,913 with 3 (12 and 9 cycles); with 1 that network does not fit.
 _DEPTHS = MappingProxyType({"ice40": 2, "ecp5": 3})
 _DEPTH = 4
 _PLACED = ("ice40", "ecp5")  # families whose netlists are written for `place`
@@ -213,28 +213,8 @@ def synthesis_script(folder: Path, family: str, sources: Sequence[str] = (f"{TOP
     """
     first, _, rest = FAMILIES[family].partition(";")
     prepare = "" if family == "asic" else _PREPARE.format(top=top, adders=_ADDERS)
-    atomic_write_text(folder / _ADDERS, _alu("add", 0) + _alu("sub", 1))
+    atomic_write_text(folder / _ADDERS, adder_rule(family))
     return f"read_verilog {' '.join(sources)}; {prepare}{first} -top {top};{rest}".rstrip(";")
-
-
-def _alu(kind: str, invert: int) -> str:
-    """Return the techmap rule that makes one `$add` or `$sub` one `$alu`."""
-    return f"""(* techmap_celltype = "${kind}" *)
-module dyadiq_{kind} (A, B, Y);
-    parameter A_SIGNED = 0;
-    parameter B_SIGNED = 0;
-    parameter A_WIDTH = 1;
-    parameter B_WIDTH = 1;
-    parameter Y_WIDTH = 1;
-    input [A_WIDTH-1:0] A;
-    input [B_WIDTH-1:0] B;
-    output [Y_WIDTH-1:0] Y;
-    wire [Y_WIDTH-1:0] X, CO;
-    \\$alu #(
-        .A_SIGNED(A_SIGNED), .B_SIGNED(B_SIGNED), .A_WIDTH(A_WIDTH), .B_WIDTH(B_WIDTH), .Y_WIDTH(Y_WIDTH)
-    ) alu (.A(A), .B(B), .CI(1'b{invert}), .BI(1'b{invert}), .X(X), .Y(Y), .CO(CO));
-endmodule
-"""
 
 
 def kept_result(file: Path, same: Mapping[str, Any]) -> dict[str, Any] | None:
