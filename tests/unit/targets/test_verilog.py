@@ -116,7 +116,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
 def test_check_refuses_when_network_is_too_large_to_unroll(tmp_path):
     b = ProgramBuilder(np.random.default_rng(0))
     program = b.program(b.conv2d(b.input((8, 32, 32), INT8), 64, 3))
-    reason = r"1 node of the program:\n  conv2d1 .*about [0-9,]+ adders, .*the limit is 600,000. Use fewer bits"
+    reason = r"cannot be unrolled: about [0-9,]+ LUTs .*in conv2d1; the limit is 1,182,240 LUTs"
     with pytest.raises(ExportError, match=reason):
         VerilogTarget().write(program, tmp_path)
     assert not list(tmp_path.iterdir())
