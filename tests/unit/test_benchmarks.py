@@ -117,6 +117,13 @@ def test_division_is_right_before_it_is_placed(tmp_path):
     assert all(row["pairs"] > 40_000 and row["lc"] > 0 and row["fmax_mhz"] > 0 for row in rows)
 
 
+def test_validation_page_shows_budgets_at_equal_accuracy(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("jets_budgets")
+    document = json.loads((BENCHMARKS / "results" / "jets_budgets.json").read_text())
+    assert script.table(document) in VALIDATION.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["jets_homogeneous", "jets_ilp", "digits_table", "ice40_division"])
 def test_validation_page_shows_the_table_of_the_stored_results(name, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))

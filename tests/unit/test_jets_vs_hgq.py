@@ -41,3 +41,12 @@ def test_front_is_chosen_by_validation_accuracy_when_sizes_are_near(script, tmp_
     for epoch in (0, 1, 3, 4):  # epoch 2 was beaten, so that no checkpoint of it is left
         (tmp_path / "front" / f"{epoch:04d}.keras").touch()
     assert script.front_of(tmp_path) == ["0001.keras", "0003.keras", "0004.keras"]
+
+
+def test_validation_page_shows_both_fronts_of_the_stored_results(script):
+    ours, theirs = (json.loads((script.RESULTS / file).read_text()) for file in script.FRONTS.values())
+    page = (BENCHMARKS.parent / "docs" / "validation.md").read_text(encoding="utf-8")
+    assert script.both_table(ours, theirs) in page
+    assert not any(found["mismatches"] for row in ours["rows"] for found in row["verify"].values())
+    # The claim about the cost model: estimates of circuits as trained are within 2 % of Yosys.
+    assert all(abs(row["lut_estimated"] / row["lut_yosys"] - 1) <= 0.02 for row in ours["rows"])
