@@ -70,7 +70,8 @@ def row(runs, budget, seed, epochs):
         result = finetune(qmod, data.train, config=training, validation=data.validation, sparsify=sparsify)
         seconds = time.process_time() - start
         program = lower(qmod)
-        save_program(path.with_suffix(".program.safetensors"), program)
+        stored = runs.work / f"jets_{budget}_seed{seed}.safetensors"
+        save_program(stored, program)
         folder = path.with_suffix(".verilog")
         VerilogTarget(VerilogConfig(depth=DEPTH)).write(program, folder)
         synthesised, estimate = synthesize(folder, FAMILY), estimate_hardware(program, DEPTH)
@@ -93,7 +94,7 @@ def row(runs, budget, seed, epochs):
             "latency_cycles": synthesised.latency_cycles,
             "yosys": synthesised.version,
             "training_cpu_seconds": round(seconds + trained["cpu_seconds"], 1),
-            "program": path.with_suffix(".program.safetensors").name,
+            "program": stored.name,
         }
 
     return runs.row(key, make)

@@ -68,6 +68,22 @@ def test_jets_tables_have_every_network_when_training_is_short(tmp_path):
     assert "optimum of trace, 1 seeds" in (tmp_path / "figure.svg").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("yosys") is None, reason="yosys is not installed")
+@pytest.mark.skipif(not JETS.is_file(), reason=f"{JETS} is not here; set DYADIQ_DATA")
+def test_front_has_a_synthesised_network_within_its_budget_when_training_is_short(tmp_path):
+    pytest.importorskip("da4ml")
+    options = ("--quick", "--seeds", "0", "--budgets", "1700", "--work", "work", "--out", "front.json")
+    done = start("jets_front.py", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "front.json").read_text())["rows"]
+    assert row["verify"]["exact"] == {"samples": 500, "compared": 2500, "mismatches": 0}
+    assert row["weight_bits"] == [8] * 4
+    assert row["activation_bits"] == [6, 4, 4, 4]
+    assert 0 < row["lut_yosys"] < 1.1 * 1700
+    assert (tmp_path / "work" / row["program"]).is_file()
+
+
 def test_kept_rows_are_not_made_again_when_nothing_they_depend_on_changed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     jets_runs = importlib.import_module("jets_runs")
