@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from dyadiq.targets.export import export
     from dyadiq.targets.verify import verify
     from dyadiq.train import finetune
+    from dyadiq.zero_shot import Distilled, distill
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "BitPlan": "core.plan",
     "CostTable": "core.tables",
+    "Distilled": "zero_shot",
     "DyadiqError": "core.errors",
     "Format": "core.format",
     "Graph": "ir.graph",
@@ -55,6 +57,7 @@ _HOMES = {
     "analyze": "curvature.analyze",
     "canonicalize": "ir.passes",
     "capture": "ir.capture",
+    "distill": "zero_shot",
     "export": "targets.export",
     "finetune": "train",
     "load_recipe": "recipe",
@@ -73,6 +76,7 @@ _HOMES = {
 __all__ = [
     "BitPlan",
     "CostTable",
+    "Distilled",
     "DyadiqError",
     "Format",
     "Graph",
@@ -86,6 +90,7 @@ __all__ = [
     "analyze",
     "canonicalize",
     "capture",
+    "distill",
     "export",
     "finetune",
     "load",

@@ -1,7 +1,7 @@
 """`save` and `load`: any of the nouns to one file and back, hashed, versioned, without pickle.
 
 Used through the public face. The formats themselves live with their nouns (`core.store`, `ir.serialize`,
-`quant.store`); here they are found by type when saving and by schema when loading.
+`quant.store`, `zero_shot.store`); here they are found by type when saving and by schema when loading.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ _NOUNS: Mapping[str, tuple[str, str, str, str, str]] = MappingProxyType(
         "sensitivity": ("SensitivityTable", "core.tables", "core.store", "save_table", "load_table"),
         "cost": ("CostTable", "core.tables", "core.store", "save_cost", "load_cost"),
         "facts": ("NetworkFacts", "core.facts", "core.store", "save_facts", "load_facts"),
+        "distilled": ("Distilled", "zero_shot.distilled", "zero_shot.store", "save_distilled", "load_distilled"),
         "quant-module": ("QuantModule", "quant.module", "quant.store", "save_quant_module", "load_quant_module"),
     }
 )
 
 
 def save(noun: Any, path: str | os.PathLike[str]) -> str:
-    """Write a Graph, table, BitPlan, QuantModule or IntegerProgram to one file; return its SHA-256.
+    """Write a Graph, table, BitPlan, Distilled, QuantModule or IntegerProgram to one file; return its SHA-256.
 
     The write is atomic: the file is the old one or the new one, never half of either.
 

@@ -13,6 +13,7 @@ LAYERS = {
     "ir": 1,
     "cost": 1,
     "curvature": 1,
+    "zero_shot": 1,
     "quant": 2,
     "allocation": 2,
     "fpga": 2,
@@ -28,7 +29,7 @@ LAYERS = {
     "cli": 5,
 }
 # Within one layer: the only imports allowed between different modules where the order matters.
-L1_ORDER = ("curvature", "cost", "ir")  # left may import right
+L1_ORDER = ("curvature", "zero_shot", "cost", "ir")  # left may import right
 TORCH_FREE = ("core", "cost", "allocation", "ir")
 TORCH_EXCEPTIONS = ("ir.capture", "ir.execute")
 

@@ -24,12 +24,13 @@ def nouns():
         "table": table,
         "facts": table.facts,
         "plan": plan,
+        "distilled": dq.Distilled(batches[0].numpy(), {"bn.running_mean": 0.5}, (2.0, 0.5), seed=3, notes=("a note",)),
         "module": module,
         "program": dq.lower(module),
     }
 
 
-@pytest.mark.parametrize("name", ["graph", "table", "facts", "plan", "module", "program"])
+@pytest.mark.parametrize("name", ["graph", "table", "facts", "plan", "distilled", "module", "program"])
 def test_every_noun_comes_back_when_saved(nouns, name, tmp_path):
     noun = nouns[1][name]
     digest = dq.save(noun, tmp_path / "noun")

@@ -7,6 +7,7 @@ Used by the pipeline and by users; the methods themselves are in files of their 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from dyadiq import curvature
 from dyadiq.core.errors import ConfigError, UnknownNameError
@@ -26,6 +27,7 @@ from dyadiq.ir.execute import Batch
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.sites import find_sites
+from dyadiq.zero_shot import N_IMAGES, Distilled, distill
 
 __all__ = ["analyze"]
 
@@ -57,14 +59,16 @@ def analyze(
     Args:
         graph: A float graph, captured or canonical.
         batches: Calibration data; labels are ignored. For a network with several inputs, each batch is a mapping by
-            input name. None where no data are needed.
+            input name. None: inputs are distilled from the batch norms of a captured graph (`zero_shot.distill`),
+            unless the method needs none.
         method: A name in `dyadiq.curvature.METHODS`.
         bits: Widths to measure for weights; empty leaves the weights out.
         activation_bits: The same for activations; None means ``bits``.
         config: Formats without bits; None means that of ``facts``, or the default one.
         loss: ``cross_entropy`` (outputs are logits ``[N, C]``; unit nats) or ``mse`` (the sum of squared
             differences of a sample's outputs).
-        seed: Seed of the random probes, and of the values that ``mse`` and ``percentile`` ranges of activations keep.
+        seed: Seed of the random probes, of the values that ``mse`` and ``percentile`` ranges of activations keep, and
+            of distilled inputs.
         n_probes: Only for ``trace``: None for the exact trace, by one backward pass per output; a number for that
             many random-sign backward passes (unbiased, for networks with many outputs).
         max_samples: Read at most so many samples.
@@ -79,7 +83,8 @@ def analyze(
         UnknownNameError: No such method.
         ConfigError: A width, loss, precision or count out of its set; facts and config that disagree; an output
             that the loss cannot take.
-        DataError: Fewer than two samples, NaN or infinity, a wrong shape, or no data where they are needed.
+        DataError: Fewer than two samples, NaN or infinity, a wrong shape; or no data where they are needed and none
+            can be distilled.
         QuantError: NaN or infinity among the parameters.
 
     Example:
@@ -108,6 +113,11 @@ def analyze(
     if facts is None:
         facts = network_facts(canonical, config or QuantConfig())
     widths = widths_to_measure(facts, bits, bits if activation_bits is None else activation_bits)
+    seen = {decision.kind for decision in facts.decisions if decision.name in widths}
+    from_nothing = batches is None and (method != "squared_error" or "activation" in seen)
+    if from_nothing:
+        n_images = N_IMAGES if max_samples is None else max(2, max_samples)
+        batches = distill(graph, n_images, seed=seed, progress=progress)
     problem = Problem(
         graph=canonical,
         facts=facts,
@@ -120,4 +130,7 @@ def analyze(
         n_probes=n_probes,
         progress=progress,
     )
-    return curvature.METHODS[method](problem)
+    table = curvature.METHODS[method](problem)
+    if isinstance(batches, Distilled):
+        table = replace(table, notes=(*table.notes, batches.summary, *batches.notes))
+    return replace(table, seed=seed) if from_nothing else table

@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dyadiq.core.errors import DataError
 from dyadiq.core.tables import Sensitivity, SensitivityTable
 from dyadiq.curvature.perturb import (
     Network,
@@ -34,11 +33,6 @@ def squared_error(problem: Problem) -> SensitivityTable:
     """
     measured: dict[tuple[str, int], Sensitivity] = {}
     if problem.activations:
-        if not problem.batches:
-            raise DataError(
-                "the squared error of activations needs calibration data, got batches=None. "
-                "Give batches, or activation_bits=() to measure weights only."
-            )
         problem.require_samples("squared_error")
         measured.update(_of_activations(problem))
     for name in problem.weights:

@@ -39,6 +39,7 @@ from dyadiq.quant.fold import Layer, counter_name, find_layers, fold
 from dyadiq.quant.lower import lower
 from dyadiq.quant.named import Scope, add_module_, add_tensors_, tensors_by_name
 from dyadiq.quant.snap import needs_snapping, snapped_scale
+from dyadiq.zero_shot import distill
 
 __all__ = ["MODES", "QuantModule", "quantize"]
 
@@ -50,7 +51,7 @@ _JOINS = ("add", "concat")
 def quantize(
     graph: Graph,
     plan: BitPlan,
-    calibration: Iterable[Batch],
+    calibration: Iterable[Batch] | None,
     *,
     config: QuantConfig | None = None,
     learn_scales: bool = True,
@@ -63,17 +64,19 @@ def quantize(
     Args:
         graph: From `ir.capture`, batch norms and all.
         plan: A format for every decision (`cost.facts.network_facts`).
-        calibration: Batches that the ranges of activations are taken from.
+        calibration: Batches that the ranges of activations are taken from. None: inputs distilled from the batch
+            norms of the graph (`zero_shot.distill`).
         config: Everything about quantization except the bits.
         learn_scales: Whether scales are parameters.
         freeze_bn: True: batch norms keep their statistics from the start. False: they are live in training until
             ``freeze_batchnorm_()``.
-        seed: Of the samples that range methods keep.
+        seed: Of the samples that range methods keep, and of distilled inputs.
         progress: One step a calibration batch.
 
     Raises:
         ConfigError: The plan does not fit the network.
-        DataError: No calibration batch, one that is no list of them, or an activation that is not finite.
+        DataError: No calibration batch, one that is no list of them, or an activation that is not finite; or None is
+            given, and no inputs can be distilled.
         GraphError: The graph cannot be made canonical.
         QuantError: A parameter is not finite, or a tensor cannot be quantized as asked.
 
@@ -88,7 +91,9 @@ def quantize(
         >>> next(iter(module.state_dict())), module.weight_quants()["fc.weight"].codes
         ('fc.weight', array([[ 7, -4]]))
     """
-    if isinstance(calibration, (Tensor, np.ndarray)) or not isinstance(calibration, Iterable):
+    if calibration is not None and (
+        isinstance(calibration, (Tensor, np.ndarray)) or not isinstance(calibration, Iterable)
+    ):
         raise DataError(
             f"calibration must be batches that the ranges of activations are taken from, got one "
             f"{type(calibration).__name__}. Pass a list of batches: [x]."
@@ -97,6 +102,8 @@ def quantize(
     check_finite_params(graph.params)
     canonical = canonicalize(graph)
     plan.check(network_facts(canonical, config))
+    if calibration is None:
+        calibration = distill(graph, seed=seed, progress=progress)
     params = fit_weights(canonical, plan.formats)
     params |= calibrate_activations(canonical, plan.formats, calibration, seed=seed, progress=progress)
     return QuantModule(graph, plan, config, params, learn_scales=learn_scales, freeze_bn=freeze_bn)

@@ -13,7 +13,10 @@ from dyadiq.cost.facts import network_facts
 from dyadiq.curvature import METHODS, analyze
 from dyadiq.ir.execute import graph_params, run_graph
 from dyadiq.ir.graph import Graph, Node, TensorInfo
+from dyadiq.ir.passes import canonicalize
+from dyadiq.zero_shot import distill
 from graphs import NETWORKS, FloatGraph, mlp, samples
+from trainable import captured
 
 
 @pytest.fixture
@@ -210,10 +213,21 @@ def test_inputs_are_refused_when_they_are_not_those_of_the_network(batch, messag
         analyze(two_inputs(), [batch])
 
 
-@pytest.mark.parametrize("method", ["gram", "kl", "trace"])
-def test_data_are_asked_for_when_absent(method, graph):
-    with pytest.raises(DataError, match=f"method '{method}' needs calibration data, got batches=None"):
-        analyze(graph, None, method)
+@pytest.mark.parametrize("method", METHODS)
+def test_data_are_distilled_when_absent(method):
+    _, captured_graph = captured("residual")
+    options = {"bits": (3,), "activation_bits": (4,)}
+    table = analyze(captured_graph, None, method, **options, max_samples=8, seed=5)
+    made = distill(captured_graph, 8, seed=5)
+    assert flat(table) == flat(analyze(captured_graph, made, method, **options, seed=5))
+    assert (table.n_samples, table.seed, table.notes[-1 - len(made.notes)]) == (8, 5, made.summary)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_data_are_asked_for_when_absent_and_the_graph_is_canonical(method):
+    _, captured_graph = captured("residual")
+    with pytest.raises(DataError, match=r"this graph has none: it is canonical.* Give the graph as `capture` returned"):
+        analyze(canonicalize(captured_graph), None, method)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -34,5 +34,5 @@ def test_activations_are_the_mean_over_samples():
 
 
 def test_activations_are_refused_when_there_are_no_data():
-    with pytest.raises(DataError, match=r"needs calibration data, got batches=None.*activation_bits=\(\)"):
+    with pytest.raises(DataError, match=r"data-free.* activation_bits=\(\), which needs no data"):
         analyze(mlp(), None, "squared_error")

@@ -456,7 +456,7 @@ def test_lower_is_refused_when_the_module_is_not_quantized():
         lower(nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("calibration", [None, torch.zeros(4, 8), np.zeros((4, 8))])
+@pytest.mark.parametrize("calibration", [7, torch.zeros(4, 8), np.zeros((4, 8))])
 def test_calibration_is_refused_when_it_is_no_list_of_batches(calibration):
     _, graph = captured("perceptron")
     plan = uniform_plan(network_facts(canonicalize(graph)), 8, 8)

@@ -240,6 +240,16 @@ def _show_cost(path: Path) -> None:
     print_table(("tensor", *(f"{b} bits" for b in widths)), rows)
 
 
+def _show_distilled(path: Path) -> None:
+    from dyadiq.zero_shot.store import load_distilled
+
+    made = load_distilled(path)
+    print_text(f"{made.summary}; inputs {_shape(made.images.shape[1:])}")
+    print_table(("batch norm", "mismatch, nats per channel"), [(n, f"{v:.2g}") for n, v in made.mismatch.items()])
+    for note in made.notes:
+        print_text(f"note: {note}")
+
+
 def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape)) or "scalar"
 
@@ -252,6 +262,7 @@ _SHOWERS: Mapping[str, Callable[[Path], None] | None] = {
     "dyadiq.sensitivity/1": _show_sensitivity,
     "dyadiq.facts/1": _show_facts,
     "dyadiq.cost/1": _show_cost,
+    "dyadiq.distilled/1": _show_distilled,
     "dyadiq.state/1": None,
     "dyadiq.quant-module/1": None,
     "dyadiq.checkpoint/1": None,
