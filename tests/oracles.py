@@ -3,12 +3,16 @@
 Append; do not change what others compare with.
 """
 
+import itertools
+
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 
+from dyadiq.core.affine import dequantize, quantize
 from dyadiq.ir.execute import graph_params, run_graph
 
-__all__ = ["hessian", "hessian_traces", "softmax_root"]
+__all__ = ["best_codes", "gptq_row", "hessian", "hessian_traces", "nearest_output_error", "softmax_root"]
 
 
 def hessian(function, point):
@@ -49,3 +53,33 @@ def softmax_root(logits):
     """Return the dense matrix ``S = diag(sqrt p) - p sqrt(p)^T`` of one sample."""
     p = logits.softmax(0)
     return torch.diag(p.sqrt()) - torch.outer(p, p.sqrt())
+
+
+def gptq_row(row, second, steps, low, high):
+    """Codes of one weight row by optimal brain surgery, one column at a time, largest second moment first.
+
+    ``H^-1`` is that of the columns that are left: after each column, its row and column are eliminated from it.
+    """
+    row, inverse = row.astype(np.float64).copy(), np.linalg.inv(second)
+    codes = np.zeros(len(row))
+    for k in np.argsort(-np.diag(second), kind="stable"):
+        codes[k] = np.clip(np.floor(row[k] / steps[k] + 0.5), low, high)
+        error = (row[k] - codes[k] * steps[k]) / inverse[k, k]
+        row = row - error * inverse[k]
+        inverse = inverse - np.outer(inverse[:, k], inverse[k]) / inverse[k, k]
+    return codes
+
+
+def best_codes(row, second, step, low, high):
+    """The least ``(q s - w) H (q s - w)^T`` over all codes of a row, and those codes, by trying every one."""
+    found = (np.inf, None)
+    for codes in itertools.product(range(low, high + 1), repeat=len(row)):
+        difference = np.array(codes) * step - row
+        found = min(found, (difference @ second @ difference, codes))
+    return found
+
+
+def nearest_output_error(weight, params, rows):
+    """``E |W x - Q(W) x|^2`` of nearest rounding, row by row of the inputs."""
+    difference = dequantize(quantize(weight, params), params).reshape(len(weight), -1) - weight.reshape(len(weight), -1)
+    return float(np.mean([np.sum((difference @ x) ** 2) for x in rows]))

@@ -14,6 +14,7 @@ LAYERS = {
     "cost": 1,
     "curvature": 1,
     "zero_shot": 1,
+    "rounding": 1,
     "quant": 2,
     "allocation": 2,
     "fpga": 2,
@@ -29,8 +30,8 @@ LAYERS = {
     "cli": 5,
 }
 # Within one layer: the only imports allowed between different modules where the order matters.
-L1_ORDER = ("curvature", "zero_shot", "cost", "ir")  # left may import right
-TORCH_FREE = ("core", "cost", "allocation", "ir")
+L1_ORDER = ("curvature", "zero_shot", "rounding", "cost", "ir")  # left may import right
+TORCH_FREE = ("core", "cost", "allocation", "ir", "rounding")
 TORCH_EXCEPTIONS = ("ir.capture", "ir.execute")
 
 

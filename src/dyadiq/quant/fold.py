@@ -19,7 +19,7 @@ from dyadiq.core.errors import DataError
 from dyadiq.ir.execute import run_node
 from dyadiq.ir.graph import Graph, Node
 
-__all__ = ["DEFAULT_MOMENTUM", "Layer", "counter_name", "find_layers", "fold"]
+__all__ = ["DEFAULT_MOMENTUM", "Layer", "counter_name", "find_layers", "fold", "scale_and_shift"]
 
 DEFAULT_MOMENTUM = 0.1
 
@@ -112,12 +112,12 @@ def fold(
     weight, bias, dtype = _raw(layer, tensors)
     before = []
     for norm in layer.input_norms:
-        scale, shift = _scale_and_shift(norm, tensors, live_input, momentum)
+        scale, shift = scale_and_shift(norm, tensors, live_input, momentum)
         before.append((scale, shift))
         live_input = None if live_input is None else live_input * scale.to(dtype) + shift.to(dtype)
     result = None if live_input is None else _unquantized(layer, live_input, weight, bias, dtype)
     for norm in layer.norms:
-        scale, shift = _scale_and_shift(norm, tensors, result, momentum)
+        scale, shift = scale_and_shift(norm, tensors, result, momentum)
         # As the pass does, round to the parameters' dtype after each batch norm.
         weight = (weight * scale.reshape(-1, *([1] * (weight.ndim - 1)))).to(dtype).double()
         bias = ((0.0 if bias is None else bias) * scale + shift).to(dtype).double()
@@ -130,10 +130,10 @@ def fold(
     return weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def _scale_and_shift(
-    norm: Node, tensors: Mapping[str, Tensor], live: Tensor | None, momentum: float | None
+def scale_and_shift(
+    norm: Node, tensors: Mapping[str, Tensor], live: Tensor | None = None, momentum: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return s and t of ``y = s * x + t``, from the statistics of a live input if there is one."""
+    """Return s and t of ``y = s * x + t``, float64 ``[C]``, from the statistics of a live input if there is one."""
     gamma, beta, mean, var = (tensors[name].double() for name in norm.inputs[1:])
     if live is not None:
         mean, var = _batch_statistics(norm, live, tensors, momentum)

@@ -27,7 +27,7 @@ from dyadiq.core.plan import BitPlan
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.cost.facts import network_facts
 from dyadiq.ir.execute import Batch, graph_params, run_node
-from dyadiq.ir.graph import Graph
+from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.lower import ActivationQuant, WeightQuant
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import named_inputs
@@ -117,6 +117,9 @@ class QuantModule(nn.Module):
         plan: Formats by decision.
         config: Everything about quantization except the bits.
         mode: ``float``, ``fake`` or ``exact``; see `set_mode_`.
+        canonical: The graph with batch norms folded and activations fused: what runs.
+        layers: Its convolutions and linears by node name, with where their parameters come from.
+        sites: Where its activations are quantized.
         batchnorm_frozen: Whether batch norms use running statistics in training too.
         batchnorm_momentum: Weight of a batch in the running statistics; None: each batch norm's own.
 
@@ -149,12 +152,12 @@ class QuantModule(nn.Module):
         self.graph, self.plan, self.config = graph, plan, config
         self.mode, self.learn_scales = "fake", learn_scales
         self.batchnorm_frozen, self.batchnorm_momentum = freeze_bn, batchnorm_momentum
-        self._canonical = canonicalize(graph)
-        self._sites = find_sites(self._canonical)
-        self._layers = find_layers(graph, self._canonical)
+        self.canonical = canonicalize(graph)
+        self.sites = find_sites(self.canonical)
+        self.layers = find_layers(graph, self.canonical)
         self._executor: tuple[list[Tensor], list[bool], ExactExecutor] | None = None
         self._add_model_tensors()
-        weights = [layer.weight for layer in self._layers.values()]
+        weights = [layer.weight for layer in self.layers.values()]
         self._weight_names = tuple(dict.fromkeys(weights))
         self._snapped = (
             {name for name in self._weight_names if weights.count(name) == 1 and plan.formats[name].scale == "float"}
@@ -164,7 +167,7 @@ class QuantModule(nn.Module):
         scope = Scope()
         for name in self._weight_names:
             add_module_(scope, name, WeightQuantizer(params[name], learn_scale=learn_scales))
-        for name in self._sites.decisions:
+        for name in self.sites.decisions:
             add_module_(scope, name, ActivationQuantizer(params[name], learn_scale=learn_scales))
         self._modules[_QUANTIZERS] = scope
 
@@ -252,23 +255,51 @@ class QuantModule(nn.Module):
             raise DataError(f"inputs {list(self.graph.inputs)} have no samples: got shapes {got}. Skip empty batches.")
 
     def _run_real(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        tensors = tensors_by_name(self, skip=(_QUANTIZERS,))
+        tensors = self.model_tensors()
         quantizers = self.quantizers_by_name() if self.mode == "fake" else {}
-        values: dict[str, Tensor] = {}
+        values = self.first_values(inputs, tensors, quantizers)
+        for node in self.canonical.nodes:
+            values[node.output] = self.run_canonical_node(node, values, tensors, quantizers)
+        return [values[name] for name in self.canonical.outputs]
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """Return the model's own parameters and buffers by name, the very tensors, not copies."""
+        return tensors_by_name(self, skip=(_QUANTIZERS,))
+
+    def first_values(
+        self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor], quantizers: Mapping[str, Quantizer]
+    ) -> dict[str, Tensor]:
+        """Return the network inputs by name, quantized if there are quantizers, in the parameters' dtype."""
         dtype = next(iter(tensors.values())).dtype if tensors else torch.float32
-        for name, x in zip(self._canonical.inputs, inputs, strict=True):
-            # In float64, so that network inputs get the very codes of the integer program.
-            values[name] = quantizers[name](x.double()).to(dtype) if quantizers else x.to(dtype)
-        for node in self._canonical.nodes:
-            arguments = [values[name] for name in self._canonical.activations(node)]
-            if node.name in self._layers:
-                result = self._run_layer(self._layers[node.name], arguments[0], tensors, quantizers)
-            else:
-                if quantizers and node.op in _JOINS:
-                    arguments = [_activation(quantizers, node.output).round(x) for x in arguments]
-                result = run_node(node, arguments)
-            values[node.output] = quantizers[node.output](result) if node.output in quantizers else result
-        return [values[name] for name in self._canonical.outputs]
+        # In float64, so that network inputs get the very codes of the integer program.
+        return {
+            name: quantizers[name](x.double()).to(dtype) if quantizers else x.to(dtype)
+            for name, x in zip(self.canonical.inputs, inputs, strict=True)
+        }
+
+    def run_canonical_node(
+        self,
+        node: Node,
+        values: Mapping[str, Tensor],
+        tensors: Mapping[str, Tensor],
+        quantizers: Mapping[str, Quantizer],
+    ) -> Tensor:
+        """Return what one node of the canonical graph makes of the values so far.
+
+        Args:
+            node: Of ``canonical``.
+            values: Activations by name.
+            tensors: The model's parameters and statistics by name (`model_tensors`, or others that stand in).
+            quantizers: By decision; none: real values, nothing is rounded.
+        """
+        arguments = [values[name] for name in self.canonical.activations(node)]
+        if node.name in self.layers:
+            result = self._run_layer(self.layers[node.name], arguments[0], tensors, quantizers)
+        else:
+            if quantizers and node.op in _JOINS:
+                arguments = [_activation(quantizers, node.output).round(x) for x in arguments]
+            result = run_node(node, arguments)
+        return quantizers[node.output](result) if node.output in quantizers else result
 
     def _run_layer(
         self, layer: Layer, x: Tensor, tensors: Mapping[str, Tensor], quantizers: Mapping[str, Quantizer]
@@ -277,8 +308,8 @@ class QuantModule(nn.Module):
         weight, bias = fold(layer, tensors, live_input=x if live else None, momentum=self.batchnorm_momentum)
         if quantizers:
             weight_quantizer = quantizers[layer.weight]
-            input_quantizer = quantizers[self._sites.decision_of[layer.node.inputs[0]]]
-            scale = self._weight_scale(layer, weight, bias, quantizers)
+            input_quantizer = quantizers[self.sites.decision_of[layer.node.inputs[0]]]
+            scale = self.weight_scale(layer, weight, bias, quantizers)
             weight = weight_quantizer(weight, scale)
             if bias is not None and weight_quantizer.enabled and input_quantizer.enabled:
                 # The grid of the accumulator; its scales are learned elsewhere.
@@ -286,17 +317,17 @@ class QuantModule(nn.Module):
                 bias = round_to_grid(bias.double(), grid).to(bias.dtype)
         return run_node(layer.node, [x, weight, *([] if bias is None else [bias])])
 
-    def _weight_scale(
+    def weight_scale(
         self, layer: Layer, weight: Tensor, bias: Tensor | None, quantizers: Mapping[str, Quantizer]
     ) -> Tensor:
         """Return the scale of a layer's weight, float64: its quantizer's, or what `quant.snap` makes of it."""
         output = layer.node.output
-        if output in self._sites.wide:
-            output = self._canonical.consumers(output)[0].output
+        if output in self.sites.wide:
+            output = self.canonical.consumers(output)[0].output
         quantizer = quantizers[layer.weight]
         assert isinstance(quantizer, WeightQuantizer)  # our own bug otherwise
-        source = _activation(quantizers, self._sites.decision_of[layer.node.inputs[0]])
-        target = _activation(quantizers, self._sites.decision_of[output])
+        source = _activation(quantizers, self.sites.decision_of[layer.node.inputs[0]])
+        target = _activation(quantizers, self.sites.decision_of[output])
         enabled = quantizer.enabled and source.enabled and target.enabled
         if not enabled or layer.weight not in self._snapped or target.qtype.bipolar:
             return quantizer.current_scale().double()
@@ -326,7 +357,7 @@ class QuantModule(nn.Module):
             params[node.inputs[1]] = weight.double().cpu().numpy()
             if bias is not None:
                 params[node.inputs[2]] = bias.double().cpu().numpy()
-        return self._canonical.replace(params=params)
+        return self.canonical.replace(params=params)
 
     def weight_quants(self) -> dict[str, WeightQuant]:
         """Return the codes and scales of every weight, by parameter name.
@@ -338,7 +369,7 @@ class QuantModule(nn.Module):
         quantizers = self.quantizers_by_name()
         for layer, weight, bias in self._folded_layers():
             name = layer.weight
-            scale = self._weight_scale(layer, weight, bias, quantizers).detach().cpu().numpy()
+            scale = self.weight_scale(layer, weight, bias, quantizers).detach().cpu().numpy()
             quantizer = self.weight_quantizers()[name]
             params = replace(quantizer.affine_params(), scale=scale)
             codes = quantizer.codes(weight.double().cpu().numpy(), name=name, scale=scale)
@@ -349,7 +380,7 @@ class QuantModule(nn.Module):
         """Return the scale and zero point of every activation decision, by tensor name."""
         quants = {}
         quantizers = self.quantizers_by_name()
-        for name in self._sites.decisions:
+        for name in self.sites.decisions:
             params = quantizers[name].affine_params()
             symmetric = params.fmt.scheme == "symmetric"
             quants[name] = ActivationQuant(params.qtype, float(params.scale[0]), int(params.zero_point[0]), symmetric)
@@ -357,7 +388,7 @@ class QuantModule(nn.Module):
 
     def _folded_layers(self) -> list[tuple[Layer, Tensor, Tensor | None]]:
         tensors = {n: t.detach().clone() for n, t in tensors_by_name(self, skip=(_QUANTIZERS,)).items()}
-        return [(layer, *fold(layer, tensors)) for layer in self._layers.values()]
+        return [(layer, *fold(layer, tensors)) for layer in self.layers.values()]
 
 
 def _all_equal(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
