@@ -56,11 +56,21 @@ class DataSection(Section):
 
 
 class ModelSection(Section):
-    """``[model]``: a name of the zoo or ``package.module:factory``; ``weights`` (safetensors) skips training."""
+    """``[model]``: a name of the zoo or ``package.module:factory``.
+
+    ``weights`` (safetensors) and ``pretrained = true`` (the zoo's own weights of that name) skip training.
+    """
 
     name: str
     args: dict[str, Any] = {}
     weights: str | None = None
+    pretrained: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.weights is not None and self.pretrained:
+            raise ValueError("at most one of `weights` and `pretrained`")
+        return self
 
 
 class TrainSection(Section):

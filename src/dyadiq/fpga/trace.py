@@ -139,6 +139,8 @@ def find_untraceable(program: IntegerProgram) -> list[tuple[Node, str]]:
     graph = program.graph
     found = []
     for node in graph.nodes:
+        if node.op not in _OPERATORS:
+            found.append((node, "an operator that is not yet drawn as logic"))
         if node.op in ("linear", "conv2d"):
             largest = int(np.abs(effective_weight(graph, node)).max(initial=0))
             if largest >= MAX_WEIGHT:

@@ -21,6 +21,8 @@ __all__ = ["translate"]
 
 Rule = Callable[[GraphBuilder, Call], Value]
 
+_LAST_INDEX = (1 << 63) - 1  # what torch writes for x[a:]
+
 
 def translate(builder: GraphBuilder, call: Call) -> None:
     """Add what one call means to the builder, or the reason why it cannot be represented.
@@ -169,6 +171,40 @@ def _max_pool2d(builder: GraphBuilder, call: Call) -> Value:
     return builder.emit(call, "max_pool2d", [builder.read(args["self"])], attrs)
 
 
+def _slice(builder: GraphBuilder, call: Call) -> Value:
+    """Every step-th row or column is a max pool of windows of one."""
+    args = call.args
+    shape = builder.view(args["self"]).shape
+    axis, step = args["dim"] % (len(shape) + 1), args["step"]
+    whole = args["start"] in (None, 0) and (axis == 0 or (args["end"] is None or args["end"] >= shape[axis - 1]))
+    whole = whole and (axis > 0 or args["end"] in (None, _LAST_INDEX))
+    if whole and step == 1:
+        return _alias(builder, call)
+    if not whole or axis < 2 or len(shape) != 3 or type(step) is not int:
+        raise UnsupportedError(
+            f"takes a part of dimension {axis}; only every n-th row and column, x[:, :, ::n, ::n], is supported."
+        )
+    stride = (step, 1) if axis == 2 else (1, step)
+    attrs = {"kernel": (1, 1), "stride": stride, "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False}
+    return builder.emit(call, "max_pool2d", [builder.read(args["self"])], attrs)
+
+
+def _pad(builder: GraphBuilder, call: Call) -> Value:
+    args = call.args
+    x = builder.read(args["self"])
+    rank = len(builder.own_shape(x)) + 1
+    mode, value, amounts = args.get("mode", "constant"), args.get("value"), list(args["pad"])
+    if mode != "constant" or value not in (None, 0) or rank != 4:
+        raise UnsupportedError(
+            f"pads rank {rank} with mode {mode!r} and value {value}; only zeros around [N, C, H, W]."
+        )
+    amounts += [0] * (2 * rank - len(amounts))
+    before, after = amounts[::2][::-1], amounts[1::2][::-1]  # torch starts from the last axis
+    if not all(type(amount) is int for amount in amounts) or min(amounts) < 0 or before[0] or after[0]:
+        raise UnsupportedError(f"pads by {tuple(args['pad'])}; expected amounts >= 0 on C, H and W.")
+    return builder.emit(call, "pad", [x], {"before": tuple(before[1:]), "after": tuple(after[1:])})
+
+
 def _avg_pool2d(builder: GraphBuilder, call: Call) -> Value:
     args = call.args
     x = builder.read(args["self"])
@@ -312,6 +348,9 @@ _RULES: Mapping[str, Rule] = MappingProxyType(
         "aten.concatenate.default": _concat,
         "aten.max_pool2d.default": _max_pool2d,
         "aten.avg_pool2d.default": _avg_pool2d,
+        "aten.slice.Tensor": _slice,
+        "aten.pad.default": _pad,
+        "aten.constant_pad_nd.default": _pad,
         "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
         "aten.mean.dim": _mean,
         "aten.dropout.default": _dropout,

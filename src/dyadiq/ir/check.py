@@ -38,6 +38,7 @@ _ARITY: Mapping[str, Mapping[str, tuple[int, int, int, int]]] = MappingProxyType
             "concat": (2, _MANY, 0, 0),
             "max_pool2d": (1, 1, 0, 0),
             "avg_pool2d": (1, 1, 0, 0),
+            "pad": (1, 1, 0, 0),
             "flatten": (1, 1, 0, 0),
         },
         "integer": {
@@ -50,6 +51,7 @@ _ARITY: Mapping[str, Mapping[str, tuple[int, int, int, int]]] = MappingProxyType
             "concat": (2, _MANY, 0, 0),
             "max_pool2d": (1, 1, 0, 0),
             "sum_pool2d": (1, 1, 1, 1),
+            "pad": (1, 1, 0, 0),
             "flatten": (1, 1, 0, 0),
         },
     }
@@ -163,7 +165,10 @@ def _check_operator(graph: Graph, node: Node) -> None:
         _check_float_attrs(node)
     for name in ("kernel", "stride", "dilation", "padding"):
         if name in node.attrs:
-            _check_pair(where, name, node.attrs[name], lowest=0 if name == "padding" else 1)
+            _check_numbers(where, name, node.attrs[name], 2, lowest=0 if name == "padding" else 1)
+    for name in ("before", "after"):
+        if name in node.attrs:
+            _check_numbers(where, name, node.attrs[name], 3, lowest=0)
     n_activations = sum(name not in graph.params for name in node.inputs)
     n_params = len(node.inputs) - n_activations
     least, most, least_params, most_params = _ARITY[graph.dialect][node.op]
@@ -195,15 +200,16 @@ def _check_float_attrs(node: Node) -> None:
         )
 
 
-def _check_pair(where: str, name: str, value: Any, lowest: int) -> None:
-    """Check a pair of integers.
+def _check_numbers(where: str, name: str, value: Any, count: int, lowest: int) -> None:
+    """Check a pair or triple of integers.
 
     Raises:
-        GraphError: Not two integers, or too small.
+        GraphError: Another number of them, no integers, or too small.
     """
-    is_pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(type(v) is int for v in value)
-    if not is_pair or min(value) < lowest:
-        raise GraphError(f"{where}: {name} must be a pair of integers >= {lowest}, got {value!r}.")
+    are_numbers = isinstance(value, (tuple, list)) and len(value) == count and all(type(v) is int for v in value)
+    if not are_numbers or min(value) < lowest:
+        kind = {2: "pair", 3: "triple"}[count]
+        raise GraphError(f"{where}: {name} must be a {kind} of integers >= {lowest}, got {value!r}.")
 
 
 def _interval(least: int, most: int) -> str:

@@ -287,6 +287,11 @@ def _avg_pool2d(attrs: Mapping[str, Any], x: Tensor) -> Tensor:
     )
 
 
+def _pad(attrs: Mapping[str, Any], x: Tensor) -> Tensor:
+    sides = zip(reversed(attrs["before"]), reversed(attrs["after"]), strict=True)  # torch starts from the last axis
+    return F.pad(x, [amount for side in sides for amount in side])
+
+
 _OPERATORS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
     {
         "conv2d": _conv2d,
@@ -297,6 +302,7 @@ _OPERATORS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
         "concat": lambda _, *tensors: torch.cat(tensors, dim=1),
         "max_pool2d": _max_pool2d,
         "avg_pool2d": _avg_pool2d,
+        "pad": _pad,
         "flatten": lambda _, x: torch.flatten(x, 1),
     }
 )

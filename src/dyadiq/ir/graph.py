@@ -39,6 +39,7 @@ FLOAT_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "concat": (),  # two or more activations, channel axis 1
         "max_pool2d": ("kernel", "stride", "padding", "dilation", "ceil_mode"),
         "avg_pool2d": ("kernel", "stride", "padding", "count_include_pad"),  # global: kernel = (H, W)
+        "pad": ("before", "after"),  # zeros around [N, C, H, W]: how many per side of (C, H, W)
         "flatten": (),  # [N, ...] to [N, F]
     }
 )

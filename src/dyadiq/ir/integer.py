@@ -18,6 +18,7 @@ elsewhere are metadata of `TensorInfo`. Parameters of a node are inputs by name,
     concat        tensors of one type, channel axis            -
     max_pool2d    x                                            kernel, stride, padding, dilation, ceil_mode
     sum_pool2d    x, bias []                                   kernel, stride, padding, pad_value
+    pad           x                                            before, after, pad_value
     flatten       x                                            -
 
 Meaning, in one line each (shift is arithmetic, floor):
@@ -25,6 +26,7 @@ Meaning, in one line each (shift is arithmetic, floor):
     requantize     y = clip(((x * multiplier + r) >> shift) + zero_point, clip_min, clip_max), r = 2^(shift-1) or 0
     clip           y = clip(x + zero_point, clip_min, clip_max)
     sum_pool2d     acc = bias + sum padded(x)
+    pad            codes pad_value around x, so many per side of (C, H, W)
 A requantize or clip whose output type is bipolar gives +1 where its value before clipping is >= 0, else -1.
 """
 
@@ -60,6 +62,7 @@ INTEGER_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "concat": (),
         "max_pool2d": ("kernel", "stride", "padding", "dilation", "ceil_mode"),
         "sum_pool2d": ("kernel", "stride", "padding", "pad_value"),
+        "pad": ("before", "after", "pad_value"),
         "flatten": (),
     }
 )

@@ -368,6 +368,11 @@ class _Builder:
                 raise QuantError(f"{node.output}: bipolar codes cannot hold a relu output. Use more bits.")
             attrs = {"zero_point": 0, "clip_min": act.zero_point, "clip_max": act.qtype.qmax}
             lowered = Node(node.name, "clip", (source,), node.output, attrs, node.source)
+        elif node.op == "pad":
+            if act.qtype.bipolar:
+                raise QuantError(f"{node.output}: bipolar codes have no zero to pad with. Use more bits.")
+            attrs = {"before": node.attrs["before"], "after": node.attrs["after"], "pad_value": act.zero_point}
+            lowered = Node(node.name, "pad", (source,), node.output, attrs, node.source)
         else:
             lowered = Node(node.name, node.op, (source,), node.output, dict(node.attrs), node.source)
         self.codes[node.output] = self.emit(lowered, self.info(node.output))

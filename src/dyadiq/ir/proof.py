@@ -101,6 +101,8 @@ def node_bound(graph: Graph, node: Node, bounds: Mapping[str, Bound]) -> Bound:
         return _plain(np.concatenate([s.low for s in sources]), np.concatenate([s.high for s in sources]))
     if node.op == "sum_pool2d":
         return _sum_pool(graph, node, sources[0])
+    if node.op == "pad":
+        return _pad(node, sources[0])
     if node.op == "flatten":
         repeat = graph.tensors[node.output].shape[0] // len(sources[0].low)
         return _plain(np.repeat(sources[0].low, repeat), np.repeat(sources[0].high, repeat))
@@ -157,6 +159,15 @@ def _sum_pool(graph: Graph, node: Node, x: Bound) -> Bound:
         low, high = np.minimum(low, node.attrs["pad_value"]), np.maximum(high, node.attrs["pad_value"])
     partial = np.abs(bias) + count * np.maximum(np.abs(low), np.abs(high))
     return Bound(bias + count * low, bias + count * high, partial, partial)
+
+
+def _pad(node: Node, x: Bound) -> Bound:
+    a = node.attrs
+    low, high = x.low, x.high
+    if any((*a["before"][1:], *a["after"][1:])):
+        low, high = np.minimum(low, a["pad_value"]), np.maximum(high, a["pad_value"])
+    channels = (a["before"][0], a["after"][0])
+    return _plain(*(np.pad(edge, channels, constant_values=a["pad_value"]) for edge in (low, high)))
 
 
 def _requantize(graph: Graph, node: Node, x: Bound) -> Bound:

@@ -214,6 +214,12 @@ def _sum_pool2d(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
     return acc
 
 
+def _pad_node(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
+    a = node.attrs
+    sides = ((0, 0), *zip(a["before"], a["after"], strict=True))
+    return np.pad(values[node.inputs[0]], sides, constant_values=a["pad_value"])
+
+
 def _flatten(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
     x = values[node.inputs[0]]
     return x.reshape(len(x), -1)
@@ -233,5 +239,6 @@ _OPS: Mapping[str, Any] = {
     "concat": _concat,
     "max_pool2d": _max_pool2d,
     "sum_pool2d": _sum_pool2d,
+    "pad": _pad_node,
     "flatten": _flatten,
 }

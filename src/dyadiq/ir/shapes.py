@@ -187,6 +187,12 @@ def _pool2d(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Para
     return _expect_positive((x[0], *sizes), of=x)
 
 
+def _pad(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Params) -> Shape:
+    x = activations[0]
+    _expect_rank(x, 3)
+    return tuple(size + b + a for size, b, a in zip(x, attrs["before"], attrs["after"], strict=True))
+
+
 def _flatten(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Params) -> Shape:
     return (math.prod(activations[0]),)
 
@@ -205,6 +211,7 @@ _SHAPE_RULES: Mapping[str, Callable[[Mapping[str, Any], Sequence[Shape], Params]
         "max_pool2d": _pool2d,
         "avg_pool2d": _pool2d,
         "sum_pool2d": _pool2d,
+        "pad": _pad,
         "flatten": _flatten,
     }
 )

@@ -5,7 +5,7 @@ Works on a canonical float graph (batch norm folded, relu fused); values play no
 
 Rules (docs/spec/integer-program.md, section "Quantization sites"):
 - every graph input, and every output of conv2d, linear, add, concat and avg_pool2d, is a site;
-- max_pool2d, flatten and a relu left alone keep codes, scale and decision of their input;
+- max_pool2d, pad, flatten and a relu left alone keep codes, scale and decision of their input;
 - a conv2d, linear or avg_pool2d whose only consumer is an add or concat is *wide*: its accumulator
   is rescaled once, straight to the format of that add or concat (its own relu becomes the lower clip
   of that rescale), and it is no decision of its own;
@@ -24,7 +24,7 @@ from dyadiq.ir.graph import Graph
 __all__ = ["PASS_THROUGH_OPS", "SITE_OPS", "Sites", "find_clipped", "find_sites"]
 
 SITE_OPS = ("conv2d", "linear", "add", "concat", "avg_pool2d")
-PASS_THROUGH_OPS = ("max_pool2d", "flatten", "relu")
+PASS_THROUGH_OPS = ("max_pool2d", "pad", "flatten", "relu")
 _ACCUMULATOR_OPS = ("conv2d", "linear", "avg_pool2d")
 _JOIN_OPS = ("add", "concat")
 
@@ -103,10 +103,10 @@ def find_sites(graph: Graph) -> Sites:
 
 
 def find_clipped(graph: Graph, sites: Sites) -> frozenset[str]:
-    """Return the decisions whose codes a relu clips; lowering refuses bipolar codes there, which have no zero.
+    """Return the decisions whose codes must hold a zero; lowering refuses bipolar codes there, which have none.
 
-    These are the decisions of nodes with a fused relu, of what lone relus read, and of concats that a wide branch with
-    a relu ends in.
+    These are the decisions of nodes with a fused relu, of what lone relus read, of concats that a wide branch with
+    a relu ends in, and of what is padded by a node of its own.
 
     Example:
         >>> from dyadiq.ir.graph import Node, TensorInfo
@@ -117,7 +117,7 @@ def find_clipped(graph: Graph, sites: Sites) -> frozenset[str]:
     """
     clipped = set()
     for node in graph.nodes:
-        if node.op != "relu" and node.attrs.get("activation") != "relu":
+        if node.op not in ("relu", "pad") and node.attrs.get("activation") != "relu":
             continue
         if node.output not in sites.wide:
             clipped.add(sites.decision_of[node.output])

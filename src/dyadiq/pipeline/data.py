@@ -9,15 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from dyadiq.core.artifact import sha256_file
-from dyadiq.pipeline.sources import dataset
+from dyadiq.pipeline.sources import dataset, weights_file
 from dyadiq.pipeline.stage import Stage, StageContext, write_json
 
 __all__ = ["STAGE"]
 
 
 def _run(context: StageContext) -> None:
+    weights = weights_file(context.recipe)
     data = dataset(context)
-    weights = context.recipe.model.weights
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     write_json(
         context.folder / "data.json",

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dyadiq.core.errors import ArtifactError, ConfigError
-from dyadiq.pipeline.sources import dataset, fresh_model, save_state
+from dyadiq.pipeline.sources import dataset, fresh_model, save_state, weights_file
 from dyadiq.pipeline.stage import Stage, StageContext, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["STAGE"]
 
 
 def _run(context: StageContext) -> None:
     from dyadiq.train import TrainConfig, evaluate, train
+    from dyadiq.zoo import load_pretrained_
 
     data = dataset(context)
     model = fresh_model(context.recipe)
-    weights = context.recipe.model.weights
+    weights = weights_file(context.recipe)
     if weights is not None:
-        _load_weights(Path(weights), model)
-        history: dict[str, object] = {"weights": weights}
+        section = context.recipe.model
+        if section.pretrained:
+            load_pretrained_(model, section.name, context.recipe.data.options.get("data_dir"))
+        else:
+            _load_weights(weights, model)
+        history: dict[str, object] = {"weights": section.name if section.pretrained else str(weights)}
     else:
         config = TrainConfig(**context.recipe.train.model_dump(), seed=context.recipe.seed)
         result = train(
@@ -38,12 +47,10 @@ def _run(context: StageContext) -> None:
     write_json(context.folder / "training.json", history)
 
 
-def _load_weights(path: Path, model: object) -> None:
-    import torch
+def _load_weights(path: Path, model: nn.Module) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    assert isinstance(model, torch.nn.Module)
     try:
         state = load_file(path)
     except FileNotFoundError as err:

@@ -33,6 +33,7 @@ __all__ = [
     "graph",
     "load_state",
     "save_state",
+    "weights_file",
 ]
 
 STATE_SCHEMA = "dyadiq.state/1"
@@ -64,6 +65,21 @@ def fresh_model(recipe: Recipe) -> nn.Module:
     if not isinstance(seed, int):
         raise ConfigError(f"model.args.seed: got {seed!r}, expected an integer.")
     return build_model(section.name, seed=seed, **arguments)
+
+
+def weights_file(recipe: Recipe) -> Path | None:
+    """Return the file of trained weights that the recipe starts from; None if it trains.
+
+    Raises:
+        UnknownNameError: The zoo has no trained weights of this model.
+    """
+    from pathlib import Path
+
+    from dyadiq.zoo import pretrained_file
+
+    if recipe.model.pretrained:
+        return pretrained_file(recipe.model.name, recipe.data.options.get("data_dir"))
+    return None if recipe.model.weights is None else Path(recipe.model.weights)
 
 
 def float_model(context: StageContext) -> nn.Module:

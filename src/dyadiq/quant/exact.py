@@ -115,6 +115,9 @@ class ExactExecutor:
             padded = _pad(x[0], a["padding"], a["pad_value"]).double()
             total = F.avg_pool2d(padded, kernel, tuple(a["stride"]), divisor_override=1)
             return total.long() + self.params[node.inputs[1]]
+        if node.op == "pad":
+            sides = zip(reversed(a["before"]), reversed(a["after"]), strict=True)  # torch starts from the last axis
+            return F.pad(x[0], [amount for side in sides for amount in side], value=a["pad_value"])
         if node.op == "flatten":
             return x[0].flatten(1)
         raise GraphError(f"{node.name}: the exact executor has no operator {node.op!r}.")

@@ -72,6 +72,10 @@ def find_inexact(program: IntegerProgram, *, streaming: bool) -> Problems:
     for node in graph.nodes:
         info, attrs = graph.tensors[node.output], node.attrs
         assert info.qtype is not None
+        if node.op == "pad":
+            problems.add(
+                node, "padding by a node of its own, for which no exact layer is known. Pad in the convolution"
+            )
         moved = node.op != "clip" and attrs.get("zero_point")  # a clip may add a constant; that is exact
         if info.zero_point or moved or attrs.get("pad_value"):
             problems.add(node, "zero point is not 0; hls4ml pads and saturates around 0. Use symmetric activations")

@@ -284,6 +284,11 @@ class _Emitter:
             node.name,
         )
 
+    def pad(self, node: Node, dtype: str) -> str:
+        a, value = node.attrs, self.as_type(self.source(node), dtype, node.name)
+        amounts = self.onnx.constant([0, *a["before"], 0, *a["after"]], np.int64)
+        return self.onnx.node("Pad", [value, amounts, self.onnx.constant(a["pad_value"], dtype)], hint=node.name)
+
     def sum_pool2d(self, node: Node, dtype: str) -> str:
         in_shape, a = self.graph.tensors[node.inputs[0]].shape, node.attrs
         if tuple(a["kernel"]) != tuple(in_shape[1:]) or any(a["padding"]):
@@ -344,5 +349,6 @@ _EMIT: Mapping[str, Any] = {
     "concat": _Emitter.concat,
     "max_pool2d": _Emitter.max_pool2d,
     "sum_pool2d": _Emitter.sum_pool2d,
+    "pad": _Emitter.pad,
     "flatten": _Emitter.flatten,
 }

@@ -263,6 +263,14 @@ class _Emitter:
         joined = self.onnx.node("Concat", [self.values[i] for i in node.inputs], hint=node.name, axis=1)
         return self.again(joined, node)
 
+    def pad(self, node: Node) -> str:
+        amounts = self.onnx.constant([0, *node.attrs["before"], 0, *node.attrs["after"]], np.int64)
+        zero = self.real(
+            (node.attrs["pad_value"] - self.graph.tensors[node.output].zero_point) * self.scale(node.output)
+        )
+        padded = self.onnx.node("Pad", [self.values[node.inputs[0]], amounts, zero], hint=node.name)
+        return self.again(padded, node)
+
     def flatten(self, node: Node) -> str:
         return self.again(self.onnx.node("Flatten", [self.values[node.inputs[0]]], hint=node.name, axis=1), node)
 
@@ -324,5 +332,6 @@ _EMIT: Mapping[str, Any] = {
     "concat": _Emitter.concat,
     "max_pool2d": _Emitter.max_pool2d,
     "sum_pool2d": _Emitter.sum_pool2d,
+    "pad": _Emitter.pad,
     "flatten": _Emitter.flatten,
 }

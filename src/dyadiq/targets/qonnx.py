@@ -35,7 +35,7 @@ _FLOAT32_STEPS = 1 << 24
 _INPUT_STEPS = 1 << 20  # on-grid inputs through a float32 division by a scale that is no power of two
 _MAX_BATCH = 1024
 _MAX_ELEMENTS = 1 << 25  # of all tensors of a batch together: the executor keeps them all
-_SCALED_ALIKE = ("add", "clip", "concat", "max_pool2d", "flatten")
+_SCALED_ALIKE = ("add", "clip", "concat", "max_pool2d", "pad", "flatten")
 
 
 class QonnxTarget(Target):

@@ -245,6 +245,11 @@ class _Emitter:
     def concat(self, node: Node) -> str:
         return self.onnx.node("Concat", self.distinct(node), hint=node.name, axis=1)
 
+    def pad(self, node: Node) -> str:
+        amounts = self.onnx.constant([0, *node.attrs["before"], 0, *node.attrs["after"]], np.int64)
+        value = self.constant(node.attrs["pad_value"] * self.scale(node.output))
+        return self.onnx.node("Pad", [self.values[node.inputs[0]], amounts, value], hint=node.name)
+
     def flatten(self, node: Node) -> str:
         return self.onnx.node("Flatten", [self.values[node.inputs[0]]], hint=node.name, axis=1)
 
@@ -308,5 +313,6 @@ _EMIT: Mapping[str, Any] = {
     "concat": _Emitter.concat,
     "max_pool2d": _Emitter.max_pool2d,
     "sum_pool2d": _Emitter.sum_pool2d,
+    "pad": _Emitter.pad,
     "flatten": _Emitter.flatten,
 }

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from dyadiq.core.errors import ConfigError, UnknownNameError
+from dyadiq.zoo.cifar_data import load_cifar10_dataset
+from dyadiq.zoo.cifar_resnet import cifar_resnet20, cifar_resnet32, cifar_resnet44, cifar_resnet56
 from dyadiq.zoo.data import Dataset, Split
 from dyadiq.zoo.digits import digits_resnet
 from dyadiq.zoo.digits_cnn import digits_cnn
@@ -24,11 +26,26 @@ from dyadiq.zoo.digits_data import load_digits_dataset
 from dyadiq.zoo.jets import jet_tagger
 from dyadiq.zoo.jets_data import load_jets_dataset
 from dyadiq.zoo.npz_data import load_npz_dataset
+from dyadiq.zoo.pretrained import PRETRAINED, load_pretrained_, pretrained_file
 
-__all__ = ["DATASETS", "MODELS", "Dataset", "Split", "build_model", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "MODELS",
+    "PRETRAINED",
+    "Dataset",
+    "Split",
+    "build_model",
+    "load_dataset",
+    "load_pretrained_",
+    "pretrained_file",
+]
 
 MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
+        "cifar_resnet20": cifar_resnet20,
+        "cifar_resnet32": cifar_resnet32,
+        "cifar_resnet44": cifar_resnet44,
+        "cifar_resnet56": cifar_resnet56,
         "digits_cnn": digits_cnn,
         "digits_resnet": digits_resnet,
         "jet_tagger": jet_tagger,
@@ -37,6 +54,7 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType(
     {
+        "cifar10": load_cifar10_dataset,
         "digits": load_digits_dataset,
         "jets": load_jets_dataset,
         "npz": load_npz_dataset,
@@ -44,17 +62,29 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType(
 )
 
 
-def build_model(name: str, *, seed: int = 0, **arguments: Any) -> nn.Module:
-    """Return a freshly initialised model; the global random state is left as it was.
+def build_model(
+    name: str,
+    *,
+    seed: int = 0,
+    pretrained: bool = False,
+    data_dir: str | Path | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """Return a model, freshly initialised or with trained weights; the global random state is left as it was.
 
     Args:
         name: A name in `MODELS`, or ``package.module:function``.
         seed: Seed of the initial weights.
+        pretrained: Load the weights that `PRETRAINED` has for this name.
+        data_dir: Folder of the data pack, for trained weights.
         **arguments: Passed to the factory.
 
     Raises:
-        UnknownNameError: No such model, or no such function in the module.
-        ConfigError: The module cannot be imported, the arguments do not fit, or the result is no `nn.Module`.
+        UnknownNameError: No such model, no such function in the module, or no trained weights of this model.
+        ConfigError: The module cannot be imported, the arguments do not fit, the result is no `nn.Module`, or trained
+            weights do not fit it.
+        DataError: The file of trained weights is missing, or lacks an array.
+        ArtifactError: That file is damaged.
 
     Example:
         >>> a, b = build_model("digits_resnet", seed=1, width=4), build_model("digits_resnet", seed=1, width=4)
@@ -68,7 +98,7 @@ def build_model(name: str, *, seed: int = 0, **arguments: Any) -> nn.Module:
         model = factory(**arguments)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {name!r}: the function returned {type(model).__name__}, expected a torch.nn.Module.")
-    return model
+    return load_pretrained_(model, name, data_dir) if pretrained else model
 
 
 def load_dataset(name: str, *, seed: int = 0, data_dir: str | Path | None = None, **options: Any) -> Dataset:

@@ -10,7 +10,12 @@ from torch import nn
 from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.zoo import DATASETS, MODELS, build_model, load_dataset
 
-SHAPES = {"digits_cnn": (2, 1, 8, 8), "digits_resnet": (2, 1, 8, 8), "jet_tagger": (2, 16)}
+SHAPES = {
+    "digits_cnn": (2, 1, 8, 8),
+    "digits_resnet": (2, 1, 8, 8),
+    "jet_tagger": (2, 16),
+    **{f"cifar_resnet{depth}": (2, 3, 8, 8) for depth in (20, 32, 44, 56)},
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,8 +1,8 @@
-"""Move a relu above the max pool or flatten whose result it alone reads.
+"""Move a relu above the max pool, pad or flatten whose result it alone reads.
 
 Before `fuse_activation`, so that conv, pool, relu becomes one node and a pool: the conv's codes then are unsigned,
 where they would spend half of them on values that the relu clips. Exact: relu is monotone, so ``relu(max(x)) =
-max(relu(x))``, and a flatten changes no value. Integer programs compute the same way around.
+max(relu(x))``, and pads of zeros and flattens change no value. Integer programs compute the same way around.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dyadiq.ir.graph import Graph, Node
 
 __all__ = ["hoist_relu"]
 
-_COMMUTING_OPS = ("max_pool2d", "flatten")
+_COMMUTING_OPS = ("max_pool2d", "pad", "flatten")
 
 
 def hoist_relu(graph: Graph) -> Graph:
-    """Return the graph with every relu above the max pools and flattens it alone reads.
+    """Return the graph with every relu above the max pools, pads and flattens it alone reads.
 
     Both nodes and both tensors keep their names; what read the relu reads the pool. So a relu that makes an output of
     the graph stays where it is.
@@ -37,7 +37,7 @@ def hoist_relu(graph: Graph) -> Graph:
 
 
 def _find_pair(graph: Graph) -> tuple[Node, Node] | None:
-    """Return the first (pool or flatten, relu) to swap."""
+    """Return the first (pool, pad or flatten, relu) to swap."""
     for relu in graph.nodes:
         if relu.op != "relu" or relu.output in graph.outputs:
             continue
