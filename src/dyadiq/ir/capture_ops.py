@@ -172,8 +172,14 @@ def _max_pool2d(builder: GraphBuilder, call: Call) -> Value:
 
 
 def _slice(builder: GraphBuilder, call: Call) -> Value:
-    """Every step-th row or column is a max pool of windows of one."""
+    """Every step-th row or column: a max pool of windows of one.
+
+    Raises:
+        UnsupportedError: Another part of the tensor.
+    """
     args = call.args
+    if not builder.is_activation(args["self"]):
+        raise UnsupportedError(_hint(builder, call))
     shape = builder.view(args["self"]).shape
     axis, step = args["dim"] % (len(shape) + 1), args["step"]
     whole = args["start"] in (None, 0) and (axis == 0 or (args["end"] is None or args["end"] >= shape[axis - 1]))

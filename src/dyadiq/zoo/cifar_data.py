@@ -1,7 +1,7 @@
 """The ``cifar10`` data set: 32x32 colour images of ten classes, from sheets of images in lossless WebP.
 
 Used by the registry in `zoo`. Needs Pillow (extra ``data``). Folder ``cifar10`` of the data pack: ``train_*.webp`` and
-``test_*.webp``, each a sheet of images 100 wide in row-major order, and ``labels.npz`` with arrays ``train`` and ``test``.
+``test_*.webp``, sheets of images 100 wide in row-major order, and ``labels.npz`` with arrays ``train`` and ``test``.
 Validation is carved from the training images; the test images are read by nothing that chooses.
 Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images".
 """
@@ -73,18 +73,27 @@ def load_cifar10_dataset(
 
 
 def _read_sheets(folder: Path, part: str, count: int) -> Pixels:
-    """Return the images of a part, uint8 ``[N, 32, 32, 3]``."""
+    """Return the images of a part, uint8 ``[N, 32, 32, 3]``.
+
+    Raises:
+        DataError: No sheets, or another number of images than labels.
+    """
     files = sorted(folder.glob(f"{part}_*.webp"))
     if not files:
         raise DataError(f"no sheets {folder / part}_*.webp; the labels name {count} images. Fetch the data pack again.")
     sheets = [_cut(read_rgb(file), file) for file in files]
     images = np.concatenate(sheets)
-    if not count <= len(images) < count + _PER_ROW * len(files):
+    if not count <= len(images) < count + _PER_ROW:
         raise DataError(f"{folder}: {part} has {count} labels, but its sheets hold {len(images)} images.")
     return images[:count]
 
 
 def _cut(sheet: Pixels, file: Path) -> NDArray[np.uint8]:
+    """Return the images of a sheet.
+
+    Raises:
+        ArtifactError: The sheet has no such size.
+    """
     height, width = sheet.shape[:2]
     if width != _SIZE * _PER_ROW or height % _SIZE:
         raise ArtifactError(

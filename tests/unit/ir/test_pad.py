@@ -173,8 +173,11 @@ def test_amounts_are_checked():
 
 
 def test_bipolar_codes_are_refused_by_lowering():
-    node = Node("p", "pad", ("x",), "p", {"before": (0, 1, 0), "after": (0, 0, 0)})
-    graph = Graph("float", ("x",), ("p",), (node,), {"x": TensorInfo((1, 2, 2)), "p": TensorInfo((1, 3, 2))}, {})
-    activations = {"x": ActivationQuant(QType.parse("bipolar"), 1.0)}
+    nodes = (
+        Node("p", "pad", ("x",), "p", {"before": (0, 1, 0), "after": (0, 0, 0)}),
+        Node("s", "add", ("p", "p"), "s"),
+    )
+    infos = {"x": TensorInfo((1, 2, 2)), "p": TensorInfo((1, 3, 2)), "s": TensorInfo((1, 3, 2))}
+    activations = {"x": ActivationQuant(QType.parse("bipolar"), 1.0), "s": ActivationQuant(QType.parse("int8"), 1.0)}
     with pytest.raises(QuantError, match="p: bipolar codes have no zero to pad with"):
-        lower_graph(graph, {}, activations, QuantConfig())
+        lower_graph(Graph("float", ("x",), ("s",), nodes, infos, {}), {}, activations, QuantConfig())
