@@ -59,11 +59,12 @@ class ProgramBuilder:
     def scale(self, tensor):
         return self.tensors[tensor].scale
 
-    def input(self, shape, qtype=UINT8, scale=2.0**-4, zero_point=0):
+    def input(self, shape, qtype=UINT8, scale=2.0**-4, zero_point=0, grid=None):
+        """A quantized input; ``grid``: shifts, low and high ends of its channels."""
         name = f"x{len(self.inputs)}"
         self.inputs.append(name)
         self.tensors[name] = TensorInfo(tuple(shape))
-        parts = [name, self._param(scale, np.float64), self._param(zero_point)]
+        parts = [name, self._param(scale, np.float64), self._param(zero_point), *map(self._param, grid or ())]
         return self._emit("quantize", parts, shape, qtype, scale, zero_point)
 
     def _dot(self, op, x, weight_shape, qtype, out_shape, weight_scale, bias_bits, asymmetric, groups_of, **attrs):
@@ -302,6 +303,23 @@ def pow2_bipolar(rng):
     return b.program(b.requantize(b.linear(x, 3, INT4N), BIPOLAR, shift=2))
 
 
+def grids(rng):
+    """Channels of an image with grids of their own: coarse, shifted, constant, of one step, the type's own; dyadic."""
+    b = ProgramBuilder(rng)
+    grid = ([0, 2, 0, 3, 5], [-128, -5, 7, -16, -1], [127, 9, 7, -15, 2])
+    x = b.input((5, 4, 5), INT8, scale=0.37, grid=grid)
+    x = b.max_pool2d(x, 2, 2, padding=1)
+    x = b.requantize(b.conv2d(x, 3, 2, padding=1, qtype=INT4N), UINT8, multipliers(rng, 3))
+    return b.program(b.linear(b.flatten(x), 4, INT4N))
+
+
+def pow2_grids(rng):
+    b = ProgramBuilder(rng)
+    grid = ([0, 2, 0, 3, 5, 1, 7], [-128, -5, 7, -16, -1, 0, -1], [127, 9, 7, -15, 2, 63, 0])
+    x = b.requantize(b.linear(b.input((7,), INT8, grid=grid), 9, INT4N), QType.parse("uint4"))
+    return b.program(b.requantize(b.linear(x, 3, INT4N), QType.parse("int16")))
+
+
 PROGRAMS = {
     f.__name__: f
     for f in (
@@ -317,6 +335,8 @@ PROGRAMS = {
         pow2_cnn,
         pow2_mlp,
         pow2_bipolar,
+        grids,
+        pow2_grids,
     )
 }
 

@@ -102,6 +102,7 @@ class SparsifySection(Section):
     end_frac: BelowOne = 0.7
     n_updates: Count = 20
     n_samples: Count = 8192
+    input_grids: bool = False
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -109,6 +110,8 @@ class SparsifySection(Section):
             raise ValueError("exactly one of `lut` and `digits_per_weight`, for example lut = 8000")
         if self.start_frac > self.end_frac:
             raise ValueError("start_frac to be at most end_frac")
+        if self.input_grids and self.lut is None:
+            raise ValueError("`lut` where `input_grids` are asked for")
         return self
 
 

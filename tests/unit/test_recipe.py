@@ -69,6 +69,10 @@ def test_shipped_recipes_exist():
             'finetune.sparsify: got {"lut": 9, "digits_per_weight": 0.5} (a table), expected exactly one of `lut` and '
             "`digits_per_weight`, for example lut = 8000.",
         ),
+        (
+            {"finetune": {"sparsify": {"digits_per_weight": 1, "input_grids": True}}},
+            "expected `lut` where `input_grids`",
+        ),
         ({"finetune": {"sparsify": {}}}, "finetune.sparsify: got {} (a table), expected exactly one of `lut` and"),
         ({"finetune": {"sparsify": {"luts": 9, "lut": 9}}}, "finetune.sparsify.luts: unknown key; did you mean 'lut'?"),
         ({"finetune": {"sparsify": {"lut": 9, "start_frac": 0.8}}}, "expected start_frac to be at most end_frac."),

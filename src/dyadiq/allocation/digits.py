@@ -34,12 +34,14 @@ class DigitChoice:
         error: Sum of errors.
         cost: ``sum digits * cost``, at most the budget.
         bound: No choice within the budget has a smaller error.
+        price: What a unit of cost was worth, in errors; 0 where the budget does not bind.
     """
 
     digits: NDArray[np.int64]
     error: float
     cost: float
     bound: float
+    price: float
 
 
 def allocate_digits(errors: NDArray[np.float64], cost: NDArray[np.float64], budget: float) -> DigitChoice:
@@ -86,4 +88,4 @@ def _choice(errors: NDArray[np.float64], cost: NDArray[np.float64], budget: floa
     digits = penalized.argmin(0)
     error = float(np.take_along_axis(errors, digits[None], 0).sum())
     bound = float(penalized.min(0).sum()) - multiplier * budget
-    return DigitChoice(digits, error, _spent(digits, cost), min(bound, error))
+    return DigitChoice(digits, error, _spent(digits, cost), min(bound, error), multiplier)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.channel_grid import ChannelGrid, carried_type
 from dyadiq.core.errors import ArtifactError
 from dyadiq.core.qtype import QType
 from dyadiq.core.storage import read_bytes
@@ -21,7 +22,17 @@ from dyadiq.fpga.trace import Circuit, Port
 from dyadiq.fpga.verilog import TOP, VerilogPort, verilog_ports
 from dyadiq.ir.graph import Graph
 
-__all__ = ["FILENAME", "SCHEMA", "describe", "input_codes", "read_interface"]
+__all__ = [
+    "FILENAME",
+    "SCHEMA",
+    "carried_codes",
+    "carried_type_of",
+    "describe",
+    "entry_grid",
+    "grid_entry",
+    "input_codes",
+    "read_interface",
+]
 
 FILENAME = "interface.json"
 SCHEMA = "dyadiq.verilog/1"
@@ -61,7 +72,19 @@ def _input(graph: Graph, port: VerilogPort, source: Port) -> dict[str, Any]:
     assert node is not None, "codes are made by a quantizer"
     scale, zero_point = (graph.params[name] for name in node.inputs[1:3])
     more = {"input": node.inputs[0], "scale": float(scale), "zero_point": int(zero_point)}
-    return _entry(port, source) | more
+    return _entry(port, source) | more | grid_entry(source.grid)
+
+
+def grid_entry(grid: ChannelGrid | None) -> dict[str, Any]:
+    """Return what an entry of an input says of its channels' grids."""
+    if grid is None:
+        return {}
+    return {"grid": {name: getattr(grid, name).tolist() for name in ("shift", "low", "high")}}
+
+
+def entry_grid(entry: dict[str, Any]) -> ChannelGrid | None:
+    """Return the channels' grids of an entry of an input, if it has them."""
+    return ChannelGrid(**entry["grid"]) if "grid" in entry else None
 
 
 def _output(graph: Graph, port: VerilogPort, source: Port) -> dict[str, Any]:
@@ -93,9 +116,23 @@ def input_codes(entry: dict[str, Any], x: NDArray[np.float64]) -> NDArray[np.int
         >>> input_codes({"type": "int4", "scale": 0.5, "zero_point": 1}, np.array([0.25, -9.0])).tolist()
         [2, -8]
     """
-    qtype = QType.parse(entry["type"])
+    qtype, grid = QType.parse(entry["type"]), entry_grid(entry)
+    if grid is not None:
+        return grid.quantize(x, entry["scale"])
     if qtype.bipolar:
         return np.where(x >= 0, 1, -1).astype(np.int64)
     steps = np.floor(x / entry["scale"] + 0.5) + entry["zero_point"]
     codes: NDArray[np.int64] = np.clip(steps, qtype.qmin, qtype.qmax).astype(np.int64)
     return codes
+
+
+def carried_type_of(entry: dict[str, Any]) -> QType:
+    """Return the type of an element as a port carries it."""
+    grid = entry_grid(entry)
+    return QType.parse(entry["type"]) if grid is None else carried_type(grid)
+
+
+def carried_codes(entry: dict[str, Any], x: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return what a port carries of real values: their codes, or the numbers of their steps."""
+    grid, codes = entry_grid(entry), input_codes(entry, x)
+    return codes if grid is None else grid.numbers(codes)

@@ -82,7 +82,7 @@ def schedule(circuit: Circuit, depth: int) -> Schedule:
     stage_of = np.searchsorted(np.array(cuts, dtype=np.int64), np.arange(top + 1), side="left")
     stages = tuple(int(stage_of[net.levels[i]]) if needed[i] else -1 for i in range(len(net.ops)))
     last = tuple(int(stage_of[last_level[i]]) for i in range(len(net.ops)))
-    ends = sum(p.qtype.bits * len(p.values) for p in (*circuit.inputs, *circuit.outputs))
+    ends = sum(p.carried.bits * len(p.values) for p in (*circuit.inputs, *circuit.outputs))
     return Schedule(
         wires,
         cuts,

@@ -30,7 +30,7 @@ from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.fpga.pipeline import Schedule, schedule
 from dyadiq.fpga.trace import MAX_ADDERS, Circuit, estimate_adders, find_untraceable, trace
 from dyadiq.ir.graph import Graph, Node, TensorInfo
-from dyadiq.ir.integer import IntegerProgram
+from dyadiq.ir.integer import IntegerProgram, input_grid
 from dyadiq.ir.proof import Bound, node_bound, prove
 
 __all__ = ["MAX_PERIOD", "Pipeline", "Queue", "Stage", "Stream", "Window", "find_unstreamable", "make_pipeline"]
@@ -168,6 +168,8 @@ def find_unstreamable(program: IntegerProgram, max_adders: int = MAX_ADDERS) -> 
     if len(quantizers) > 1 or len(shape) != 3:
         found.append((quantizers[-1], "the input is no single image. Use target verilog, which unrolls"))
         return found
+    if input_grid(graph, quantizers[0]) is not None:
+        found.append((quantizers[0], "channels with grids of their own, which pixel ports lack. Use target verilog"))
     if shape[1] * shape[2] > MAX_PERIOD:
         found.append(
             (quantizers[0], f"an image of more than {MAX_PERIOD:,} positions. Export to hls4ml with io_stream")

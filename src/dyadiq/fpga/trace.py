@@ -10,13 +10,14 @@ them in, so a bias and a rounding half are one adder, and the -1/+1 codes of a b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.channel_grid import ChannelGrid, carried_type
 from dyadiq.core.errors import DataError, ExportError, GraphError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.qtype import QType
@@ -24,7 +25,7 @@ from dyadiq.fpga.adder_graph import MAX_WEIGHT, multiply_matrix
 from dyadiq.fpga.limits import MAX_LUTS, check_size, guess_luts, signed_digits
 from dyadiq.fpga.netlist import Netlist, Value, constant
 from dyadiq.ir.graph import Graph, Node
-from dyadiq.ir.integer import IntegerProgram, effective_weight
+from dyadiq.ir.integer import IntegerProgram, effective_weight, input_grid
 from dyadiq.ir.proof import prove
 
 __all__ = ["MAX_ADDERS", "Circuit", "Port", "estimate_adders", "find_untraceable", "requantize_values", "trace"]
@@ -43,12 +44,24 @@ class Port:
         shape: Without the batch dimension; elements are in row-major order.
         qtype: Type of its codes.
         values: One value of the netlist per element.
+        grid: Grids of the channels of an input, or None. Then elements are numbers of steps from the channel's lowest,
+            which are no wider than the grid, wherever it lies.
     """
 
     tensor: str
     shape: tuple[int, ...]
     qtype: QType
     values: tuple[Value, ...]
+    grid: ChannelGrid | None = None
+
+    @property
+    def carried(self) -> QType:
+        """Type of an element as it is carried."""
+        return self.qtype if self.grid is None else carried_type(self.grid)
+
+    def elements(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return codes ``[N, C, ...]`` as they are carried."""
+        return codes if self.grid is None else self.grid.numbers(codes)
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,10 @@ def _checked(port: Port, codes: Mapping[str, NDArray[np.int64]]) -> NDArray[np.i
     low, high = int(array.min()), int(array.max())
     if low < port.qtype.qmin or high > port.qtype.qmax or (port.qtype.bipolar and bool((array == 0).any())):
         raise DataError(f"codes of {port.tensor!r} [{low}, {high}] leave their type {port.qtype}.")
-    flat = array.reshape(len(array), -1).astype(np.int64)
+    array = array.astype(np.int64)
+    if port.grid is not None and not port.grid.holds(array):
+        raise DataError(f"codes of {port.tensor!r} are no codes of their channels' grids.")
+    flat = port.elements(array).reshape(len(array), -1)
     return (flat + 1) // 2 if port.qtype.bipolar else flat
 
 
@@ -177,7 +193,7 @@ def trace(program: IntegerProgram, progress: Progress = NO_PROGRESS, max_luts: i
         tensors[node.output] = values
         spans[node.name] = len(net.ops)
         if node.op == "quantize":
-            inputs.append(_port(graph, node.output, values))
+            inputs.append(replace(_port(graph, node.output, values), grid=input_grid(graph, node)))
         progress.advance(1, node.name)
     progress.finish()
     outputs = tuple(_port(graph, name, tensors[name]) for name in graph.outputs)
@@ -208,7 +224,18 @@ def _quantize(net: Netlist, graph: Graph, node: Node, _tensors: Mapping[str, Val
     if qtype.bipolar:
         bits = [net.input(0, 1) for _ in range(count)]
         return _array([Value(bit.wire, shift=1, offset=-1) for bit in bits], _shape(graph, node))
-    return _array([net.input(qtype.qmin, qtype.qmax) for _ in range(count)], _shape(graph, node))
+    grid = input_grid(graph, node)
+    if grid is None:
+        return _array([net.input(qtype.qmin, qtype.qmax) for _ in range(count)], _shape(graph, node))
+    each = count // len(grid.shift)
+    values = []
+    for shift, low, high in zip(grid.shift.tolist(), grid.low.tolist(), grid.high.tolist(), strict=True):
+        steps = [net.input(0, high - low) for _ in range(each)]
+        if low == high:
+            values += [constant(low << shift)] * each
+        else:
+            values += [Value(step.wire, shift=shift, offset=low << shift) for step in steps]
+    return _array(values, _shape(graph, node))
 
 
 def _linear(net: Netlist, graph: Graph, node: Node, tensors: Mapping[str, Values]) -> Values:

@@ -26,7 +26,7 @@ class VerilogPort:
 
     Attributes:
         name: Its Verilog identifier.
-        tensor: The tensor whose codes it carries; element k is at bits ``[k * bits +: bits]``, two's complement.
+        tensor: The tensor whose codes it carries; element k is at bits ``[k * bits +: bits]``, as `trace.Port` says.
         bits: Bits of one element.
         count: Number of elements.
     """
@@ -47,7 +47,7 @@ def verilog_ports(circuit: Circuit) -> tuple[tuple[VerilogPort, ...], tuple[Veri
         while name in taken:
             name, n = f"{stem}_{n}", n + 1
         taken.add(name)
-        return VerilogPort(name, source.tensor, source.qtype.bits, len(source.values))
+        return VerilogPort(name, source.tensor, source.carried.bits, len(source.values))
 
     return tuple(port("in", p) for p in circuit.inputs), tuple(port("out", p) for p in circuit.outputs)
 

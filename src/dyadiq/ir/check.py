@@ -42,7 +42,7 @@ _ARITY: Mapping[str, Mapping[str, tuple[int, int, int, int]]] = MappingProxyType
             "flatten": (1, 1, 0, 0),
         },
         "integer": {
-            "quantize": (1, 1, 2, 2),
+            "quantize": (1, 1, 2, 5),
             "conv2d": (1, 1, 2, 4),
             "linear": (1, 1, 2, 4),
             "requantize": (1, 1, 2, 2),

@@ -7,7 +7,8 @@ All tensors hold integer codes; a program's float inputs meet a `quantize` node 
 elsewhere are metadata of `TensorInfo`. Parameters of a node are inputs by name, int64 unless said:
 
     op            inputs                                       attributes
-    quantize      x, scale (float64 []), zero_point []         -
+    quantize      x, scale (float64 []), zero_point []
+                  [, shift [C], low [C], high [C]]             -
     conv2d        x, weight [O, I/g, KH, KW], bias [O]
                   [, weight_zero_point [O] [, group_factor]]   stride, padding, dilation, groups, pad_value
     linear        x, weight [O, I], bias [O]
@@ -22,6 +23,8 @@ elsewhere are metadata of `TensorInfo`. Parameters of a node are inputs by name,
     flatten       x                                            -
 
 Meaning, in one line each (shift is arithmetic, floor):
+    quantize       y = clip(floor(x / scale + 1/2) + zero_point); with a grid (version 2), per channel
+                   y = clip(floor(x / (scale 2^shift) + 1/2), low, high) 2^shift
     conv2d/linear  acc = bias + sum (weight - weight_zero_point) * group_factor * padded(x)
     requantize     y = clip(((x * multiplier + r) >> shift) + zero_point, clip_min, clip_max), r = 2^(shift-1) or 0
     clip           y = clip(x + zero_point, clip_min, clip_max)
@@ -40,13 +43,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.channel_grid import ChannelGrid
 from dyadiq.core.errors import GraphError
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node
 
-__all__ = ["INTEGER_OPS", "NARROW_BIAS", "SPEC_VERSION", "WIDE_BIAS", "IntegerProgram", "effective_weight"]
+__all__ = [
+    "INTEGER_OPS",
+    "NARROW_BIAS",
+    "SPEC_VERSION",
+    "WIDE_BIAS",
+    "IntegerProgram",
+    "effective_weight",
+    "input_grid",
+]
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
+"""Newest version of the specification that is implemented; programs have the oldest that says all they use."""
 
 NARROW_BIAS, WIDE_BIAS = QType(32, signed=True), QType(64, signed=True)
 """Types of biases: int32, unless ``Graph.param_types`` says int64. Bits of weights and activations play no part."""
@@ -75,25 +88,34 @@ class IntegerProgram:
     Attributes:
         graph: Graph of the integer dialect. Output tensors carry ``scale`` and ``zero_point``:
             ``real = (code - zero_point) * scale``.
-        spec_version: Version of docs/spec/integer-program.md it follows.
+        spec_version: Version of docs/spec/integer-program.md it follows; 0 stands for the oldest that has all it uses.
         provenance: Plan, seeds, versions, hashes; JSON-able.
     """
 
     graph: Graph
-    spec_version: int = SPEC_VERSION
+    spec_version: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a float graph.
 
         Raises:
-            GraphError: Wrong dialect or unknown operator.
+            GraphError: Wrong dialect, unknown operator, or one that the version does not have.
         """
         if self.graph.dialect != "integer":
             raise GraphError(f"an IntegerProgram needs the integer dialect, got {self.graph.dialect!r}.")
         for node in self.graph.nodes:
             if node.op not in INTEGER_OPS:
                 raise GraphError(f"{node.name}: {node.op!r} is no operator of the integer dialect.")
+        with_grid = [node.name for node in self.graph.nodes if node.op == "quantize" and len(node.inputs) > 3]
+        oldest = 2 if with_grid else 1
+        if self.spec_version == 0:
+            object.__setattr__(self, "spec_version", oldest)
+        if self.spec_version < oldest:
+            raise GraphError(
+                f"{with_grid[0]}: a grid for every channel is part of version 2 of the integer specification, but the "
+                f"program says version {self.spec_version}."
+            )
 
     def dequantize(self, outputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
         """Return real values of output codes: ``(code - zero_point) * scale``."""
@@ -105,6 +127,11 @@ class IntegerProgram:
                 scale = scale.reshape(-1, *([1] * (len(info.shape) - 1)))
             real[name] = (codes - info.zero_point) * scale
         return real
+
+
+def input_grid(graph: Graph, node: Node) -> ChannelGrid | None:
+    """Return the grid of every channel of a quantize node; None where all have that of the type."""
+    return ChannelGrid(*(graph.params[name] for name in node.inputs[3:6])) if len(node.inputs) > 3 else None
 
 
 def effective_weight(graph: Graph, node: Node) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.channel_grid import ChannelGrid
 from dyadiq.core.errors import ProofError, QuantError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.qtype import QType, bits_for_range
@@ -62,6 +63,7 @@ class ActivationQuant:
     scale: float
     zero_point: int = 0
     symmetric: bool = True
+    grid: ChannelGrid | None = None
 
 
 def lower_graph(
@@ -242,7 +244,11 @@ class _Builder:
         output = f"{name}:codes"
         self.params[f"{name}.scale"] = np.asarray(act.scale, dtype=np.float64)
         zero_point = self.param(f"{name}.zero_point", act.zero_point)
-        node = Node(output, "quantize", (name, f"{name}.scale", zero_point), output)
+        inputs = [name, f"{name}.scale", zero_point]
+        if act.grid is not None:
+            act.grid.check_within(act.qtype, self.shape(name)[0])
+            inputs += [self.param(f"{name}.{part}", getattr(act.grid, part)) for part in ("shift", "low", "high")]
+        node = Node(output, "quantize", tuple(inputs), output)
         self.codes[name] = self.emit(node, self.info(name))
 
     def lower_node(self, node: Node) -> None:

@@ -9,7 +9,7 @@ filled in the order of the nodes; their lengths follow from the structure, so th
 
     @type          uint8    bits (0: none) and flags of every tensor
     @zero_point    int32    of tensors, quantizers, weights and nodes, and pad values
-    @clip          uint32   clip bounds: int64, low word first
+    @clip          uint32   clip bounds, ends of grids: int64, low word first
     @scale         float64  of input quantizers, outputs, and tensors that have a single one
     @bias          int32, or int64 as in @clip where ``param_types`` says so
     @multiplier, @shift, @group_factor    uint32, uint8, int32
@@ -41,6 +41,7 @@ from dyadiq.ir.shapes import infer_shape
 __all__ = ["find_unpackable", "pack_program", "packed_size_parts", "unpack_program"]
 
 _INT32, _UINT32, _UINT8 = QType(32, signed=True), QType(32, signed=False), QType(8, signed=False)
+_INT64 = QType(64, signed=True)
 _TABLES: Mapping[str, QType | None] = MappingProxyType(  # in the order of the file; None: float64
     {
         "@type": _UINT8,
@@ -63,7 +64,13 @@ _DOT = (
 # Of each operator's parameters: the table, and the usual name, which is not stored.
 _PARAMS: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
     {
-        "quantize": (("@scale", "{x}.scale"), ("@zero_point", "{x}.zero_point")),
+        "quantize": (
+            ("@scale", "{x}.scale"),
+            ("@zero_point", "{x}.zero_point"),
+            ("@shift", "{x}.shift"),
+            ("@clip", "{x}.low"),
+            ("@clip", "{x}.high"),
+        ),
         "conv2d": _DOT,
         "linear": _DOT,
         "requantize": (("@multiplier", "{node}.multiplier"), ("@shift", "{node}.shift")),
@@ -118,10 +125,10 @@ def _param_problem(graph: Graph, name: str, table: str) -> str:
         return f"has type {declared}, expected {wanted}: biases are all {WIDE_BIAS}, or none has a type"
     if table != "@bias" and (table == "weight") != (declared is not None):
         return "has no code type; add it to param_types" if table == "weight" else "is no weight, but has a code type"
-    stored = _TABLES.get(table) if declared is None else declared
+    stored = (_INT64 if table == "@clip" else _TABLES.get(table)) if declared is None else declared
     if stored is None:
         return "" if values.dtype == np.float64 else f"has dtype {values.dtype}, expected float64"
-    if stored.bits > MAX_PACKED_BITS and table != "@bias":
+    if stored.bits > MAX_PACKED_BITS and table not in ("@bias", "@clip"):
         return f"has type {stored}, at most {MAX_PACKED_BITS} bits can be packed"
     if values.dtype.kind not in "iu":
         return f"has dtype {values.dtype}, expected integers"

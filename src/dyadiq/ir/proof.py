@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import ProofError
 from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.ir.graph import Graph, Node
-from dyadiq.ir.integer import IntegerProgram, effective_weight
+from dyadiq.ir.integer import IntegerProgram, effective_weight, input_grid
 
 __all__ = ["Bound", "accumulator_type", "node_bound", "prove"]
 
@@ -118,6 +118,9 @@ def _of_type(graph: Graph, node: Node) -> Bound:
     info = graph.tensors[node.output]
     if info.qtype is None:
         raise ProofError(f"{node.name}: its output {node.output!r} has no code type.")
+    grid = input_grid(graph, node)
+    if grid is not None:
+        return _plain(*grid.ends())
     n_channels = info.shape[0]
     return _plain(
         np.full(n_channels, info.qtype.qmin, dtype=np.int64), np.full(n_channels, info.qtype.qmax, dtype=np.int64)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import DataError, GraphError, ProofError
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node
-from dyadiq.ir.integer import IntegerProgram, effective_weight
+from dyadiq.ir.integer import IntegerProgram, effective_weight, input_grid
 
 __all__ = ["named_inputs", "quantize_input", "run_reference"]
 
@@ -101,6 +101,9 @@ def quantize_input(graph: Graph, node: Node, x: NDArray[np.float64]) -> Codes:
     if qtype.bipolar:
         return np.where(x >= 0, 1, -1).astype(np.int64)
     scale = float(graph.params[node.inputs[1]])
+    grid = input_grid(graph, node)
+    if grid is not None:
+        return grid.quantize(x, scale)
     zero_point = int(graph.params[node.inputs[2]])
     # Clipping before the cast keeps huge values inside int64.
     codes: Codes = np.clip(np.floor(x / scale + 0.5) + zero_point, qtype.qmin, qtype.qmax).astype(np.int64)

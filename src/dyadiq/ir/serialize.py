@@ -158,10 +158,10 @@ def load_program(path: _Path) -> IntegerProgram:
             graph_from_payload(payload["graph"], arrays), payload["spec_version"], payload["provenance"]
         ),
     )
-    if program.spec_version != SPEC_VERSION:
+    if not 1 <= program.spec_version <= SPEC_VERSION:
         raise ArtifactError(
             f"{path}: the program follows version {program.spec_version} of the integer specification, this Dyadiq "
-            f"implements version {SPEC_VERSION}. Upgrade Dyadiq, or lower the network again."
+            f"implements versions up to {SPEC_VERSION}. Upgrade Dyadiq, or lower the network again."
         )
     return program
 

@@ -150,6 +150,10 @@ def _same(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Params
 def _quantize(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Params) -> Shape:
     for position in (0, 1):
         _expect_param(params, position, ())
+    if len(params) not in (2, 5):
+        raise GraphError(f"got {len(params)} parameters, expected scale and zero point, then all of a grid or nothing.")
+    for position in (2, 3, 4):
+        _expect_param(params, position, activations[0][:1])
     return activations[0]
 
 

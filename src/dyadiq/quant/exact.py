@@ -128,7 +128,11 @@ class ExactExecutor:
             raise GraphError(f"{node.name}: its output has no code type.")
         if qtype.bipolar:
             return torch.where(x >= 0, 1, -1)
-        scale, zero_point = (self.params[i] for i in node.inputs[1:])
+        scale, zero_point, *grid = (self.params[i] for i in node.inputs[1:])
+        if grid:
+            shift, low, high = (part.reshape(1, -1, *([1] * (x.ndim - 2))) for part in grid)
+            steps = torch.floor(x.double() / (scale * (1 << shift)) + 0.5)
+            return torch.minimum(torch.maximum(steps, low), high).long() << shift
         return (torch.floor(x.double() / scale + 0.5) + zero_point).clamp(qtype.qmin, qtype.qmax).long()
 
     def _saturate(self, node: Node, wide: Tensor) -> Tensor:

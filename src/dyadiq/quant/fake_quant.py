@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dyadiq.core.affine import AffineParams, quantize
+from dyadiq.core.channel_grid import ChannelGrid
 from dyadiq.core.errors import QuantError
 from dyadiq.core.qtype import QType
 from dyadiq.core.signed_digits import MAX_DIGITS, digit_grids, nearest_codes
@@ -285,9 +286,11 @@ class WeightQuantizer(Quantizer):
         limits = self.max_digits.clamp(max=len(grids) - 1)
         codes = torch.zeros_like(ratios)
         for n, grid in enumerate(grids[1:], 1):
-            points = torch.as_tensor(grid, device=ratios.device)
-            found = points[torch.bucketize(ratios, (points[1:] + points[:-1]) / 2, right=True)]
-            codes = torch.where(limits == n, found, codes)
+            limited = limits == n
+            own = ratios[limited]  # most weights of a sparse network have no digit at all
+            if len(own):
+                points = torch.as_tensor(grid, device=ratios.device)
+                codes[limited] = points[torch.bucketize(own, (points[1:] + points[:-1]) / 2, right=True)]
         return codes
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
@@ -323,13 +326,71 @@ class WeightQuantizer(Quantizer):
 
 
 class ActivationQuantizer(Quantizer):
-    """Quantizes an activation ``[N, ...]`` per tensor."""
+    """Quantizes an activation ``[N, ...]`` per tensor; a network input also with a grid per channel.
+
+    Attributes:
+        grid: Buffer, int64 ``[3, C]``: shifts, low and high ends (`core.channel_grid`), or None.
+    """
+
+    grid: Tensor | None
+
+    def __init__(self, params: AffineParams, *, learn_scale: bool) -> None:
+        """Take over calibrated parameters; channels have no grids of their own."""
+        super().__init__(params, learn_scale=learn_scale)
+        self.register_buffer("grid", None)
+
+    def set_grid_(self, grid: ChannelGrid | None) -> ActivationQuantizer:
+        """Give every channel a grid of its own, within the type; None: the type's, for all.
+
+        Raises:
+            QuantError: The zero point is not 0, or the grid leaves the type.
+        """
+        if grid is None:
+            self.grid = None
+            return self
+        self.check_grid()
+        grid.check_within(self.qtype, len(grid.shift))
+        self.grid = torch.tensor(np.stack([grid.shift, grid.low, grid.high]), device=self.scale.device)
+        return self
+
+    def check_grid(self) -> None:
+        """Check that channels can have grids of their own in this format.
+
+        Raises:
+            QuantError: Codes are bipolar, or the zero point is not 0.
+        """
+        if self.qtype.bipolar or bool((self.zero_point != 0).any()):
+            raise QuantError(
+                f"channels can have grids of their own where 0 is the code of 0.0, got {self.qtype} with zero point "
+                f"{self.zero_point.tolist()}. Use scheme 'symmetric' and bits >= 2."
+            )
+
+    def channel_grid(self) -> ChannelGrid | None:
+        """Return the grid of every channel, or None."""
+        return None if self.grid is None else ChannelGrid(*self.grid.cpu().numpy())
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Take grids as the state has them, also None; a state without this quantizer leaves them.
+
+        Raises:
+            QuantError: The state has grids that this format cannot have.
+        """
+        grid = state.get(f"{prefix}grid")
+        if f"{prefix}scale" in state or grid is not None:
+            self.grid = None if grid is None else torch.empty_like(grid, device=self.scale.device)
+        super()._load_from_state_dict(state, prefix, *rest)
+        self.set_grid_(self.channel_grid())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the fake-quantized activation."""
         if not self.enabled:
             return x
         step, scale = self.current_scale().to(x.dtype), self._gradient_scale(x[0].numel())
+        if self.grid is not None:
+            shift, low, high = self.grid.reshape(3, 1, -1, *([1] * (x.ndim - 2)))
+            step = step.reshape(()) * torch.exp2(shift.to(x.dtype))
+            fine: Tensor = _UNIFORM(x, step, low.to(x.dtype), high.to(x.dtype), scale)
+            return fine
         return fake_quantize(x, step.reshape(()), self.zero_point.reshape(()), self.qtype, gradient_scale=scale)
 
     def round(self, x: Tensor) -> Tensor:

@@ -383,7 +383,9 @@ class QuantModule(nn.Module):
         for name in self.sites.decisions:
             params = quantizers[name].affine_params()
             symmetric = params.fmt.scheme == "symmetric"
-            quants[name] = ActivationQuant(params.qtype, float(params.scale[0]), int(params.zero_point[0]), symmetric)
+            grid = _activation(quantizers, name).channel_grid()
+            scale, zero_point = float(params.scale[0]), int(params.zero_point[0])
+            quants[name] = ActivationQuant(params.qtype, scale, zero_point, symmetric, grid)
         return quants
 
     def _folded_layers(self) -> list[tuple[Layer, Tensor, Tensor | None]]:

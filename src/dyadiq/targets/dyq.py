@@ -70,10 +70,10 @@ def read_dyq(path: Path) -> IntegerProgram:
     ) as err:  # fmt: skip
         reason = str(err).rstrip(".")
         raise ArtifactError(f"{path}: holds no legal integer program: {reason}. Export the program again.") from err
-    if program.spec_version != SPEC_VERSION:
+    if not 1 <= program.spec_version <= SPEC_VERSION:
         raise ArtifactError(
             f"{path}: the program follows version {program.spec_version} of the integer specification, this Dyadiq "
-            f"implements version {SPEC_VERSION}. Upgrade Dyadiq, or export the program again."
+            f"implements versions up to {SPEC_VERSION}. Upgrade Dyadiq, or export the program again."
         )
     return program
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.core.errors import ArtifactError, ConfigError
-from dyadiq.core.qtype import QType
-from dyadiq.ir.integer import IntegerProgram
+from dyadiq.fpga.interface import grid_entry, input_codes
+from dyadiq.ir.integer import IntegerProgram, input_grid
 from dyadiq.targets.base import Codes, Target, checked_feeds, save_bytes
 from dyadiq.targets.hls4ml_layers import Layers, build_layers
 from dyadiq.targets.hls4ml_project import PROJECT, run_csim, write_project
@@ -151,6 +151,7 @@ class Hls4mlTarget(Target):
                     "exponent": layers.exponents[name],
                     "scale": float(graph.params[quantizers[name].inputs[1]]),
                     "type": str(graph.tensors[quantizers[name].output].qtype),
+                    **grid_entry(input_grid(graph, quantizers[name])),
                 }
                 for name in graph.inputs
             },
@@ -193,8 +194,7 @@ class Hls4mlTarget(Target):
 
 def _port_values(port: Mapping[str, Any], x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``code * 2^exponent`` in channels-last order, quantized as the reference does it."""
-    qtype = QType.parse(port["type"])
-    codes = np.clip(np.floor(x / port["scale"] + 0.5), qtype.qmin, qtype.qmax)
+    codes = input_codes({"zero_point": 0, **port}, x)
     values: NDArray[np.float64] = np.ldexp(np.moveaxis(codes, 1, -1), port["exponent"])
     return values
 

@@ -24,9 +24,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.channel_grid import ChannelGrid
 from dyadiq.core.errors import ExportError
 from dyadiq.ir.graph import Node
-from dyadiq.ir.integer import IntegerProgram
+from dyadiq.ir.integer import IntegerProgram, input_grid
 from dyadiq.ir.proof import prove
 from dyadiq.targets.base import Codes, Problems, Target, save_bytes
 from dyadiq.targets.onnx_graph import OnnxBuilder, OnnxModel, output_facts, pool_window
@@ -170,12 +171,24 @@ class _Emitter:
             positive = self.arithmetic("GreaterOrEqual", x, 0.0, "float64", hint)
             one, minus = (self.onnx.constant(v, dtype) for v in (1, -1))
             return self.onnx.node("Where", [positive, one, minus], hint=hint)
-        x = self.arithmetic("Div", x, float(self.graph.params[node.inputs[1]]), "float64", hint)
+        scale, grid = float(self.graph.params[node.inputs[1]]), input_grid(self.graph, node)
+        if grid is not None:
+            return self.quantize_channels(x, scale, grid, dtype, hint, len(self.graph.tensors[node.output].shape) + 1)
+        x = self.arithmetic("Div", x, scale, "float64", hint)
         x = self.arithmetic("Add", x, 0.5, "float64", hint)
         x = self.onnx.node("Floor", [x], hint=hint)
         x = self.arithmetic("Add", x, float(self.graph.params[node.inputs[2]]), "float64", hint)
         limits = [self.onnx.constant(v, "float64") for v in (qtype.qmin, qtype.qmax)]
         return self.onnx.cast(self.onnx.node("Clip", [x, *limits], hint=hint), dtype, hint=hint)
+
+    def quantize_channels(self, x: str, scale: float, grid: ChannelGrid, dtype: str, hint: str, rank: int) -> str:
+        """``clip(floor(x / (s 2^k) + 1/2), low, high) 2^k`` of every channel, in float64."""
+        shift, low, high = (grid.along(values, rank) for values in (grid.shift, grid.low, grid.high))
+        x = self.arithmetic("Div", x, np.ldexp(scale, shift), "float64", hint)
+        x = self.onnx.node("Floor", [self.arithmetic("Add", x, 0.5, "float64", hint)], hint=hint)
+        for op, values in (("Max", low), ("Min", high), ("Mul", np.ldexp(1.0, shift))):
+            x = self.arithmetic(op, x, values, "float64", hint)
+        return self.onnx.cast(x, dtype, hint=hint)
 
     def split(self, value: _Value, plan: DotProduct, hint: str) -> list[str]:
         """Return the digits of ``x + offset`` as uint8 tensors, lowest first."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Node, TensorInfo
-from dyadiq.ir.integer import IntegerProgram, effective_weight
+from dyadiq.ir.integer import IntegerProgram, effective_weight, input_grid
 from dyadiq.ir.proof import prove
 from dyadiq.targets.base import Codes, Problems, Target, require, save_bytes
 from dyadiq.targets.onnx_graph import OnnxBuilder, OnnxModel, find_unpaddable_pools, output_facts, pool_window
@@ -181,6 +181,16 @@ class _Emitter:
         qtype = _qtype(info)
         if qtype.bipolar:
             return self.sign(x, 0.0, float(self.scale(node.output)), node.name)
+        grid = input_grid(self.graph, node)
+        if grid is not None:  # rounded by channel first; the pair then changes nothing
+            rank = len(info.shape) + 1
+            step = np.ldexp(float(self.scale(node.output)), grid.along(grid.shift, rank))
+            low, high = (grid.along(ends, rank) for ends in (grid.low, grid.high))
+            # Clipped before the floor: the ends are whole steps.
+            for op, values in (("Div", step), ("Add", np.array(0.5)), ("Max", low), ("Min", high)):
+                x = self.onnx.node(op, [x, self.real(values)], hint=node.name)
+            x = self.onnx.node("Floor", [x], hint=node.name)
+            x = self.onnx.node("Mul", [x, self.real(step)], hint=node.name)
         return self.pair(x, info, (qtype.qmin, qtype.qmax), node.name)
 
     def dot_product(self, node: Node) -> str:

@@ -226,7 +226,7 @@ class _Runner:
 
     def input_quantizer(self, tensor: str) -> str:
         """Return the output of the Quant node that an input ends in."""
-        for _ in range(3):  # at most Div, Add, Quant
+        for _ in range(5):  # at most Div, Add, Max, Min, Quant
             node = self.model.find_consumer(tensor)
             tensor = node.output[0]
             if node.op_type in ("Quant", "BipolarQuant"):

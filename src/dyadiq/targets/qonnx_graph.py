@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.channel_grid import ChannelGrid
 from dyadiq.core.qtype import QType, bits_for_range
-from dyadiq.ir.graph import Node
-from dyadiq.ir.integer import IntegerProgram, effective_weight
+from dyadiq.ir.graph import Node, TensorInfo
+from dyadiq.ir.integer import IntegerProgram, effective_weight, input_grid
 from dyadiq.ir.proof import prove
 from dyadiq.targets.onnx_graph import OnnxBuilder, pool_window
 
@@ -126,8 +127,20 @@ class _Emitter:
         if self.dyadic:
             x = self.onnx.node("Div", [x, self.constant(step)], hint=hint)
         half = 0.5 + info.zero_point if self.dyadic else step / 2
+        grid = input_grid(self.graph, node)
+        if grid is not None:
+            return self.quantize_channels(x, grid, info, 1.0 if self.dyadic else step, hint)
         x = self.onnx.node("Add", [x, self.constant(half)], hint=hint)
         return self.quant(x, self.scale(node.output), info.qtype, hint)
+
+    def quantize_channels(self, x: str, grid: ChannelGrid, info: TensorInfo, step: float, hint: str) -> str:
+        """Clip each channel to the ends of its grid, then floor to its steps: the ends are multiples of them."""
+        assert info.qtype is not None
+        rank = len(info.shape) + 1
+        steps, low, high = (np.ldexp(v * step, grid.shift) for v in (np.ones(len(grid.low)), grid.low, grid.high))
+        for op, values in (("Add", steps / 2), ("Max", low), ("Min", high)):
+            x = self.onnx.node(op, [x, self.constant(self.shaped(values, rank))], hint=hint)
+        return self.quant(x, self.shaped(steps, rank), info.qtype, hint)
 
     def dot_product(self, node: Node) -> str:
         x, rank, conv = self.values[node.inputs[0]], self.rank(node.output), node.op == "conv2d"

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.core.qtype import QType
-from dyadiq.fpga.interface import FILENAME, describe, input_codes, read_interface
+from dyadiq.fpga.interface import FILENAME, carried_codes, carried_type_of, describe, read_interface
 from dyadiq.fpga.limits import MAX_LUTS, check_size, guess_luts
 from dyadiq.fpga.pipeline import schedule
 from dyadiq.fpga.simulate import SIMULATORS, bench_text, pack_vectors, simulate, unpack_vectors
 from dyadiq.fpga.trace import Port, find_untraceable, trace
 from dyadiq.fpga.verilog import TOP, module_text, verilog_ports
-from dyadiq.ir.integer import IntegerProgram
+from dyadiq.ir.integer import IntegerProgram, input_grid
 from dyadiq.ir.proof import prove
 from dyadiq.ir.reference import run_reference
 from dyadiq.targets.base import Codes, Problems, Target, checked_feeds, save_bytes
@@ -135,8 +135,8 @@ class VerilogTarget(Target):
         interface = read_interface(folder)
         shapes = {port["input"]: tuple(port["shape"]) for port in interface["inputs"]}
         feeds, _ = checked_feeds(shapes, inputs)
-        qtypes = [QType.parse(port["type"]) for port in interface["inputs"]]
-        codes = [input_codes(port, feeds[port["input"]]) for port in interface["inputs"]]
+        qtypes = [carried_type_of(port) for port in interface["inputs"]]
+        codes = [carried_codes(port, feeds[port["input"]]) for port in interface["inputs"]]
         counts = [int(np.prod(port["shape"])) for port in interface["outputs"]]
         types = [QType.parse(port["type"]) for port in interface["outputs"]]
         given = simulate(folder, pack_vectors(codes, qtypes), simulator=self.config.simulator)
@@ -156,13 +156,18 @@ class VerilogTarget(Target):
             info = graph.tensors[node.output]
             assert info.qtype is not None, "prove has checked that every tensor has a type"
             scale, zero_point = (graph.params[name] for name in node.inputs[1:3])
-            codes = rng.integers(info.qtype.qmin, info.qtype.qmax, (self.config.n_vectors, *info.shape), endpoint=True)
+            grid, shape = input_grid(graph, node), (self.config.n_vectors, *info.shape)
+            if grid is None:
+                codes = rng.integers(info.qtype.qmin, info.qtype.qmax, shape, endpoint=True)
+            else:
+                top = np.broadcast_to(grid.along(grid.high - grid.low, len(shape)), shape)
+                codes = grid.codes_of(rng.integers(0, top, endpoint=True))
             real[node.inputs[0]] = np.asarray((codes - int(zero_point)) * float(scale), dtype=np.float64)
         return real
 
 
 def _packed(ports: Sequence[Port], codes: Mapping[str, NDArray[np.int64]]) -> str:
-    return pack_vectors([codes[port.tensor] for port in ports], [port.qtype for port in ports])
+    return pack_vectors([port.elements(codes[port.tensor]) for port in ports], [port.carried for port in ports])
 
 
 def _head(interface: Mapping[str, Any]) -> str:
@@ -210,6 +215,8 @@ There is no reset and no stall; undefined values leave after {interface["latency
 
 Element k of a port, in row-major order, is at bits `[k * bits +: bits]` in two's complement
 (`bipolar`: one bit, set for +1).
+Inputs with a `grid` in `interface.json` carry the number of the step instead, `code / 2^shift - low`, unsigned, with
+shift and low those of the element's channel; a channel's unused upper bits are 0.
 Real values: `(code - zero_point) * scale`.
 The input quantizer is software: the circuit starts at codes,
 `clip(floor(x / scale + 1/2) + zero_point, lowest code, highest code)` in float64.

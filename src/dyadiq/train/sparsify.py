@@ -10,6 +10,9 @@ with F the Fisher diagonal (`curvature.fisher_diagonal`), or 1 over the layer's 
 the nearest code of n digits, and c the width of the layer's adders times its positions. Between these epochs codes are
 rounded within their limits, straight-through, so that pruned weights keep learning and may come back at the next.
 
+Where it is asked for, the channels of the network's inputs are given grids of their own after each choice
+(`quant.grids`): a bit of a channel costs as many adder bits as its weights have digits, at the price of a digit now.
+
 The budget falls geometrically, fast at first: ``target (full / target)^((1 - r)^2)`` over the updates. Where it is
 given in LUTs, each update traces the network's own circuit and corrects what a digit costs. Sources: LeCun et al. 1990
 (OBD saliency); Zhu and Gupta 2017 (gradual schedule); Guo et al. 2016 (pruned weights may come back).
@@ -32,6 +35,8 @@ from dyadiq.core.signed_digits import nearest_codes
 from dyadiq.cost.facts import network_facts
 from dyadiq.curvature.fisher_diagonal import fisher_diagonal
 from dyadiq.ir.passes import canonicalize
+from dyadiq.quant.fake_quant import ActivationQuantizer
+from dyadiq.quant.grids import refine_grids_
 from dyadiq.quant.lower import lower
 from dyadiq.quant.module import QuantModule
 from dyadiq.train.evaluate import device_of, single_output
@@ -43,6 +48,8 @@ _GROWTH_BITS = 2  # an adder is wider than its input by about so much
 _FINAL_ROUNDS = 4  # of the last update, each corrected by a trace; up to twice as many while the budget is missed
 _TOLERANCE = 1.03  # a circuit larger than the budget by more is refused
 _MICRO_BATCH = 32  # samples of one gradient
+_GRID_SAMPLES = 2048  # that grids are compared on
+_GRID_SWEEPS = 2  # over all channels at each update
 _MARGIN = 0.985  # of a LUT budget is aimed at: codes move a little after the last update
 
 
@@ -59,6 +66,8 @@ class SparsifyConfig:
         end_frac: When they are final.
         n_updates: How often they are chosen in between.
         n_samples: Training samples for the Fisher diagonal.
+        input_grids: Whether channels of network inputs get grids of their own (`core.channel_grid`), as few bits as
+            pay; needs ``lut``, and inputs whose format is symmetric.
 
     Raises:
         ConfigError: A value out of range.
@@ -76,6 +85,7 @@ class SparsifyConfig:
     end_frac: float = 0.7
     n_updates: int = 20
     n_samples: int = 8192
+    input_grids: bool = False
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -85,6 +95,8 @@ class SparsifyConfig:
         """
         if (self.lut is None) == (self.digits_per_weight is None):
             raise ConfigError("sparsify: exactly one of lut and digits_per_weight, for example lut = 8000.")
+        if self.input_grids and self.lut is None:
+            raise ConfigError("sparsify: input_grids narrows channels for their LUTs, so it needs lut, not digits.")
         target = self.lut if self.digits_per_weight is None else self.digits_per_weight
         if target is not None and not target > 0:
             raise ConfigError(f"sparsify: the target must be positive, got {target}.")
@@ -127,7 +139,15 @@ class DigitSchedule:
         self._module, self._config, self._seed = module, config, seed
         index = np.random.default_rng(seed).permutation(len(split))[: config.n_samples]
         self._samples = torch.as_tensor(split.x[np.sort(index)], device=device_of(module))
+        facts = network_facts(canonicalize(module.graph), module.config, fixed_size_bytes=0)
+        self._layers = facts.layers
         self._unit = self._unit_costs()
+        self._price = 0.0  # of a unit of cost, by the last choice of limits
+        for name in self._grid_inputs():
+            try:
+                self._input_quantizer(name).check_grid()
+            except QuantError as err:
+                raise QuantError(f"sparsify: {name}: {err}") from err
 
     def __call__(self, epoch: int) -> dict[str, Any]:
         """Choose new limits, if this epoch is one of those; return what they are: ``digits_per_weight``, ``lut``.
@@ -145,13 +165,14 @@ class DigitSchedule:
         saliency = self._saliency(epoch)
         luts = self._luts()
         self._limit(saliency, (1 - number / len(self._updates)) ** 2, luts)
+        found = self._refine_grids() if self._config.input_grids else {}
         if number < len(self._updates):
-            return {"digits_per_weight": self._digits_per_weight()}
+            return {"digits_per_weight": self._digits_per_weight(), **found}
         if luts is not None:
             luts = self._final_luts(saliency)
         mean = self._digits_per_weight()
         self._check(mean, luts)
-        return {"digits_per_weight": mean} | ({} if luts is None else {"lut": luts})
+        return {"digits_per_weight": mean, **found} | ({} if luts is None else {"lut": luts})
 
     def _final_luts(self, saliency: Mapping[str, np.ndarray[Any, Any]]) -> int | None:
         """Correct the last limits until the circuit fits; return its LUTs."""
@@ -193,10 +214,9 @@ class DigitSchedule:
         names = self._module.weight_quantizers()
         if self._config.lut is None:
             return dict.fromkeys(names, 1.0)
-        facts = network_facts(canonicalize(self._module.graph), self._module.config, fixed_size_bytes=0)
         quantizers = self._module.quantizers_by_name()
         unit = dict.fromkeys(names, 0.0)
-        for layer in facts.layers:
+        for layer in self._layers:
             unit[layer.weight] += float((quantizers[layer.input].qtype.bits + _GROWTH_BITS) * layer.n_positions)
         return unit
 
@@ -229,10 +249,11 @@ class DigitSchedule:
             low, high = quants[name].qtype.qmin, quants[name].qtype.qmax
             codes = np.stack([nearest_codes(weight / scale, n, low, high) for n in options])
             errors.append((saliency[name] * (codes * scale - weight) ** 2).reshape(len(options), -1))
-            costs.append(np.full(weight.size, self._unit[name]))
+            unit = self._digit_costs(name, weight.shape)
+            costs.append(unit.ravel())
             limits = self._module.weight_quantizers()[name].max_digits
             assert limits is not None  # set by __call__
-            spent += float(limits.double().sum()) * self._unit[name]
+            spent += float((limits.double().numpy() * unit).sum())
         cost = np.concatenate(costs)
         if self._config.lut is None or luts is None:
             assert self._config.digits_per_weight is not None  # checked by SparsifyConfig
@@ -242,6 +263,7 @@ class DigitSchedule:
         full = float(cost.sum()) * self._config.max_digits
         budget = min(target, full) ** (1 - remaining) * full**remaining
         chosen = allocate_digits(np.concatenate(errors, axis=1), cost, budget)
+        self._price = chosen.price
         start = 0
         for name, weight in weights.items():
             limits = torch.as_tensor(chosen.digits[start : start + weight.size].reshape(weight.shape))
@@ -256,9 +278,55 @@ class DigitSchedule:
 
         return estimate_hardware(lower(self._module)).lut
 
+    def _digit_costs(self, name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """Return the cost of a digit of every weight; digits that read a narrow channel are cheap."""
+        cost = np.full(shape, self._unit[name])
+        for layer in self._layers:
+            if layer.weight != name or layer.input not in self._grid_inputs():
+                continue
+            grid = self._input_quantizer(layer.input).channel_grid()
+            if grid is not None:
+                bits = grid.bits()[_channels_read(shape, len(grid.shift))]
+                cost[:] = ((bits + _GROWTH_BITS) * layer.n_positions).reshape(*bits.shape, *([1] * (len(shape) - 2)))
+        return cost
+
+    def _grid_inputs(self) -> list[str]:
+        """Return the network inputs that dot products read, where their channels are to have grids."""
+        read = {layer.input for layer in self._layers} if self._config.input_grids else set()
+        return [name for name in self._module.graph.inputs if name in read]
+
+    def _input_quantizer(self, name: str) -> ActivationQuantizer:
+        quantizer = self._module.quantizers_by_name()[name]
+        assert isinstance(quantizer, ActivationQuantizer)  # our own bug otherwise
+        return quantizer
+
+    def _refine_grids(self) -> dict[str, Any]:
+        """Choose the grids of the inputs' channels at the price of a digit now; return their bits."""
+        prices = {}
+        for name in self._grid_inputs():
+            digits = np.zeros(self._module.graph.tensors[name].shape[0])
+            for layer in self._layers:
+                if layer.input == name:
+                    limits = self._module.weight_quantizers()[layer.weight].max_digits
+                    assert limits is not None  # set by __call__
+                    own = limits.double().cpu().numpy()
+                    own = own.reshape(*own.shape[:2], -1).sum(2) * layer.n_positions
+                    np.add.at(digits, _channels_read(own.shape, len(digits)), own)
+            # Errors of limits are F d^2; the loss that they stand for is half of it.
+            prices[name] = 0.5 * self._price * digits
+        grids = refine_grids_(self._module, self._samples[:_GRID_SAMPLES], prices, sweeps=_GRID_SWEEPS)
+        return {"input_bits": {name: grid.bits().tolist() for name, grid in grids.items()}}
+
     def _weights(self) -> dict[str, np.ndarray[Any, Any]]:
         params = self._module.folded_graph().params
         return {name: params[name] for name in self._module.weight_quantizers()}
+
+
+def _channels_read(shape: tuple[int, ...], n_channels: int) -> np.ndarray[Any, Any]:
+    """Return the input channel that each ``[O, I / groups]`` of a weight reads."""
+    n_out, n_in = shape[:2]
+    per_group = n_out * n_in // n_channels
+    return np.arange(n_out)[:, None] // per_group * n_in + np.arange(n_in)
 
 
 @contextmanager

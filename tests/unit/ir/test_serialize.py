@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dyadiq.core.artifact import write_artifact
-from dyadiq.core.errors import ArtifactError
+from dyadiq.core.errors import ArtifactError, GraphError
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.serialize import graph_to_payload, load_graph, load_program, save_graph, save_program
@@ -76,9 +76,20 @@ def test_save_refuses_when_an_attribute_is_not_json(tmp_path):
 
 
 def test_load_refuses_when_program_follows_a_newer_specification(tmp_path):
-    save_program(tmp_path / "p", IntegerProgram(PROGRAMS["mlp"](np.random.default_rng(0)).graph, spec_version=2))
-    with pytest.raises(ArtifactError, match=r"version 2 of the integer specification.*implements version 1"):
+    save_program(tmp_path / "p", IntegerProgram(PROGRAMS["mlp"](np.random.default_rng(0)).graph, spec_version=3))
+    with pytest.raises(ArtifactError, match=r"version 3 of the integer specification.*implements versions up to 2"):
         load_program(tmp_path / "p")
+
+
+def test_programs_have_the_oldest_version_that_says_all_they_use():
+    versions = {name: PROGRAMS[name](np.random.default_rng(0)).spec_version for name in ("pow2_mlp", "pow2_grids")}
+    assert versions == {"pow2_mlp": 1, "pow2_grids": 2}
+
+
+def test_grids_in_a_program_of_version_1_are_refused():
+    graph = PROGRAMS["pow2_grids"](np.random.default_rng(0)).graph
+    with pytest.raises(GraphError, match=r"quantize0: a grid for every channel is part of version 2 .* says version 1"):
+        IntegerProgram(graph, spec_version=1)
 
 
 def test_load_refuses_when_a_float_graph_is_called_a_program(tmp_path):

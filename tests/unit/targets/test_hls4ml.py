@@ -98,6 +98,12 @@ def test_streams_are_equal(tmp_path):
 
 
 @pytest.mark.slow
+def test_channels_with_grids_of_their_own_are_equal(tmp_path):
+    program = PROGRAMS["pow2_grids"](np.random.default_rng(0))
+    assert differences(Hls4mlTarget(Hls4mlConfig(backend="Quartus")), program, tmp_path) == 0
+
+
+@pytest.mark.slow
 def test_distributed_arithmetic_is_equal(tmp_path):
     """From QONNX this fails upstream (layers are looked up by tensor names); here each layer is named as its tensor."""
     program = tiny_mlp(np.random.default_rng(0), dyadic=True)
@@ -156,7 +162,9 @@ def test_types_are_spelled_as_hls4ml_reads_them():
     assert str(Fixed(QType.parse("int8"), -10, saturates=True)) == "fixed<8,-2,RND,SAT>"
 
 
-@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"mlp", "conv_pool", "groups", "strange", "pow2_mlp"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(PROGRAMS) - {"mlp", "conv_pool", "groups", "strange", "pow2_mlp", "pow2_grids"})
+)
 def test_what_is_not_exact_is_refused_before_anything_is_written(name, tmp_path):
     program = PROGRAMS[name](np.random.default_rng(0))
     with pytest.raises(ExportError, match=r"target 'hls4ml' cannot express .*\n  \w+ \(\w+\): ") as caught:
@@ -170,6 +178,7 @@ def test_what_is_not_exact_is_refused_before_anything_is_written(name, tmp_path)
         "bipolar": "bipolar activations",
         "pow2_bipolar": "bipolar activations",
         "pow2_cnn": "padded max pooling of negative values",
+        "grids": "padded max pooling of negative values",
     }
     assert caught.match(expected[name])
 

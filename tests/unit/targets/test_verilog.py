@@ -55,7 +55,7 @@ def small_bipolar(rng):
 
 
 SMALL = {f.__name__: f for f in (small_mlp, small_conv, small_zero_points, small_bipolar)}
-SMALL["strange"] = PROGRAMS["strange"]
+SMALL |= {name: PROGRAMS[name] for name in ("strange", "pow2_grids", "grids")}
 
 
 @needs_iverilog

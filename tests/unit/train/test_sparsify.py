@@ -20,7 +20,7 @@ from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.lower import lower
 from dyadiq.quant.module import quantize
 from dyadiq.train import TrainConfig, finetune
-from dyadiq.train.sparsify import DigitSchedule, SparsifyConfig
+from dyadiq.train.sparsify import DigitSchedule, SparsifyConfig, _channels_read
 from dyadiq.zoo import Split
 from trainable import captured
 
@@ -204,3 +204,55 @@ def test_format_is_refused_before_training_and_by_the_name_of_the_weight():
 def test_settings_are_refused_when_out_of_range(settings, message):
     with pytest.raises(ConfigError, match=message):
         SparsifyConfig(**settings)
+
+
+@needs_da4ml
+@pytest.mark.parametrize("name", ["mlp", "features"])
+def test_input_channels_get_the_grids_that_pay_and_the_budget_is_met(name):
+    graph = GRAPH if name == "mlp" else captured(name)[1]
+    qmod = quantized(graph)
+    full = estimate_hardware(lower(qmod)).lut
+    sparsify = SparsifyConfig(lut=int(full * 0.2), input_grids=True, **FEW)
+    result = finetune(qmod, labelled(graph=graph), config=CONFIG, sparsify=sparsify)
+    grid = qmod.quantizers_by_name()["x"].channel_grid()
+    told = [record["input_bits"]["x"] for record in result.history if "input_bits" in record]
+    assert told[-1] == grid.bits().tolist()
+    assert min(told[-1]) < 6
+    assert estimate_hardware(lower(qmod)).lut <= full * 0.2 * 1.03
+
+
+@needs_da4ml
+def test_training_with_grids_resumes_to_the_same_bytes(tmp_path):
+    sparsify = SparsifyConfig(lut=int(estimate_hardware(lower(quantized())).lut * 0.3), input_grids=True, **FEW)
+    whole = quantized()
+    finetune(whole, labelled(), config=CONFIG, sparsify=sparsify)
+    parts = quantized()
+
+    def stop(record):
+        if record["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(parts, labelled(), config=CONFIG, sparsify=sparsify, checkpoint=tmp_path / "c", on_epoch=stop)
+    again = quantized()
+    finetune(again, labelled(), config=CONFIG, sparsify=sparsify, checkpoint=tmp_path / "c")
+    assert same(whole, again)
+
+
+def test_channels_read_are_those_of_the_group():
+    assert _channels_read((4, 3), 3).tolist() == [[0, 1, 2]] * 4
+    assert _channels_read((4, 2, 3, 3), 4).tolist() == [[0, 1]] * 2 + [[2, 3]] * 2
+    assert _channels_read((6, 1, 3, 3), 3).tolist() == [[0], [0], [1], [1], [2], [2]]
+
+
+def test_grids_are_refused_without_a_budget_of_luts_or_with_an_asymmetric_input():
+    with pytest.raises(ConfigError, match="input_grids narrows channels for their LUTs, so it needs lut"):
+        SparsifyConfig(digits_per_weight=1.0, input_grids=True)
+    config = QuantConfig(POW2.weight, Format(8, scheme="asymmetric", scale="pow2"), input_bits=6)
+    qmod = quantized(config=config)
+    if not qmod.quantizers_by_name()["x"].zero_point.any():
+        qmod.quantizers_by_name()["x"].zero_point.fill_(3)
+    with pytest.raises(
+        QuantError, match=r"sparsify: x: channels can have grids of their own where 0 is the code of 0\.0"
+    ):
+        DigitSchedule(qmod, labelled(), SparsifyConfig(lut=1000, input_grids=True, **FEW), 4, 0)
