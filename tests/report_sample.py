@@ -14,6 +14,7 @@ from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.report import ReportData
 from dyadiq.targets.verify import VerifyResult
+from dyadiq.zero_shot import Distilled
 
 NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "fc"]
 BITS = [8, 3, 2, 4, 6]
@@ -52,7 +53,12 @@ def sample_hardware():
 
 
 def sample_report(
-    *, mismatches: int = 0, proven: bool = True, name: str = "digits", hardware: bool = False
+    *,
+    mismatches: int = 0,
+    proven: bool = True,
+    name: str = "digits",
+    hardware: bool = False,
+    distilled: bool = False,
 ) -> ReportData:
     rng = np.random.default_rng(0)
     decisions = [Decision("x", "activation", (1, 8, 8), 8)]
@@ -102,4 +108,14 @@ def sample_report(
         "hardware": sample_hardware() if hardware else None,
         "provenance": {"seed": 0, "torch": "2.13.0", "recipe sha256": "ab" * 32, "program sha256": "cd" * 32},
     }
-    return ReportData(summary, plan, table, program, "dyadiq run recipes/digits.toml", ("qdq differs by nature",))
+    images = rng.normal(size=(70, 3, 8, 8)).astype(np.float32)
+    made = Distilled(images, {"bn1.running_mean": 0.012, "bn2.running_mean": 0.034}, (0.5, 0.03), seed=0)
+    return ReportData(
+        summary,
+        plan,
+        table,
+        program,
+        "dyadiq run recipes/digits.toml",
+        ("qdq differs by nature",),
+        made if distilled else None,
+    )

@@ -28,6 +28,7 @@ from dyadiq.recipe_sections import (
     CompareSection,
     Count,
     DataSection,
+    DistillSection,
     ExportSection,
     FinetuneSection,
     HardwareSection,
@@ -61,6 +62,7 @@ class Recipe(Section):
     quant: QuantSection = QuantSection()
     analyze: AnalyzeSection = AnalyzeSection()
     allocate: AllocateSection
+    distill: DistillSection | None = None
     calibrate: CalibrateSection = CalibrateSection()
     finetune: FinetuneSection = FinetuneSection()
     verify: VerifySection = VerifySection()

@@ -21,6 +21,7 @@ __all__ = [
     "CompareSection",
     "Count",
     "DataSection",
+    "DistillSection",
     "ExportSection",
     "FinetuneSection",
     "FormatSection",
@@ -219,6 +220,22 @@ class CalibrateSection(Section):
 
     n_samples: Count = 256
     refine: bool = False
+
+
+class DistillSection(Section):
+    """``[distill]``: sensitivities and ranges from inputs distilled from batch norms, instead of training samples.
+
+    A run without this section calibrates on training samples. ``input_mean`` and ``input_std`` are those of the inputs
+    as they enter the network, one number or one a channel; ``input_range`` is their least and largest possible value.
+    """
+
+    n_images: Annotated[int, Field(ge=2)] = 128
+    steps: Count = 40
+    learning_rate: Positive = 0.2
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    input_mean: float | tuple[float, ...] = 0.0
+    input_std: Positive | tuple[Positive, ...] = 1.0
+    input_range: tuple[float, float] | None = None
 
 
 class VerifySection(Section):

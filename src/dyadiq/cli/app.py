@@ -16,12 +16,12 @@ from dyadiq.cli.commands.registries import list_
 from dyadiq.cli.commands.report import report
 from dyadiq.cli.commands.run import run
 from dyadiq.cli.commands.show import show
-from dyadiq.cli.commands.stages import allocate, analyze, capture, quantize
+from dyadiq.cli.commands.stages import allocate, analyze, capture, distill, quantize
 from dyadiq.cli.commands.synth import synth
 
 __all__ = ["app", "main"]
 
-_STAGES = (run, capture, analyze, allocate, quantize)
+_STAGES = (run, capture, distill, analyze, allocate, quantize)
 _COMMANDS = (*_STAGES, verify, export, import_, report, show, synth, data, list_, doctor)
 
 

@@ -33,4 +33,4 @@ def _run(context: StageContext) -> None:
     save_table(context.folder / "sensitivity.safetensors", table)
 
 
-STAGE = Stage("analyze", "measure sensitivities", ("data", "capture"), ("data", "quant", "analyze"), _run)
+STAGE = Stage("analyze", "measure sensitivities", ("data", "capture", "distill"), ("data", "quant", "analyze"), _run)

@@ -44,7 +44,7 @@ def _run(context: StageContext) -> None:
 STAGE = Stage(
     "compare",
     "measure uniform plans",
-    ("data", "float", "capture", "analyze"),
+    ("data", "float", "capture", "distill", "analyze"),
     ("data", "model", "quant", "calibrate", "finetune", "compare"),
     _run,
 )

@@ -1,4 +1,4 @@
-"""Stage ``quantize``: the chosen plan with ranges calibrated on training samples."""
+"""Stage ``quantize``: the chosen plan with ranges calibrated on training samples, or on distilled inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _run(context: StageContext) -> None:
 STAGE = Stage(
     "quantize",
     "calibrate the ranges",
-    ("data", "capture", "allocate"),
+    ("data", "capture", "distill", "allocate"),
     ("data", "quant", "calibrate"),
     _run,
 )

@@ -19,7 +19,7 @@ __all__ = ["calibrated", "finetune_"]
 
 
 def calibrated(context: StageContext, plan: BitPlan) -> QuantModule:
-    """Return the network quantized as the plan says, ranges taken from training samples."""
+    """Return the network quantized as the plan says, ranges taken from training samples or distilled inputs."""
     from dyadiq.quant.module import quantize
     from dyadiq.quant.refine import refine_ranges_
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dyadiq.pipeline.sources import DISTILLED
 from dyadiq.pipeline.stage import Stage, StageContext
 from dyadiq.pipeline.store import RunFolder
 from dyadiq.pipeline.summary import build_summary
@@ -16,6 +17,7 @@ REPORTED = (
     "data",
     "float",
     "capture",
+    "distill",
     "analyze",
     "allocate",
     "quantize",
@@ -55,10 +57,12 @@ def _write(folder: RunFolder, recipe: Recipe, path: Path) -> Path:
     from dyadiq.core.store import load_plan, load_table
     from dyadiq.ir.serialize import load_program
     from dyadiq.report import ReportData, write_report
+    from dyadiq.zero_shot.store import load_distilled
 
     records = {name: folder.finished_record(name) for name in REPORTED}
     run = folder.path
     table = load_table(run / "analyze" / "sensitivity.safetensors")
+    distilled = run / "distill" / DISTILLED
     data = ReportData(
         summary=build_summary(recipe, folder, records),
         plan=load_plan(run / "allocate" / "plan.json"),
@@ -66,6 +70,7 @@ def _write(folder: RunFolder, recipe: Recipe, path: Path) -> Path:
         program=load_program(run / "lower" / "program.safetensors"),
         command=f"dyadiq run {run}",
         notes=table.notes,
+        distilled=load_distilled(distilled) if distilled.is_file() else None,
     )
     return write_report(data, path)
 

@@ -6,6 +6,7 @@ the test split is read by `evaluate` and `verify` alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from dyadiq.core.artifact import read_artifact, write_artifact
 from dyadiq.core.errors import ConfigError
-from dyadiq.pipeline.stage import StageContext
+from dyadiq.pipeline.stage import StageContext, read_json
 from dyadiq.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dyadiq.zoo.data import Dataset
 
 __all__ = [
+    "DISTILLED",
     "STATE_SCHEMA",
     "calibration_batches",
     "dataset",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 STATE_SCHEMA = "dyadiq.state/1"
+DISTILLED = "distilled.safetensors"
 _BATCH = 256
 
 
@@ -96,8 +99,15 @@ def graph(context: StageContext) -> Graph:
     return load_graph(context.path("capture", "graph.safetensors"))
 
 
-def calibration_batches(context: StageContext, n_samples: int) -> list[NDArray[np.float32]]:
-    """Return the first ``n_samples`` training inputs in batches; fewer if the split has fewer."""
+def calibration_batches(context: StageContext, n_samples: int) -> Sequence[NDArray[np.float32]]:
+    """Return ``n_samples`` training inputs in batches, fewer if the split has fewer; or all distilled ones instead.
+
+    Stages that call this read the stage ``distill``.
+    """
+    if read_json(context.path("distill", "distilled.json")) is not None:
+        from dyadiq.zero_shot.store import load_distilled
+
+        return load_distilled(context.path("distill", DISTILLED))
     x = dataset(context).train.x[:n_samples]
     return [x[start : start + _BATCH] for start in range(0, len(x), _BATCH)]
 

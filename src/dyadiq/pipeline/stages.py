@@ -7,6 +7,7 @@ from dyadiq.pipeline.analyze import STAGE as ANALYZE
 from dyadiq.pipeline.capture import STAGE as CAPTURE
 from dyadiq.pipeline.compare import STAGE as COMPARE
 from dyadiq.pipeline.data import STAGE as DATA
+from dyadiq.pipeline.distill import STAGE as DISTILL
 from dyadiq.pipeline.evaluate import STAGE as EVALUATE
 from dyadiq.pipeline.export import STAGE as EXPORT
 from dyadiq.pipeline.finetune import STAGE as FINETUNE
@@ -24,6 +25,7 @@ STAGES: tuple[Stage, ...] = (
     DATA,
     FLOAT,
     CAPTURE,
+    DISTILL,
     ANALYZE,
     ALLOCATE,
     QUANTIZE,

@@ -19,6 +19,7 @@ from dyadiq.cost.traffic import layer_traffic
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 from dyadiq.ir.serialize import load_program
 from dyadiq.pipeline.runner import source_sha256, versions
+from dyadiq.pipeline.sources import DISTILLED
 from dyadiq.pipeline.stage import read_json
 from dyadiq.pipeline.store import RunFolder, StageRecord
 from dyadiq.recipe import AcceptSection, Recipe
@@ -42,6 +43,9 @@ def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, Stage
         "program": str(run / "lower" / "program.safetensors"),
         "sensitivity": str(run / "analyze" / "sensitivity.safetensors"),
     }
+    distilled = read_json(run / "distill" / "distilled.json")
+    if distilled is not None:
+        artifacts["distilled"] = str(run / "distill" / DISTILLED)
     hardware = read_json(run / "hardware" / "hardware.json")
     if hardware:
         artifacts["circuit"] = str(run / "hardware" / hardware[0]["circuit"])
@@ -66,6 +70,7 @@ def build_summary(recipe: Recipe, folder: RunFolder, records: Mapping[str, Stage
         "certificate": _certificate(plan),
         "verify": verification,
         "layers": [layer.to_json() | digits[layer.name] for layer in layer_traffic(table.facts, plan.bits)],
+        "distilled": distilled,
         "hardware": {**hardware[0], "devices": hardware} if hardware else None,
         "uniform": read_json(run / "compare" / "uniform.json"),
         "seconds": {name: record.seconds for name, record in records.items()},
@@ -115,6 +120,7 @@ def _provenance(
     recipe: Recipe, folder: RunFolder, table: SensitivityTable, records: Mapping[str, StageRecord]
 ) -> dict[str, Any]:
     data = read_json(folder.path / "data" / "data.json")
+    distilled = read_json(folder.path / "distill" / "distilled.json")
     return {
         "recipe sha256": recipe.sha256,
         "data": f"{data['name']}, sha256 {data['sha256']}",
@@ -122,6 +128,7 @@ def _provenance(
         "seed": recipe.seed,
         "threads": recipe.threads,
         "sensitivity": f"{table.method} on {table.n_samples} samples, {table.unit}",
+        "calibration": "training samples" if distilled is None else distilled["summary"],
         **{f"{name} sha256": records["export"].files[f"dyq/{name}"] for name in ("program.dyq",)},
         "dyadiq source sha256": source_sha256(),
         **{f"{name} version": version for name, version in versions().items()},

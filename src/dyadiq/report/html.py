@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dyadiq.core.artifact import atomic_write_text
 from dyadiq.report.model import ReportData
+from dyadiq.report.pictures import image_grid
 from dyadiq.report.plots import pareto_svg, sensitivity_svg
 
 __all__ = ["render_report", "write_report"]
@@ -42,6 +43,7 @@ def render_report(data: ReportData) -> str:
         budget=budget,
         pareto=front,
         sensitivities=sensitivity_svg(data.table, data.plan) if data.table else None,
+        distilled=None if data.distilled is None else image_grid(data.distilled.images),
         widths=sorted(set(data.plan.bits.values())),
     )
 

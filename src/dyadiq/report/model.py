@@ -1,7 +1,7 @@
 """What a report shows, read out of results. Computes nothing that a result does not already say.
 
 Made by the pipeline (or a user) from a run's artifacts; read by `report.html` and `report.plots`.
-Imports core and ir data only; no torch.
+Imports plain data only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from dyadiq.core.plan import BitPlan, ParetoPoint
 from dyadiq.core.tables import SensitivityTable
 from dyadiq.ir.integer import IntegerProgram
+from dyadiq.zero_shot.distilled import Distilled
 
 __all__ = ["LayerRow", "ReportData", "StripCell"]
 
@@ -55,6 +56,7 @@ class ReportData:
         program: The integer program, for accumulator widths.
         command: The command line that makes this report again.
         notes: Anything degraded, skipped or assumed on the way.
+        distilled: What stood in for training samples; None if nothing did.
     """
 
     summary: Mapping[str, Any]
@@ -63,6 +65,7 @@ class ReportData:
     program: IntegerProgram
     command: str
     notes: tuple[str, ...] = field(default=())
+    distilled: Distilled | None = None
 
     def verdict(self) -> str:
         """Return the result in one sentence."""

@@ -25,6 +25,7 @@ def test_help_lists_the_commands(cli, snapshot):
     [
         "run",
         "capture",
+        "distill",
         "analyze",
         "allocate",
         "quantize",
@@ -249,6 +250,17 @@ def test_stage_command_shows_its_result(tiny, cli, snapshot, stage, schema):
     document(cli(stage, run, "--json"), schema)
 
 
+def test_distill_command_takes_the_defaults_of_its_section(tiny, cli, tmp_path):
+    recipe, _, _ = tiny
+    options = ("--set", f"out={tmp_path / 'run'}", "--set", "train.epochs=1", "--set", "model.args.batch_norm=true")
+    result = cli("distill", recipe, *options)
+    assert result.exit_code == 0, result.stderr
+    assert "zero-shot: 128 distilled inputs, seed 0" in result.stdout
+    assert "bn3.running_mean" in result.stdout
+    payload = document(cli("distill", recipe, *options, "--json"), "dyadiq.distilled/1")["payload"]
+    assert len(payload["history"]) == 40
+
+
 @pytest.mark.parametrize(
     "file",
     ["float/weights.safetensors", "export/dyq/program.dyq", "summary.json", "quantize/module.safetensors", ""],
@@ -302,10 +314,11 @@ def test_show_reads_the_schemas_that_are_written():
     from dyadiq.pipeline import sources, summary
     from dyadiq.quant import store as quant_store
     from dyadiq.train import checkpoint
+    from dyadiq.zero_shot import store as zero_shot_store
 
     written = {store.PLAN_SCHEMA, store.COST_SCHEMA, store.FACTS_SCHEMA, store.SENSITIVITY_SCHEMA}
     written |= {serialize.GRAPH_SCHEMA, serialize.PROGRAM_SCHEMA, sources.STATE_SCHEMA, summary.SUMMARY_SCHEMA}
-    assert set(show._SHOWERS) == written | {quant_store.SCHEMA, checkpoint.SCHEMA}
+    assert set(show._SHOWERS) == written | {quant_store.SCHEMA, checkpoint.SCHEMA, zero_shot_store.SCHEMA}
 
 
 def test_verify_counts_integers_of_a_run(tiny, cli, snapshot):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import struct
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from dyadiq.report import render_report, write_report
+from dyadiq.report.pictures import image_grid
 from report_sample import sample_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -38,11 +42,11 @@ def test_report_says_so_when_an_executor_is_not_proven():
 
 
 def test_report_stands_alone_and_is_small(tmp_path):
-    path = write_report(sample_report(), tmp_path / "report.html")
+    path = write_report(sample_report(distilled=True), tmp_path / "report.html")
     text = path.read_text(encoding="utf-8")
     assert path.stat().st_size < 2_000_000
     assert "<script" not in text
-    assert not re.search(r'(src|href)="(?!#)', text)
+    assert not re.search(r'(src|href)="(?!#|data:image/png)', text)
     assert not re.search(r"url\((?!#)", text)
     assert "prefers-color-scheme: dark" in text
 
@@ -86,6 +90,31 @@ def test_hardware_is_shown_with_its_kinds_shares_and_seeds():
     assert "<h2>Hardware</h2>" not in render_report(sample_report())
 
 
+def test_distilled_inputs_are_shown_as_pictures():
+    text = render_report(sample_report(distilled=True))
+    for words in (
+        "No training sample was used for sensitivities and ranges: zero-shot: 70 distilled inputs, seed 0",
+        "The first 64 of 70",
+        "bn2.running_mean 0.034, bn1.running_mean 0.012",
+    ):
+        assert words in text
+    assert text.count("<img") == 1
+    assert "<h2>Inputs distilled" not in render_report(sample_report())
+
+
+def test_pictures_hold_the_inputs_on_one_scale_of_brightness():
+    matplotlib_image = pytest.importorskip("matplotlib.image")
+    inputs = np.zeros((17, 1, 4, 6), np.float32)
+    inputs[0], inputs[16, :, 1, 2] = -1.0, 1.0
+    grid = image_grid(inputs)
+    pixels = matplotlib_image.imread(io.BytesIO(base64.b64decode(grid.partition(",")[2])))
+    assert pixels.shape == (9, 111, 4)  # two rows of sixteen, one pixel apart
+    assert set(pixels[:4, :6, 0].flatten()) == {0.0}
+    assert (pixels[6, 2, 0], pixels[0, 7, 0]) == (1.0, pixels[5, 0, 0])
+    assert set(pixels[4, :, 3]) == set(pixels[5:, 6:, 3].flatten()) == {0.0}
+    assert image_grid(np.zeros((4, 3, 1, 1), np.float32)) is None
+
+
 def test_traffic_and_energy_of_every_layer_are_shown():
     text = render_report(sample_report())
     assert "<h2>Arithmetic, traffic and energy</h2>" in text
@@ -110,7 +139,7 @@ def test_markup_is_balanced_and_ids_are_unique():
         def handle_endtag(self, tag):
             assert stack.pop() == tag
 
-    Checker().feed(render_report(sample_report(hardware=True)))
+    Checker().feed(render_report(sample_report(hardware=True, distilled=True)))
     assert not stack
     assert len(ids) == len(set(ids))
 
@@ -118,7 +147,10 @@ def test_markup_is_balanced_and_ids_are_unique():
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
 def test_chromium_renders_the_report(tmp_path):
-    page, shot = write_report(sample_report(hardware=True), tmp_path / "report.html"), tmp_path / "shot.png"
+    page, shot = (
+        write_report(sample_report(hardware=True, distilled=True), tmp_path / "report.html"),
+        tmp_path / "shot.png",
+    )
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     flags += [
         "--disable-background-networking",

@@ -1,4 +1,4 @@
-"""``dyadiq capture | analyze | allocate | quantize``: the pipeline up to one stage, and that stage's result."""
+"""``dyadiq capture | distill | analyze | allocate | quantize``: the pipeline up to a stage, and its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dyadiq.cli.guard import command
 if TYPE_CHECKING:
     from dyadiq.recipe import Recipe
 
-__all__ = ["allocate", "analyze", "capture", "quantize"]
+__all__ = ["allocate", "analyze", "capture", "distill", "quantize"]
 
 _RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
 _SET = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe value; repeatable.")
@@ -35,6 +35,17 @@ def _run_until(stage: str, file: str, recipe: Recipe, as_json: bool) -> None:
 def capture(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Train or load the model of RECIPE (or a run folder) and show its graph."""
     _until("capture", "graph.safetensors", recipe, overrides, as_json)
+
+
+@command("distill", "Make calibration inputs from batch norms.")
+@_RECIPE
+@_SET
+def distill(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Make the inputs of [distill] from what batch norms remember, with its defaults if RECIPE has no such section."""
+    resolved = resolve_recipe(recipe, overrides)
+    if resolved.distill is None:
+        resolved = resolve_recipe(recipe, (*overrides, "distill={}"))
+    _run_until("distill", "distilled.safetensors", resolved, as_json)
 
 
 @command("analyze", "Measure what fewer bits cost each tensor.")
