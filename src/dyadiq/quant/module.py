@@ -305,7 +305,26 @@ class QuantModule(nn.Module):
         self, layer: Layer, x: Tensor, tensors: Mapping[str, Tensor], quantizers: Mapping[str, Quantizer]
     ) -> Tensor:
         live = self.training and not self.batchnorm_frozen
-        weight, bias = fold(layer, tensors, live_input=x if live else None, momentum=self.batchnorm_momentum)
+        weight, bias = self.layer_weights(layer, tensors, quantizers, live_input=x if live else None)
+        return run_node(layer.node, [x, weight, *([] if bias is None else [bias])])
+
+    def layer_weights(
+        self,
+        layer: Layer,
+        tensors: Mapping[str, Tensor],
+        quantizers: Mapping[str, Quantizer],
+        *,
+        live_input: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the folded weight and bias a layer computes with, quantized if there are quantizers.
+
+        Args:
+            layer: Of ``layers``.
+            tensors: As for `run_canonical_node`.
+            quantizers: Likewise.
+            live_input: What the layer sees, while batch norms are live.
+        """
+        weight, bias = fold(layer, tensors, live_input=live_input, momentum=self.batchnorm_momentum)
         if quantizers:
             weight_quantizer = quantizers[layer.weight]
             input_quantizer = quantizers[self.sites.decision_of[layer.node.inputs[0]]]
@@ -315,7 +334,7 @@ class QuantModule(nn.Module):
                 # The grid of the accumulator; its scales are learned elsewhere.
                 grid = (scale * input_quantizer.current_scale().double()).detach()
                 bias = round_to_grid(bias.double(), grid).to(bias.dtype)
-        return run_node(layer.node, [x, weight, *([] if bias is None else [bias])])
+        return weight, bias
 
     def weight_scale(
         self, layer: Layer, weight: Tensor, bias: Tensor | None, quantizers: Mapping[str, Quantizer]

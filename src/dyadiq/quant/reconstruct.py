@@ -14,7 +14,11 @@ from types import MappingProxyType
 from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.ir.execute import Batch
+from dyadiq.quant.batch_norm import batch_norm_
+from dyadiq.quant.bias_correction import bias_correction_
+from dyadiq.quant.equalize import equalize_
 from dyadiq.quant.gptq import gptq_
+from dyadiq.quant.learned_rounding import adaround_, brecq_, qdrop_
 from dyadiq.quant.module import QuantModule
 from dyadiq.quant.reconstruction import ReconstructConfig, Reconstruction
 from dyadiq.quant.walk import read_inputs
@@ -23,7 +27,13 @@ __all__ = ["METHODS", "ReconstructResult", "reconstruct_"]
 
 METHODS: Mapping[str, Callable[[Reconstruction], None]] = MappingProxyType(
     {
+        "equalize": equalize_,
         "gptq": gptq_,
+        "adaround": adaround_,
+        "brecq": brecq_,
+        "qdrop": qdrop_,
+        "bias_correction": bias_correction_,
+        "batch_norm": batch_norm_,
     }
 )
 

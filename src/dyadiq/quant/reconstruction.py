@@ -27,7 +27,7 @@ class ReconstructConfig:
         iterations: Steps of gradient descent a block, of ``adaround``, ``brecq`` and ``qdrop``.
         batch_size: Samples of a step.
         learning_rate: Of the rounding variables (Adam).
-        rounding_weight: Weight of the term that drives rounding variables to 0 or 1.
+        rounding_weight: Weight of the term that drives rounding variables to 0 or 1, in units of the error before.
 
     Raises:
         ConfigError: A value out of range.
@@ -37,7 +37,7 @@ class ReconstructConfig:
     iterations: int = 500
     batch_size: int = 32
     learning_rate: float = 1e-2
-    rounding_weight: float = 0.01
+    rounding_weight: float = 1.0
 
     def __post_init__(self) -> None:
         """Check values.

@@ -8,16 +8,17 @@ go; memory is that of the widest cut of the graph, for all samples, twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dyadiq.core.errors import ConfigError
-from dyadiq.ir.execute import Batch, NamedInputs, iterate_batches
+from dyadiq.ir.execute import Batch, NamedInputs, iterate_batches, run_node
 from dyadiq.ir.graph import Node
 from dyadiq.quant.module import QuantModule
 
-__all__ = ["CHUNK", "Walk", "read_inputs"]
+__all__ = ["CHUNK", "Walk", "read_inputs", "without_activation"]
 
 CHUNK = 64
 
@@ -48,6 +49,7 @@ class Walk:
         module: The quantized one; layers may be changed before `advance` passes them.
         values: Of every chunk, tensors of the quantized network by name.
         reference: The same of the float network.
+        tensors: The float network's parameters and statistics by name.
 
     Args:
         module: In mode ``fake``, not training.
@@ -65,7 +67,7 @@ class Walk:
         quantized: bool = True,
     ) -> None:
         """Start at the network inputs."""
-        self.module, self._tensors, self._quantized = module, tensors, quantized
+        self.module, self.tensors, self._quantized = module, tensors, quantized
         self._last_reader = {name: node.name for node in module.canonical.nodes for name in node.inputs}
         with torch.no_grad():
             quantizers = module.quantizers_by_name() if quantized else {}
@@ -86,12 +88,34 @@ class Walk:
         quantizers = self.module.quantizers_by_name() if self._quantized else {}
         for values, reference in zip(self.values, self.reference, strict=True):
             values[node.output] = self.module.run_canonical_node(node, values, own, quantizers)
-            reference[node.output] = self.module.run_canonical_node(node, reference, self._tensors, {})
+            reference[node.output] = self.module.run_canonical_node(node, reference, self.tensors, {})
             for name in set(node.inputs):
                 if self._last_reader[name] == node.name and name not in self.module.canonical.outputs:
                     values.pop(name, None)
                     reference.pop(name, None)
 
+    @torch.no_grad()
+    def pre_activations(self, node: Node) -> tuple[list[Tensor], list[Tensor]]:
+        """Return a layer's outputs before its activation function and quantizer, of both networks, a chunk each."""
+        layer, bare = self.module.layers[node.name], without_activation(node)
+        found = []
+        own, quantizers = self.module.model_tensors(), self.module.quantizers_by_name() if self._quantized else {}
+        for chunks, tensors, active in ((self.values, own, quantizers), (self.reference, self.tensors, {})):
+            weight, bias = self.module.layer_weights(layer, tensors, active)
+            arguments = [weight, *([] if bias is None else [bias])]
+            found.append([run_node(bare, [values[node.inputs[0]], *arguments]) for values in chunks])
+        return found[0], found[1]
+
     def at(self, name: str) -> tuple[list[Tensor], list[Tensor]]:
         """Return a tensor of the quantized and of the float network, a chunk each."""
         return [values[name] for values in self.values], [values[name] for values in self.reference]
+
+
+def without_activation(node: Node) -> Node:
+    """Return a node that leaves out the fused activation.
+
+    Example:
+        >>> without_activation(Node("a", "add", ("x", "y"), "a", {"activation": "relu"})).attrs
+        {}
+    """
+    return replace(node, attrs={name: value for name, value in node.attrs.items() if name != "activation"})

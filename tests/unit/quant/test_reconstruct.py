@@ -15,7 +15,7 @@ from dyadiq.quant.fold import fold
 from dyadiq.quant.lower import lower
 from dyadiq.quant.module import quantize
 from dyadiq.quant.moments import layer_moments, layer_rows
-from dyadiq.quant.reconstruct import METHODS, reconstruct_
+from dyadiq.quant.reconstruct import reconstruct_
 from dyadiq.quant.reconstruction import ReconstructConfig
 from dyadiq.quant.store import load_quant_module, save_quant_module
 from dyadiq.quant.walk import Walk, read_inputs
@@ -184,7 +184,3 @@ def test_unusable_arguments_are_refused():
     module.weight_quantizers()["fc1.weight"].limit_digits_(torch.ones(12, 8))
     with pytest.raises(ConfigError, match=r"fc1\.weight have limits of signed digits"):
         reconstruct_(module, [x])
-
-
-def test_methods_are_listed():
-    assert list(METHODS)[:1] == ["gptq"]
