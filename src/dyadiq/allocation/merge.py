@@ -53,6 +53,9 @@ def merge_pairs(problem: Problem) -> Merged | None:
         >>> merged.problem.constraints[0].unary, merged.expand((2,))
         (((4, 8, 8, 16),), (1, 0))
     """
+    if not any(constraint.pairs for constraint in problem.constraints):
+        alone = tuple((d,) for d in range(len(problem.names)))
+        return Merged(problem, alone, tuple(tuple((o,) for o in range(len(r))) for r in problem.loss), len(alone))
     groups = _components(problem)
     members = []
     for group in groups:

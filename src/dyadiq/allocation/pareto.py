@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dyadiq.allocation.knapsack import solve_knapsack, supported_choices
+from dyadiq.allocation.knapsack import Knapsack
 from dyadiq.allocation.merge import merge_pairs
 from dyadiq.allocation.milp import solve_milp
 from dyadiq.allocation.problem import Choice, Problem
@@ -42,22 +42,20 @@ def pareto_front(problem: Problem, metric: str, n_points: int, progress: Progres
     alone = replace(problem, constraints=(constraint,))
     merged = merge_pairs(alone)
     choices: list[Choice] = []
-    if merged is not None:
-        corners = supported_choices(merged.problem)
-        choices = [merged.expand(c) for c in _thinned(corners, max(2, n_points // 2))]
+    knapsack = None if merged is None else Knapsack(merged.problem)
+    if merged is not None and knapsack is not None:
+        choices = [merged.expand(c) for c in knapsack.corners(max(2, n_points // 2))]
     low = smallest_total(alone, constraint)
     high = constraint.total(tuple(row.index(min(row)) for row in alone.loss))
     n_limits = max(2, n_points - len(choices))
     limits = sorted({low + (high - low) * i // (n_limits - 1) for i in range(n_limits)})
     progress.start(f"front along {metric}", len(limits))
     for limit in limits:
-        bounded = replace(constraint, limit=limit)
-        if merged is not None:
-            unary = replace(merged.problem.constraints[0], limit=limit)
-            found = solve_knapsack(replace(merged.problem, constraints=(unary,)))
+        if merged is not None and knapsack is not None:
+            found = knapsack.solve(limit)
             choices += [] if found is None else [merged.expand(found.choice)]
         else:
-            found = solve_milp(replace(alone, constraints=(bounded,)))
+            found = solve_milp(replace(alone, constraints=(replace(constraint, limit=limit),)))
             choices += [] if found is None else [found.choice]
         progress.advance()
     progress.finish()
@@ -107,8 +105,3 @@ def non_dominated(points: Iterable[ParetoPoint]) -> list[ParetoPoint]:
             front.append(point)
     return front
 
-
-def _thinned(choices: list[Choice], most: int) -> list[Choice]:
-    if len(choices) <= most:
-        return choices
-    return [choices[i * (len(choices) - 1) // (most - 1)] for i in range(most)]

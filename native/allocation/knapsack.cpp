@@ -1,0 +1,355 @@
+#include "allocation/knapsack.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace dyadiq {
+
+namespace {
+
+constexpr int kLossBits = 58;         // of the relaxed choice's loss; sums of a few such fit an int64
+constexpr double kMargin = 0x1p-42;   // of the sizes that enter a bound; float64 errors stay well inside
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+// To the nearest integer, halves to even: as numpy does in knapsack_numpy.py.
+std::int64_t round_units(double value) { return static_cast<std::int64_t>(std::nearbyint(value)); }
+
+struct Label {
+    std::int64_t cost;  // above the relaxed choice
+    std::int64_t loss;  // above the relaxed choice, in the solve's unit
+    std::int32_t parent;
+    std::int32_t option;  // position taken, into the core group's moves
+};
+
+struct Move {
+    std::int32_t position;
+    std::int64_t cost;  // against the relaxed position
+    std::int64_t loss;
+    double excess;  // loss + lam cost >= 0, reduced cost
+};
+
+struct CoreGroup {
+    std::int32_t group;
+    double key;               // least excess per change of cost
+    std::vector<Move> moves;  // by rising cost, the relaxed position among them
+};
+
+// Sorts labels of rising cost into one list without dominated ones: cost strictly rises, loss strictly falls.
+void merge_undominated(const std::vector<Label>& a, const std::vector<Label>& b, std::vector<Label>& out) {
+    out.clear();
+    std::size_t i = 0, j = 0;
+    while (i < a.size() || j < b.size()) {
+        const bool first = j == b.size() ||
+            (i < a.size() && (a[i].cost < b[j].cost || (a[i].cost == b[j].cost && a[i].loss <= b[j].loss)));
+        const Label& next = first ? a[i++] : b[j++];
+        if (out.empty() || next.loss < out.back().loss) {
+            out.push_back(next);
+        }
+    }
+}
+
+}  // namespace
+
+Knapsack::Knapsack(
+    std::span<const std::int64_t> offsets, std::span<const std::int64_t> cost, std::span<const double> loss) {
+    groups_.resize(offsets.size() - 1);
+    for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
+        const auto begin = static_cast<std::size_t>(offsets[g]), n = static_cast<std::size_t>(offsets[g + 1]) - begin;
+        std::vector<std::int32_t> order(n);
+        std::iota(order.begin(), order.end(), 0);
+        std::sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+            const auto ia = begin + static_cast<std::size_t>(a), ib = begin + static_cast<std::size_t>(b);
+            return cost[ia] != cost[ib] ? cost[ia] < cost[ib] : loss[ia] != loss[ib] ? loss[ia] < loss[ib] : a < b;
+        });
+        Group& group = groups_[g];
+        for (const std::int32_t o : order) {
+            const auto at = begin + static_cast<std::size_t>(o);
+            if (group.index.empty() || loss[at] < group.loss.back()) {
+                group.index.push_back(o);
+                group.cost.push_back(cost[at]);
+                group.loss.push_back(loss[at]);
+            }
+        }
+        cheapest_ += group.cost.front();
+        double previous = kInf;
+        for (std::size_t at = 0; at + 1 < group.index.size();) {
+            double best = -kInf;
+            std::size_t to = at;
+            for (std::size_t o = at + 1; o < group.index.size(); ++o) {
+                const double saving = (group.loss[at] - group.loss[o]) / static_cast<double>(group.cost[o] - group.cost[at]);
+                if (saving >= best) {
+                    best = saving;
+                    to = o;
+                }
+            }
+            // Savings fall along a hull; rounding must not let one rise and put the steps of a group out of order.
+            previous = std::min(previous, best);
+            steps_.push_back(
+                {previous, static_cast<std::int32_t>(g), static_cast<std::int32_t>(to), group.cost[to] - group.cost[at]});
+            at = to;
+        }
+    }
+    std::stable_sort(steps_.begin(), steps_.end(), [](const Step& a, const Step& b) { return a.saving > b.saving; });
+    spent_.reserve(steps_.size() + 1);
+    spent_.push_back(cheapest_);
+    for (const Step& step : steps_) {
+        spent_.push_back(spent_.back() + step.cost);
+    }
+}
+
+std::vector<std::vector<std::int32_t>> Knapsack::corners(std::int64_t most) const {
+    // Steps of equal saving are one edge of the hull: only its far end is a corner.
+    std::vector<std::size_t> ends{0};
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+        if (i + 1 == steps_.size() || steps_[i + 1].saving != steps_[i].saving) {
+            ends.push_back(i + 1);
+        }
+    }
+    if (static_cast<std::int64_t>(ends.size()) > most) {
+        std::vector<std::size_t> thinned;
+        const auto last = ends.size() - 1, parts = static_cast<std::size_t>(most) - 1;
+        for (std::size_t i = 0; i <= parts; ++i) {
+            thinned.push_back(ends[i * last / parts]);
+        }
+        ends.swap(thinned);
+    }
+    std::vector<std::int32_t> now;
+    for (const Group& group : groups_) {
+        now.push_back(group.index.front());
+    }
+    std::vector<std::vector<std::int32_t>> found;
+    std::size_t done = 0;
+    for (const std::size_t end : ends) {
+        for (; done < end; ++done) {
+            const auto g = static_cast<std::size_t>(steps_[done].group);
+            now[g] = groups_[g].index[static_cast<std::size_t>(steps_[done].position)];
+        }
+        found.push_back(now);
+    }
+    return found;
+}
+
+KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) const {
+    KnapsackAnswer answer;
+    const std::size_t n = groups_.size();
+    answer.choice.assign(n, 0);
+    if (cheapest_ > capacity) {
+        return answer;
+    }
+    answer.feasible = true;
+    const auto broken = static_cast<std::size_t>(
+        std::upper_bound(spent_.begin(), spent_.end(), capacity) - spent_.begin()) - 1;  // first step that does not fit
+    std::vector<std::int32_t> relaxed(n, 0);
+    for (std::size_t i = 0; i < broken; ++i) {
+        relaxed[static_cast<std::size_t>(steps_[i].group)] = steps_[i].position;
+    }
+    const auto publish = [&](const std::vector<std::int32_t>& positions) {
+        for (std::size_t g = 0; g < n; ++g) {
+            answer.choice[g] = groups_[g].index[static_cast<std::size_t>(positions[g])];
+        }
+    };
+    if (broken == steps_.size()) {
+        answer.unconstrained = true;
+        publish(relaxed);
+        return answer;
+    }
+    const std::int64_t room = capacity - spent_[broken];
+    answer.multiplier = steps_[broken].saving;
+
+    // The unit of losses: a power of two, from the loss of the relaxed choice above the least losses.
+    double spread = 0.0;
+    for (std::size_t g = 0; g < n; ++g) {
+        spread += groups_[g].loss[static_cast<std::size_t>(relaxed[g])] - groups_[g].loss.back();
+    }
+    const int shift = kLossBits - std::ilogb(spread) - 1;
+    const double lam = std::ldexp(answer.multiplier, shift);
+    const auto units = [&](std::size_t g, std::size_t position) {
+        return std::ldexp(groups_[g].loss[position] - groups_[g].loss.back(), shift);
+    };
+    const double ceiling = std::ldexp(spread, shift);
+    const double margin = kMargin * (ceiling + lam * static_cast<double>(room));
+
+    // Greedy completion: the best known choice.
+    std::vector<std::int32_t> best = relaxed;
+    std::int64_t best_cost = 0, best_loss = 0;
+    for (std::size_t i = broken; i < steps_.size(); ++i) {
+        const auto g = static_cast<std::size_t>(steps_[i].group);
+        const auto from = static_cast<std::size_t>(best[g]), to = static_cast<std::size_t>(steps_[i].position);
+        const std::int64_t more = groups_[g].cost[to] - groups_[g].cost[from];
+        if (to > from && more <= room - best_cost) {
+            best_cost += more;
+            best_loss += round_units(units(g, to)) - round_units(units(g, from));
+            best[g] = steps_[i].position;
+        }
+    }
+
+    // The core: groups with another option within the distance of the bounds.
+    const double reach = static_cast<double>(best_loss) + lam * static_cast<double>(room) + margin;
+    std::vector<CoreGroup> core;
+    for (std::size_t g = 0; g < n; ++g) {
+        const auto at = static_cast<std::size_t>(relaxed[g]);
+        const double at_loss = units(g, at);
+        CoreGroup found{static_cast<std::int32_t>(g), kInf, {}};
+        for (std::size_t o = 0; o < groups_[g].index.size(); ++o) {
+            const double loss = units(g, o);
+            if (o != at && loss > ceiling) {
+                continue;  // alone above a known choice, and beyond the integers
+            }
+            const std::int64_t more = groups_[g].cost[o] - groups_[g].cost[at];
+            const double excess = (loss - at_loss) + lam * static_cast<double>(more);
+            if (o == at || excess <= reach) {
+                found.moves.push_back(
+                    {static_cast<std::int32_t>(o), more, round_units(loss) - round_units(at_loss), excess});
+                if (o != at) {
+                    found.key = std::min(found.key, std::max(0.0, excess) / std::abs(static_cast<double>(more)));
+                }
+            }
+        }
+        if (found.moves.size() > 1) {
+            core.push_back(std::move(found));
+        }
+    }
+    std::stable_sort(core.begin(), core.end(), [](const CoreGroup& a, const CoreGroup& b) { return a.key < b.key; });
+
+    // What the groups from i on can do at best: save per cost added, lose per cost freed, free in all.
+    std::vector<double> gain(core.size() + 1, 0.0), toll(core.size() + 1, kInf);
+    std::vector<std::int64_t> freed(core.size() + 1, 0);
+    for (std::size_t i = core.size(); i-- > 0;) {
+        gain[i] = gain[i + 1];
+        toll[i] = toll[i + 1];
+        for (const Move& move : core[i].moves) {
+            if (move.cost > 0) {
+                gain[i] = std::max(gain[i], -static_cast<double>(move.loss) / static_cast<double>(move.cost));
+            } else if (move.cost < 0) {
+                toll[i] = std::min(toll[i], -static_cast<double>(move.loss) / static_cast<double>(move.cost));
+            }
+        }
+        freed[i] = freed[i + 1] - std::min<std::int64_t>(0, core[i].moves.front().cost);
+    }
+
+    std::vector<std::vector<std::pair<std::int32_t, std::int32_t>>> trail;  // per group taken up: parent, move
+    std::vector<Label> labels{{0, 0, -1, 0}}, merged, shifted, swap;
+    std::int64_t best_depth = -1, best_label = -1;
+    if (best_loss >= 0) {  // greedy found nothing better than the relaxed choice itself
+        best_cost = best_loss = 0;
+        best = relaxed;
+    }
+    double dropped = kInf;  // least bound of labels that were given up
+    std::size_t depth = 0;
+    for (; depth < core.size() && !labels.empty(); ++depth) {
+        const double now = static_cast<double>(best_loss) + lam * static_cast<double>(room) + margin;
+        merged.clear();
+        bool any = false;
+        for (std::size_t m = 0; m < core[depth].moves.size(); ++m) {
+            const Move& move = core[depth].moves[m];
+            if (move.excess > now && move.cost != 0) {
+                continue;
+            }
+            shifted.clear();
+            for (std::size_t i = 0; i < labels.size(); ++i) {
+                const std::int64_t cost = labels[i].cost + move.cost;
+                if (cost - freed[depth + 1] > room) {
+                    break;  // costs rise
+                }
+                const std::int64_t loss = labels[i].loss + move.loss;
+                // Its reduced cost alone: cheap, and keeps far labels out of the merge.
+                if (static_cast<double>(loss) + lam * static_cast<double>(cost) <= now) {
+                    shifted.push_back({cost, loss, static_cast<std::int32_t>(i), static_cast<std::int32_t>(m)});
+                }
+            }
+            if (!any) {
+                merged.swap(shifted);
+                any = true;
+            } else {
+                merge_undominated(merged, shifted, swap);
+                merged.swap(swap);
+            }
+        }
+        // The best that is complete as it stands: the dearest label within the capacity has the least loss.
+        bool improved = false;
+        const auto over = std::partition_point(
+            merged.begin(), merged.end(), [&](const Label& label) { return label.cost <= room; });
+        if (over != merged.begin()) {
+            const Label& found = *(over - 1);
+            if (found.loss < best_loss || (found.loss == best_loss && found.cost < best_cost)) {
+                best_loss = found.loss;
+                best_cost = found.cost;
+                improved = true;
+            }
+        }
+        const auto bound = [&](const Label& label) {
+            const auto left = static_cast<double>(room - label.cost);
+            return static_cast<double>(label.loss) + (left >= 0 ? -left * gain[depth + 1] : -left * toll[depth + 1]);
+        };
+        const double limit = static_cast<double>(best_loss) + margin;
+        labels.clear();
+        std::int64_t best_at = -1;
+        for (const Label& label : merged) {
+            if (bound(label) <= limit) {
+                if (improved && label.cost == best_cost) {
+                    best_at = static_cast<std::int64_t>(labels.size());
+                }
+                labels.push_back(label);
+            }
+        }
+        if (static_cast<std::int64_t>(labels.size()) > max_labels) {
+            // Give up the least promising ones; the certificate says so.
+            std::vector<std::size_t> order(labels.size());
+            std::iota(order.begin(), order.end(), std::size_t{0});
+            const auto middle = order.begin() + static_cast<std::ptrdiff_t>(max_labels);
+            std::nth_element(order.begin(), middle, order.end(), [&](std::size_t a, std::size_t b) {
+                const bool keep_a = static_cast<std::int64_t>(a) == best_at, keep_b = static_cast<std::int64_t>(b) == best_at;
+                if (keep_a != keep_b) {
+                    return keep_a;
+                }
+                const double bound_a = bound(labels[a]), bound_b = bound(labels[b]);
+                return bound_a != bound_b ? bound_a < bound_b : a < b;
+            });
+            for (auto it = middle; it != order.end(); ++it) {
+                dropped = std::min(dropped, bound(labels[*it]));
+            }
+            order.erase(middle, order.end());
+            std::sort(order.begin(), order.end());
+            std::vector<Label> kept;
+            kept.reserve(order.size());
+            for (const std::size_t i : order) {
+                if (static_cast<std::int64_t>(i) == best_at) {
+                    best_at = static_cast<std::int64_t>(kept.size());
+                }
+                kept.push_back(labels[i]);
+            }
+            labels.swap(kept);
+        }
+        if (improved) {
+            best_depth = static_cast<std::int64_t>(depth);
+            best_label = best_at;
+        }
+        answer.labels = std::max(answer.labels, static_cast<std::int64_t>(labels.size()));
+        auto& step = trail.emplace_back();
+        step.reserve(labels.size());
+        for (const Label& label : labels) {
+            step.emplace_back(label.parent, label.option);
+        }
+    }
+    answer.core = static_cast<std::int64_t>(depth);
+    if (best_depth >= 0) {
+        best = relaxed;
+        std::int64_t at = best_label;
+        for (std::int64_t d = best_depth; d >= 0; --d) {
+            const auto [parent, move] = trail[static_cast<std::size_t>(d)][static_cast<std::size_t>(at)];
+            const CoreGroup& taken = core[static_cast<std::size_t>(d)];
+            best[static_cast<std::size_t>(taken.group)] = taken.moves[static_cast<std::size_t>(move)].position;
+            at = parent;
+        }
+    }
+    publish(best);
+    if (dropped < static_cast<double>(best_loss)) {
+        answer.proven = false;
+        answer.slack = std::ldexp(static_cast<double>(best_loss) - dropped + margin, -shift);
+    }
+    return answer;
+}
+
+}  // namespace dyadiq

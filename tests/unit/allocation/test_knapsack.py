@@ -1,0 +1,154 @@
+"""Native and portable knapsack against exact fractions, against each other, and where labels run out."""
+
+import math
+import random
+from fractions import Fraction
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dyadiq.allocation import Constraint, Problem, solve_milp
+from dyadiq.allocation import knapsack as knapsack_module
+from dyadiq.allocation import native as native_parts
+from dyadiq.allocation.knapsack import Knapsack
+from dyadiq.allocation.native import native_module, native_state
+
+needs_native = pytest.mark.skipif(native_module() is None, reason=f"native code: {native_state().found}")
+BOTH = [pytest.param(True, marks=needs_native, id="native"), pytest.param(False, id="numpy")]
+
+
+def instance(seed, n_decisions=None):
+    """Losses of one kind per seed: plain, on a coarse grid (ties), of any sign and size, heavy-tailed, tiny."""
+    rng = random.Random(seed)
+    n = n_decisions or rng.randint(1, 6)
+    draw = (
+        rng.random,
+        lambda: rng.randint(0, 4) / 4,
+        lambda: rng.uniform(-1, 1) * 10.0 ** rng.randint(-9, 9),
+        lambda: math.exp(rng.gauss(0, 6)),
+        lambda: rng.randint(0, 3) * 2.0**-1000,
+    )[seed % 5]
+    most = rng.choice([3, 20, 10**4, 10**15])
+    widths = [rng.randint(1, 4) for _ in range(n)]
+    cost = tuple(tuple(rng.randint(0, most) for _ in range(k)) for k in widths)
+    loss = tuple(tuple(draw() for _ in range(k)) for k in widths)
+    low, high = sum(map(min, cost)), sum(map(max, cost))
+    limit = low - 1 + rng.randint(0, max(1, high - low))
+    return Problem(
+        tuple(map(str, range(n))),
+        tuple(tuple(range(k)) for k in widths),
+        loss,
+        (Constraint("cost", cost, limit + 7, (), 7),),
+    )
+
+
+def exact_optimum(problem):
+    """The least (loss, cost) in fractions: no rounding anywhere."""
+    (constraint,) = problem.constraints
+    return min(
+        (
+            (sum(Fraction(row[o]) for row, o in zip(problem.loss, choice, strict=True)), constraint.total(choice))
+            for choice in product(*(range(len(row)) for row in problem.loss))
+            if problem.is_feasible(choice)
+        ),
+        default=None,
+    )
+
+
+@pytest.mark.parametrize("native", BOTH)
+def test_answer_is_the_exact_optimum_of_hundreds_of_instances(native):
+    feasible = 0
+    for seed in range(400):
+        problem = instance(seed)
+        found, truth = Knapsack(problem, native=native).solve(), exact_optimum(problem)
+        assert (found is None) == (truth is None), seed
+        if found is not None:
+            feasible += 1
+            loss = sum(Fraction(row[o]) for row, o in zip(problem.loss, found.choice, strict=True))
+            # Losses are counted in 2^-58 of what the relaxation leaves: more exact than any float sum of them.
+            assert abs(loss - truth[0]) <= Fraction(2) ** -54 * sum(Fraction(max(map(abs, r))) for r in problem.loss)
+            assert loss > truth[0] or problem.constraints[0].total(found.choice) == truth[1], seed
+            assert found.lower_bound == found.objective == problem.objective(found.choice)
+    assert feasible > 300
+
+
+@needs_native
+@pytest.mark.parametrize("n_decisions", [1, 7, 15, 33])
+def test_native_and_numpy_give_the_same_plans(n_decisions):
+    for seed in range(60):
+        problem = instance(seed, n_decisions)
+        fast, slow = Knapsack(problem, native=True), Knapsack(problem, native=False)
+        (constraint,) = problem.constraints
+        for limit in (constraint.limit, constraint.limit * 2 // 3):
+            a, b = fast.solve(limit), slow.solve(limit)
+            assert (a is None) == (b is None)
+            assert a is None or a.choice == b.choice
+            assert fast.price(limit) == slow.price(limit)
+        assert fast.corners() == slow.corners()
+        assert fast.corners(3) == slow.corners(3)
+
+
+@pytest.mark.parametrize("native", BOTH)
+def test_corners_are_thinned_evenly_with_both_ends(native):
+    knapsack = Knapsack(instance(0, 33), native=native)
+    every, few = knapsack.corners(), knapsack.corners(5)
+    assert len(every) > 5
+    assert few == [every[i * (len(every) - 1) // 4] for i in range(5)]
+    assert knapsack.corners(len(every)) == every
+
+
+@pytest.mark.parametrize("native", BOTH)
+@pytest.mark.parametrize("seed", range(4))
+def test_bound_stays_open_and_true_when_labels_run_out(monkeypatch, native, seed):
+    # Losses almost proportional to costs: bounds say little, and many labels are needed.
+    rng = np.random.default_rng(seed)
+    cost = rng.integers(10**8, 10**9, size=(20, 3)).cumsum(axis=1)
+    loss = (cost.max(axis=1, keepdims=True) - cost) * (1 + 1e-7 * rng.random((20, 3)))
+    problem = Problem(
+        tuple(map(str, range(20))),
+        ((0, 1, 2),) * 20,
+        tuple(map(tuple, loss.tolist())),
+        (Constraint("cost", tuple(map(tuple, cost.tolist())), int(cost[:, 1].sum())),),
+    )
+    best = solve_milp(problem).objective
+    monkeypatch.setattr(knapsack_module, "_MAX_LABELS", 40)
+    found = Knapsack(problem, native=native).solve()
+    assert "the proof needs more than 40 labels at once" in found.method
+    assert problem.is_feasible(found.choice)
+    assert found.lower_bound < found.objective
+    assert found.lower_bound <= best * (1 + 1e-12)
+    assert best <= found.objective * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("native", BOTH)
+def test_price_is_the_saving_of_the_step_that_does_not_fit(native):
+    problem = Problem(
+        ("a", "b"), ((4, 8),) * 2, ((0.5, 0.0), (0.25, 0.0)), (Constraint("c", ((20, 40), (8, 16)), 0),)
+    )
+    knapsack = Knapsack(problem, native=native)
+    assert [knapsack.price(limit) for limit in (27, 28, 36, 55, 56)] == [0.0, 0.25 / 8, 0.5 / 20, 0.5 / 20, 0.0]
+
+
+def test_module_of_other_sources_counts_as_missing(monkeypatch):
+    native_state.cache_clear()
+    monkeypatch.setattr(native_parts.importlib, "import_module", lambda _: SimpleNamespace(INTERFACE=0))
+    try:
+        assert native_state().module is None
+        assert native_state().found == "built from other sources (interface 0, expected 1)"
+    finally:
+        native_state.cache_clear()
+
+
+def test_allocation_works_when_native_code_is_not_built(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(name)
+
+    native_state.cache_clear()
+    monkeypatch.setattr(native_parts.importlib, "import_module", missing)
+    try:
+        assert native_state().found == "not built"
+        assert "knapsack (numpy)" in Knapsack(instance(3, 15)).solve().method
+    finally:
+        native_state.cache_clear()
