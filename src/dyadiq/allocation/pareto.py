@@ -104,4 +104,3 @@ def non_dominated(points: Iterable[ParetoPoint]) -> list[ParetoPoint]:
         if not front or point.objective < front[-1].objective:
             front.append(point)
     return front
-

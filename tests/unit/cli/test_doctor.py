@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from dyadiq.allocation import native as native_parts
 from dyadiq.cli.commands import doctor
 
 
@@ -42,6 +43,15 @@ def test_optional_package_is_missing(cli, monkeypatch):
     code, found = findings(cli)
     assert code == 0
     assert found["qonnx"]["advice"] == "for target qonnx: pip install 'dyadiq[onnx]'"
+
+
+def test_native_code_is_missing_when_it_was_not_built(cli, monkeypatch):
+    monkeypatch.setattr(native_parts, "native_state", lambda: native_parts.NativeState(None, "not built"))
+    code, found = findings(cli)
+    assert code == 0  # numpy does the same work
+    assert found["native code"]["status"] == "missing"
+    assert found["native code"]["found"] == "not built"
+    assert "with a C++ compiler, pip install dyadiq again" in found["native code"]["advice"]
 
 
 @pytest.mark.parametrize("name", ["da4ml", "hls4ml"])

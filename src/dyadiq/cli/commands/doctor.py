@@ -114,6 +114,16 @@ def _programs() -> list[Finding]:
     return findings
 
 
+def _native() -> list[Finding]:
+    from dyadiq.allocation.native import native_state
+
+    state = native_state()
+    if state.module is not None:
+        return [Finding("native code", "ok", state.found)]
+    advice = "for allocation some ten times faster: with a C++ compiler, pip install dyadiq again"
+    return [Finding("native code", "missing", state.found, advice)]
+
+
 def _data() -> list[Finding]:
     from dyadiq.core.data_folder import data_folder
 
@@ -133,7 +143,7 @@ def _writable() -> list[Finding]:
         return [Finding("current folder", "broken", f"{here}: {err.strerror}", "run in a folder you may write to")]
 
 
-_CHECKS: tuple[Callable[[], list[Finding]], ...] = (_python, _required, _optional, _programs, _data, _writable)
+_CHECKS: tuple[Callable[[], list[Finding]], ...] = (_python, _required, _optional, _programs, _native, _data, _writable)
 
 
 def _version(package: str) -> str | None:
