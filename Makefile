@@ -1,10 +1,11 @@
 # Everything a person needs: make setup | test | lint | demo | help.
-# Needs python3.11 (or PYTHON=...), make and a C++ compiler; the rest goes into .venv.
+# Needs python3.11 (or PYTHON=...) and make; a C++ compiler makes some things faster. The rest goes into .venv.
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+NATIVE := native/CMakeLists.txt $(wildcard native/*/*.cpp native/*/*.hpp)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-demo lint format test demo clean
@@ -22,11 +23,11 @@ $(VENV)/stamp-torch:
 	$(BIN)/python -m pip install torch==2.13.0
 	touch $@
 
-$(VENV)/stamp-dev: $(VENV)/stamp-torch pyproject.toml
+$(VENV)/stamp-dev: $(VENV)/stamp-torch pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install -e '.[dev]'
 	touch $(VENV)/stamp-demo $@
 
-$(VENV)/stamp-demo: $(VENV)/stamp-torch pyproject.toml
+$(VENV)/stamp-demo: $(VENV)/stamp-torch pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install -e '.[onnx,data]'
 	touch $@
 
