@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dyadiq.allocation import (
@@ -28,6 +28,8 @@ from plain_networks import chain_facts, chain_table
 # Solvers add the same losses in different orders: a few units in the last place per term.
 ROUNDING = 1e-12
 ONE = st.just(1)
+# Time is no property of an answer: a busy machine must not fail a test.
+UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 
 LOSSES = st.one_of(
     st.sampled_from([0.0, 0.1, 0.5, 1.0, -0.01]), st.floats(0, 1), st.floats(1e-9, 1e-6), st.floats(1, 1e4)
@@ -71,7 +73,7 @@ def _agrees(problem, found):
     assert found.lower_bound <= found.objective
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, **UNHURRIED)
 @given(problems())
 def test_knapsack_agrees_with_brute_force(problem):
     found = solve_knapsack(problem)
@@ -79,18 +81,19 @@ def test_knapsack_agrees_with_brute_force(problem):
     assert found is None or found.lower_bound == found.objective
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, **UNHURRIED)
 @given(problems(pairs=True))
 def test_merged_knapsack_agrees_with_brute_force_when_costs_come_in_pairs(problem):
     _agrees(problem, solve(problem))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, **UNHURRIED)
 @given(problems(n_constraints=st.integers(1, 3), pairs=True))
 def test_milp_agrees_with_brute_force_when_there_are_several_budgets(problem):
     _agrees(problem, solve_milp(problem))
 
 
+@settings(**UNHURRIED)
 @given(problems(pairs=True, n_constraints=st.integers(1, 2)))
 def test_merging_changes_no_loss_and_no_cost(problem):
     merged = merge_pairs(problem)
@@ -104,6 +107,7 @@ def test_merging_changes_no_loss_and_no_cost(problem):
         )
 
 
+@settings(**UNHURRIED)
 @given(problems(), st.integers(0, 10**6))
 def test_larger_budget_is_never_worse(problem, extra):
     before = solve_knapsack(problem)
@@ -112,7 +116,7 @@ def test_larger_budget_is_never_worse(problem, extra):
     assert before is None or after.objective <= before.objective + ROUNDING * max(1.0, abs(before.objective))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, **UNHURRIED)
 @given(problems(pairs=True))
 def test_smallest_total_is_the_least_of_all_choices(problem):
     (constraint,) = problem.constraints
@@ -122,7 +126,7 @@ def test_smallest_total_is_the_least_of_all_choices(problem):
     assert solve_brute_force(below) is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, **UNHURRIED)
 @given(problems(pairs=True), st.integers(2, 12))
 def test_front_is_mutually_non_dominated_and_optimal(problem, n_points):
     (constraint,) = problem.constraints
@@ -139,7 +143,7 @@ def test_front_is_mutually_non_dominated_and_optimal(problem, n_points):
     assert front[-1].objective <= math.fsum(map(min, problem.loss)) + ROUNDING * scale
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, **UNHURRIED)
 @given(st.integers(0, 10**6), st.lists(st.integers(2, 20), min_size=2, max_size=4), st.integers(3, 90), st.booleans())
 def test_plan_cost_is_the_sum_of_its_parts_and_order_changes_nothing(seed, sizes, percent, two):
     facts = chain_facts(tuple(sizes))
@@ -164,7 +168,7 @@ def test_plan_cost_is_the_sum_of_its_parts_and_order_changes_nothing(seed, sizes
     assert again.certificate.objective == plan.certificate.objective
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, **UNHURRIED)
 @given(st.integers(0, 10**6), st.integers(4, 30))
 def test_plan_of_a_network_agrees_with_brute_force_when_activations_are_chosen(seed, percent):
     facts = chain_facts((5, 7, 3))
