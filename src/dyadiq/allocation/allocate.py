@@ -11,20 +11,27 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from dyadiq.allocation.check import check_budgets
+from dyadiq.allocation.explain import explain_infeasible
+from dyadiq.allocation.k_best import solve_k_best
+from dyadiq.allocation.limits import parse_limits
 from dyadiq.allocation.local import single_changes
+from dyadiq.allocation.marginal import marginal_value
 from dyadiq.allocation.pareto import pareto_front, uniform_points
 from dyadiq.allocation.problem import Problem, Solution, build_problem
-from dyadiq.allocation.reach import contradiction, smallest_total
 from dyadiq.allocation.solve import solve
-from dyadiq.core.errors import ConfigError, InfeasibleError, UnknownNameError
+from dyadiq.allocation.stability import decision_stability, normal_replicas
+from dyadiq.core.errors import InfeasibleError
 from dyadiq.core.facts import NetworkFacts
-from dyadiq.core.plan import BitPlan, BudgetUse, Certificate, ParetoPoint, Swap
+from dyadiq.core.plan import Alternative, BitPlan, BudgetUse, Certificate, ParetoPoint, Stability, Swap
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.tables import CostTable, SensitivityTable
-from dyadiq.core.units import format_amount, parse_budget
 from dyadiq.cost import candidate_bits, cost_tables
 
 __all__ = ["allocate"]
+
+# Where one optimum takes well under a millisecond these cost a fraction of a second.
+_LIGHT_ALTERNATIVES = 4
+_LIGHT_REPLICAS = 200
 
 
 def allocate(
@@ -35,6 +42,9 @@ def allocate(
     activation_bits: Sequence[int] = (8,),
     costs: Mapping[str, CostTable] | None = None,
     front_points: int = 40,
+    n_alternatives: int | None = None,
+    n_replicas: int | None = None,
+    seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> BitPlan:
     """Choose the widths of least predicted loss that meet every budget, and prove it.
@@ -42,11 +52,15 @@ def allocate(
     Args:
         table: From `analyze`; holds the network's facts.
         budget: Metric to limit: a number in the metric's unit, ``"25%"`` of the float32 network, or with a suffix
-            (``"8kB"``, ``"300M"``). Several budgets hold together; the first one is the axis of the front.
+            (``"8kB"``, ``"300M"``); ``"bits"`` is the average width of weights. Several budgets hold together; the
+            first one is the axis of the front.
         bits: Candidate widths of weights.
         activation_bits: Candidate widths of activations. Network inputs and outputs keep their fixed widths.
         costs: Own cost tables by metric, beside or instead of the built-in ones (`cost.COSTS`).
         front_points: About how many points of the front to compute for the report; 0 for none.
+        n_alternatives: How many next best plans to find; None: 4 with one budget, none with several, which take long.
+        n_replicas: How often to draw the sensitivities again within their errors; None: 200 with one budget, else none.
+        seed: Of those draws.
         progress: Told about the points of the front.
 
     Returns:
@@ -76,12 +90,16 @@ def allocate(
     facts = table.facts
     options = candidate_bits(facts, bits, activation_bits)
     known = {**cost_tables(facts, bits, activation_bits), **(costs or {})}
-    limits = _limits(budget, known)
+    limits = parse_limits(budget, known, facts)
     problem = build_problem(table, known, limits, options)
     solution = solve(problem)
     if solution is None:
-        raise InfeasibleError(*_explain(problem, known, limits, budget))
+        raise InfeasibleError(*explain_infeasible(problem, known, limits, budget))
     plan_bits = problem.bits(solution.choice)
+    if n_alternatives is None:
+        n_alternatives = _LIGHT_ALTERNATIVES if len(limits) == 1 else 0
+    if n_replicas is None:
+        n_replicas = _LIGHT_REPLICAS if len(limits) == 1 else 0
     used = check_budgets(known, limits, plan_bits)
     swaps = _improving_swaps(problem, solution, tuple(limits))
     formats = {
@@ -100,6 +118,11 @@ def allocate(
         ),
         budgets=tuple(BudgetUse(m, known[m].unit, limits[m], used[m], binding=swaps[m] is not None) for m in limits),
         costs={metric: cost.total(plan_bits) for metric, cost in known.items()},
+        marginals=tuple(
+            marginal_value(problem, solution.choice, m, known[m].unit) for m in limits if swaps[m] is not None
+        ),
+        alternatives=_alternatives(problem, solution, n_alternatives),
+        stability=_stability(problem, solution, table, n_replicas, seed),
         front=_front(problem, solution, facts, next(iter(limits)), bits, activation_bits, front_points, progress),
         provenance={
             "sensitivity": table.method,
@@ -111,23 +134,6 @@ def allocate(
             "budget": dict(budget),
         },
     )
-
-
-def _limits(budget: Mapping[str, float | str], known: Mapping[str, CostTable]) -> dict[str, int]:
-    if not isinstance(budget, Mapping):
-        raise ConfigError(
-            f"the budget must say what is limited, as a mapping of metric to limit; got {budget!r}. "
-            "Give for example {'size': '25%'}."
-        )
-    if not budget:
-        raise ConfigError("the budget is empty. Give at least one, for example {'size': '25%'}.")
-    limits = {}
-    for metric, value in budget.items():
-        if metric not in known:
-            raise UnknownNameError("cost metric", metric, known)
-        cost = known[metric]
-        limits[metric] = parse_budget(value, metric=metric, unit=cost.unit, reference=cost.reference)
-    return limits
 
 
 def _improving_swaps(problem: Problem, solution: Solution, metrics: Iterable[str]) -> dict[str, Swap | None]:
@@ -156,6 +162,28 @@ def _improving_swaps(problem: Problem, solution: Solution, metrics: Iterable[str
     return swaps
 
 
+def _alternatives(problem: Problem, solution: Solution, n: int) -> tuple[Alternative, ...]:
+    """Return the next best plans; the optimum itself, whichever of equal ones was taken, is not among them."""
+    if n <= 0:
+        return ()
+    plan = problem.bits(solution.choice)
+    found = []
+    for other in solve_k_best(problem, n + 1):
+        changes = {name: b for name, b in problem.bits(other.choice).items() if b != plan[name]}
+        if changes:
+            totals = {c.name: c.total(other.choice) for c in problem.constraints}
+            found.append(Alternative(other.objective, totals, changes))
+    return tuple(found[:n])
+
+
+def _stability(
+    problem: Problem, solution: Solution, table: SensitivityTable, n_replicas: int, seed: int
+) -> Stability | None:
+    if n_replicas <= 0 or not any(s.stderr > 0 for row in table.entries.values() for s in row.values()):
+        return None
+    return decision_stability(problem, solution.choice, normal_replicas(problem, table, n_replicas, seed))
+
+
 def _front(
     problem: Problem,
     solution: Solution,
@@ -178,36 +206,6 @@ def _front(
         *uniform_points(problem, metric, kinds, bits, activation_bits),
         chosen,
     )
-
-
-def _explain(
-    problem: Problem, known: Mapping[str, CostTable], limits: Mapping[str, int], budget: Mapping[str, float | str]
-) -> tuple[str, dict[str, float]]:
-    """Return the message (asked, reachable, contradicting budgets, what to do) and the smallest reachable values."""
-    best = {c.name: smallest_total(problem, c) for c in problem.constraints}
-    alone = [m for m in limits if best[m] > limits[m]]
-    lines = []
-    for metric in alone:
-        unit, reference = known[metric].unit, known[metric].reference
-        percent = f", {100 * best[metric] / reference:.3g}% of float32" if reference else ""
-        lines.append(
-            f"{metric}: asked for at most {format_amount(limits[metric], unit)} ({budget[metric]!r}), "
-            f"the smallest reachable is {format_amount(best[metric], unit)}{percent}"
-        )
-    if not alone:
-        together = contradiction(problem)
-        reach = "; ".join(f"{m} alone reaches {format_amount(best[m], known[m].unit)}" for m in together)
-        lines.append(f"{' and '.join(together)} cannot be met together, though each can alone ({reach})")
-    message = (
-        f"no plan meets the budget. {'. '.join(lines)}. Raise the budget, or allow narrower widths "
-        f"(candidates now: {_candidates(problem)})."
-    )
-    return message, {m: float(best[m]) for m in limits}
-
-
-def _candidates(problem: Problem) -> str:
-    free = sorted({b for options in problem.options if len(options) > 1 for b in options})
-    return ", ".join(map(str, free)) if free else "one width per tensor"
 
 
 def _count(n: int) -> str:

@@ -13,6 +13,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dyadiq.allocation.knapsack_numpy import NumpyKnapsack
 from dyadiq.allocation.native import native_module
@@ -57,12 +58,13 @@ class Knapsack:
         if sum(max(row) - low for row, low in zip(constraint.unary, cheapest, strict=True)) // self._unit > _MAX_TOTAL:
             raise ConfigError(f"cost {constraint.name!r}: totals exceed 2^62; use a coarser unit.")
         self._floor = constraint.fixed + sum(cheapest)
-        offsets = np.cumsum([0, *map(len, problem.loss)], dtype=np.int64)
-        cost = np.array([v // self._unit for v in above], dtype=np.int64)
+        self._offsets = np.cumsum([0, *map(len, problem.loss)], dtype=np.int64)
+        self._cost = np.array([v // self._unit for v in above], dtype=np.int64)
         loss = np.array([v for row in problem.loss for v in row], dtype=np.float64)
         module = native_module() if native is not False else None
-        self._core: Any = module.Knapsack(offsets, cost, loss) if module else NumpyKnapsack(offsets, cost, loss)
+        self._make: Any = module.Knapsack if module else NumpyKnapsack
         self._name = "native" if module else "numpy"
+        self._core: Any = self._make(self._offsets, self._cost, loss)
 
     def solve(self, limit: int | None = None) -> Solution | None:
         """Return an optimal choice within the limit (None: the problem's own), or None if nothing fits.
@@ -83,6 +85,13 @@ class Knapsack:
         method = f"{core}; the proof needs more than {_MAX_LABELS:,} labels at once"
         return Solution(choice, objective, objective - answer.slack, method)
 
+    def choice(self, loss: NDArray[np.float64]) -> Choice | None:
+        """Return an optimal choice within the problem's limit for other losses, all options in order, flat."""
+        capacity = self._capacity(None)
+        if capacity < 0:
+            return None
+        return tuple(self._make(self._offsets, self._cost, loss).solve(capacity, _MAX_LABELS).choice)
+
     def price(self, limit: int | None = None) -> float:
         """Return the multiplier of the relaxation at a limit: loss saved per unit of cost; 0 where nothing binds."""
         answer = self._answer(limit)
@@ -96,10 +105,12 @@ class Knapsack:
         return [tuple(choice) for choice in self._core.corners(_MAX_TOTAL if most is None else most)]
 
     def _answer(self, limit: int | None) -> Any:
-        capacity = ((self._problem.constraints[0].limit if limit is None else limit) - self._floor) // self._unit
-        if capacity < 0:
-            return None
-        return self._core.solve(min(capacity, _MAX_TOTAL), _MAX_LABELS)
+        capacity = self._capacity(limit)
+        return None if capacity < 0 else self._core.solve(capacity, _MAX_LABELS)
+
+    def _capacity(self, limit: int | None) -> int:
+        room = (self._problem.constraints[0].limit if limit is None else limit) - self._floor
+        return min(room // self._unit, _MAX_TOTAL)
 
 
 def solve_knapsack(problem: Problem) -> Solution | None:

@@ -41,10 +41,11 @@ def pareto_front(problem: Problem, metric: str, n_points: int, progress: Progres
     (constraint,) = (c for c in problem.constraints if c.name == metric)
     alone = replace(problem, constraints=(constraint,))
     merged = merge_pairs(alone)
-    choices: list[Choice] = []
+    choices: list[tuple[Choice, float]] = []  # with their gaps
     knapsack = None if merged is None else Knapsack(merged.problem)
     if merged is not None and knapsack is not None:
-        choices = [merged.expand(c) for c in knapsack.corners(max(2, n_points // 2))]
+        # On the hull the bound of the relaxation is met.
+        choices = [(merged.expand(c), 0.0) for c in knapsack.corners(max(2, n_points // 2))]
     low = smallest_total(alone, constraint)
     high = constraint.total(tuple(row.index(min(row)) for row in alone.loss))
     n_limits = max(2, n_points - len(choices))
@@ -53,13 +54,15 @@ def pareto_front(problem: Problem, metric: str, n_points: int, progress: Progres
     for limit in limits:
         if merged is not None and knapsack is not None:
             found = knapsack.solve(limit)
-            choices += [] if found is None else [merged.expand(found.choice)]
+            choices += [] if found is None else [(merged.expand(found.choice), found.objective - found.lower_bound)]
         else:
             found = solve_milp(replace(alone, constraints=(replace(constraint, limit=limit),)))
-            choices += [] if found is None else [found.choice]
+            choices += [] if found is None else [(found.choice, found.objective - found.lower_bound)]
         progress.advance()
     progress.finish()
-    points = (ParetoPoint(constraint.total(c), problem.objective(c), problem.bits(c)) for c in choices)
+    points = (
+        ParetoPoint(constraint.total(c), problem.objective(c), problem.bits(c), gap=max(0.0, gap)) for c, gap in choices
+    )
     return non_dominated(points)
 
 

@@ -13,7 +13,17 @@ from dyadiq.core.errors import ConfigError
 from dyadiq.core.facts import Decision, NetworkFacts
 from dyadiq.core.format import Format
 
-__all__ = ["BitPlan", "BudgetUse", "Certificate", "ParetoPoint", "Swap", "uniform_plan"]
+__all__ = [
+    "Alternative",
+    "BitPlan",
+    "BudgetUse",
+    "Certificate",
+    "Marginal",
+    "ParetoPoint",
+    "Stability",
+    "Swap",
+    "uniform_plan",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +75,85 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class ParetoPoint:
-    """One point of the front: cost, predicted loss, bits; ``label`` for uniform and chosen points."""
+    """One point of the front: cost, predicted loss, bits; ``label`` for uniform and chosen points.
+
+    No plan of at most this cost is more than ``gap`` below this loss (0: proven optimal); uniform points prove nothing.
+    """
 
     cost: int
     objective: float
     bits: Mapping[str, int]
     label: str = ""
+    gap: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Marginal:
+    """What more of one budget would buy, the other budgets unchanged.
+
+    Attributes:
+        metric: The budget.
+        unit: Of ``step`` and ``next_step``.
+        price: Loss saved per unit where the linear relaxation breaks off.
+        step: A round amount more: 1000 bytes, or 1 % of the limit.
+        step_loss_delta: Change of the optimal loss with that much more, <= 0; solved exactly.
+        next_step: The least amount more that buys anything; None where nothing would, or where it was not looked for
+            (several budgets).
+        next_loss_delta: Change of the optimal loss with ``next_step`` more.
+    """
+
+    metric: str
+    unit: str
+    price: float
+    step: int
+    step_loss_delta: float
+    next_step: int | None = None
+    next_loss_delta: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One of the next best plans within the same budgets.
+
+    Attributes:
+        objective: Predicted loss.
+        costs: Budgeted metric to cost.
+        changes: Decision to bits, where they differ from the plan's.
+    """
+
+    objective: float
+    costs: Mapping[str, int]
+    changes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stability:
+    """How sure the plan is, given the standard errors of the sensitivities.
+
+    Attributes:
+        n_replicas: Sensitivities drawn again and solved.
+        probabilities: Decision to bits to the share of replicas whose optimum has them.
+        regret_mean: Mean loss given away by this plan if a replica is the truth.
+        regret_p95: 95th percentile of the same.
+        regret_p95_frac: The latter over the plan's predicted loss above the least possible one.
+    """
+
+    n_replicas: int
+    probabilities: Mapping[str, Mapping[int, float]]
+    regret_mean: float
+    regret_p95: float
+    regret_p95_frac: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object (keys of mappings as strings)."""
+        rows = {n: {str(b): p for b, p in row.items()} for n, row in self.probabilities.items()}
+        return {**asdict(self), "probabilities": rows}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Stability:
+        """Read a JSON object back."""
+        rows = {n: {int(b): p for b, p in row.items()} for n, row in data["probabilities"].items()}
+        return cls(**{**data, "probabilities": rows})
 
 
 @dataclass(frozen=True)
@@ -83,6 +166,9 @@ class BitPlan:
         budgets: The budgets that were asked for.
         costs: Metric name to exact integer cost of this plan.
         front: Pareto points along the first budget's metric, for the report.
+        marginals: What more of each binding budget would buy.
+        alternatives: The next best plans within the budgets, best first.
+        stability: Probabilities of widths and the regret; None where no errors were known, or nothing was drawn.
         provenance: Sensitivity method, seed, versions.
     """
 
@@ -91,6 +177,9 @@ class BitPlan:
     budgets: tuple[BudgetUse, ...] = ()
     costs: Mapping[str, int] = field(default_factory=dict)
     front: tuple[ParetoPoint, ...] = ()
+    marginals: tuple[Marginal, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    stability: Stability | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -158,6 +247,9 @@ class BitPlan:
             "budgets": [asdict(b) for b in self.budgets],
             "costs": dict(self.costs),
             "front": [asdict(p) for p in self.front],
+            "marginals": [asdict(m) for m in self.marginals],
+            "alternatives": [asdict(a) for a in self.alternatives],
+            "stability": self.stability.to_json() if self.stability else None,
             "provenance": dict(self.provenance),
         }
 
@@ -174,6 +266,9 @@ class BitPlan:
             budgets=tuple(BudgetUse(**b) for b in data.get("budgets", ())),
             costs=dict(data.get("costs", {})),
             front=tuple(ParetoPoint(**p) for p in data.get("front", ())),
+            marginals=tuple(Marginal(**m) for m in data.get("marginals", ())),
+            alternatives=tuple(Alternative(**a) for a in data.get("alternatives", ())),
+            stability=Stability.from_json(data["stability"]) if data.get("stability") else None,
             provenance=dict(data.get("provenance", {})),
         )
 
