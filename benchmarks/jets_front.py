@@ -2,11 +2,12 @@
 
 Run: python benchmarks/jets_front.py [--budgets 3000 11500] [--work FOLDER]
 
-For each seed a float network of 16-64-32-32-5 is trained; from it, for each budget of LUTs, one of 8-bit weights, 6 or
-8-bit inputs and 4 or 5-bit activations, power-of-two scales, whose weights are given their signed digits by curvature
-while it is trained on (`train.sparsify`). The epoch is chosen on the validation split, the accuracy is that of the
-integer program on the whole test split. LUTs are those of Yosys for UltraScale+, no DSPs. One thread; CPU seconds are
-those of float and further training together. Finished rows are kept in the work folder.
+For each seed a float network of 16-64-32-32-5 is trained; from it, for each budget of LUTs, one of 8-bit weights and 4
+or 5-bit activations, power-of-two scales, whose weights are given their signed digits by curvature while it is trained
+on (`train.sparsify`), and its input features as few bits as pay (``input_grids``); then its codes are chosen once more
+by the loss (`train.polish`). The epoch is chosen on the validation split, the accuracy is that of the integer program on
+the whole test split. LUTs are those of Yosys for UltraScale+, no DSPs. One thread; CPU seconds are those of float and
+further training together. Finished rows are kept in the work folder.
 """
 
 import argparse
@@ -37,8 +38,9 @@ from dyadiq.train.config import TrainConfig
 from dyadiq.train.finetune import finetune
 from dyadiq.train.sparsify import SparsifyConfig
 
-# Widths of inputs and of hidden activations by LUTs: small circuits want narrow adders. Chosen on validation jets.
-BUDGETS = {1700: (6, 4), 3000: (6, 4), 6000: (8, 5), 11500: (8, 5)}
+# Widths of hidden activations by LUTs: small circuits want narrow adders. Chosen on validation jets.
+BUDGETS = {1700: 4, 3000: 4, 6000: 5, 11500: 5}
+INPUT_BITS = 10  # of the grid that features take their steps from
 WEIGHT_BITS, DEPTH, FAMILY = 8, 4, "xcup"
 CONFIG = QuantConfig(
     weight=Format(8, signed=True, narrow=True, granularity="tensor", scale="pow2"),
@@ -46,7 +48,8 @@ CONFIG = QuantConfig(
     product_bits=24,
 )
 # Scales stay as refined: learned ones jump by factors of two, which small networks do not recover from.
-TRAINING = TrainConfig(epochs=48, batch_size=1024, learning_rate=6e-3, scale_rate_frac=0.0)
+END_FRAC = 0.65  # of the epochs, after which limits are final
+TRAINING = TrainConfig(epochs=56, batch_size=1024, learning_rate=6e-3)
 RESULTS = Path(__file__).parent / "results"
 _N_CALIBRATION = 8192
 
@@ -55,17 +58,19 @@ def row(runs, budget, seed, epochs):
     """Return one network, trained and measured unless it was."""
     trained, graph = runs.float_network(False, 0.0, seed)
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
-    sparsify = SparsifyConfig(lut=budget, n_updates=1 if runs.quick else 30)
+    n_updates, n_polish = (1, 256) if runs.quick else (30, 32768)
+    sparsify = SparsifyConfig(
+        lut=budget, n_updates=n_updates, end_frac=END_FRAC, input_grids=True, polish_samples=n_polish
+    )
     key = {"kind": "front", "float": runs.config(FLOAT, seed, 0.0).to_json(), "finetune": training.to_json()}
-    input_bits, activation_bits = BUDGETS[budget]
-    config = replace(CONFIG, input_bits=input_bits)
+    activation_bits, config = BUDGETS[budget], replace(CONFIG, input_bits=INPUT_BITS)
     key |= {"sparsify": sparsify.to_json(), "config": config.to_json(), "bits": [WEIGHT_BITS, activation_bits]}
 
     def make(path):
         data, start = runs.data(seed), time.process_time()
         plan = uniform_plan(network_facts(canonicalize(graph), config), WEIGHT_BITS, activation_bits)
         batches = calibration(data, _N_CALIBRATION)
-        qmod = quantize(graph, plan, batches, config=config, seed=seed)
+        qmod = quantize(graph, plan, batches, config=config, learn_scales=False, seed=seed)
         factors = refine_ranges_(qmod, batches)
         result = finetune(qmod, data.train, config=training, validation=data.validation, sparsify=sparsify)
         seconds = time.process_time() - start
@@ -83,6 +88,8 @@ def row(runs, budget, seed, epochs):
             "best_epoch": result.best_epoch,
             "float_accuracy": trained["accuracy"],
             "factors": factors,
+            "feature_bits": qmod.quantizers_by_name()["x"].channel_grid().bits().tolist(),
+            "polished": result.polished,
             **described(program, plan),
             **measured(program, data, ("exact",)),
             "nonzero": [int((w != 0).sum()) for w in weights],
@@ -124,7 +131,12 @@ def main():
     start, runs = environment(), Runs(args.work, quick=args.quick)
     rows = [row(runs, budget, seed, args.epochs) for seed in args.seeds for budget in args.budgets]
     wrong = [r for r in rows if any(v["mismatches"] for v in r["verify"].values())]
-    settings = {"training": asdict(TRAINING), "weight_bits": WEIGHT_BITS, "input_and_activation_bits": BUDGETS}
+    settings = {
+        "training": asdict(TRAINING),
+        "weight_bits": WEIGHT_BITS,
+        "activation_bits": BUDGETS,
+        "input_bits": INPUT_BITS,
+    }
     document = {"schema": "dyadiq.benchmark.jets-front/1", "environment": start, "settings": settings}
     document |= {"groups": groups(rows), "rows": rows}
     write_results(args.out, document)

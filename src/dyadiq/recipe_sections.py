@@ -104,6 +104,7 @@ class SparsifySection(Section):
     n_updates: Count = 20
     n_samples: Count = 8192
     input_grids: bool = False
+    polish_samples: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:

@@ -8,7 +8,7 @@ module's own switch, and inputs given as batches.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.ir.execute import Batch
 from dyadiq.quant.module import QuantModule
 from dyadiq.train.config import TrainConfig
+from dyadiq.train.evaluate import evaluate
 from dyadiq.train.loop import EpochCallback, TrainResult, train
+from dyadiq.train.polish import polish_codes_
 from dyadiq.train.sparsify import DigitSchedule, SparsifyConfig
 from dyadiq.zoo.data import Split
 
@@ -82,7 +84,7 @@ def finetune(
     mode = qmod.mode
     qmod.set_mode_("fake")
     try:
-        return train(
+        result = train(
             qmod,
             split,
             config,
@@ -96,6 +98,12 @@ def finetune(
             keep_from=0 if schedule is None else schedule.final_epoch,
             also=None if sparsify is None else {"sparsify": sparsify.to_json()},
         )
+        if sparsify is None or not sparsify.polish_samples:
+            return result
+        n_samples = sparsify.polish_samples
+        polished = polish_codes_(qmod, split, n_samples=n_samples, seed=config.seed, progress=progress)
+        accuracy = None if validation is None else evaluate(qmod, validation).accuracy
+        return replace(result, validation_accuracy=accuracy, polished=asdict(polished))
     finally:
         qmod.set_mode_(mode)
 

@@ -47,12 +47,14 @@ class TrainResult:
         best_epoch: Epoch whose weights the model ended with; None: the last one.
         validation_accuracy: On the validation split, of these weights; None without one.
         n_resumed_epochs: Epochs that came from a checkpoint.
+        polished: What choosing codes once more gained (`polish.PolishResult`); None: it was not asked for.
     """
 
     history: tuple[dict[str, Any], ...]
     best_epoch: int | None = None
     validation_accuracy: float | None = None
     n_resumed_epochs: int = field(default=0, compare=False)
+    polished: Mapping[str, Any] | None = None
 
 
 def train(

@@ -68,6 +68,8 @@ class SparsifyConfig:
         n_samples: Training samples for the Fisher diagonal.
         input_grids: Whether channels of network inputs get grids of their own (`core.channel_grid`), as few bits as
             pay; needs ``lut``, and inputs whose format is symmetric.
+        polish_samples: Training samples by which codes and biases are chosen once more after training (`polish`);
+            0: they stay as trained.
 
     Raises:
         ConfigError: A value out of range.
@@ -86,6 +88,7 @@ class SparsifyConfig:
     n_updates: int = 20
     n_samples: int = 8192
     input_grids: bool = False
+    polish_samples: int = 0
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -95,6 +98,8 @@ class SparsifyConfig:
         """
         if (self.lut is None) == (self.digits_per_weight is None):
             raise ConfigError("sparsify: exactly one of lut and digits_per_weight, for example lut = 8000.")
+        if self.polish_samples < 0:
+            raise ConfigError(f"sparsify: polish_samples must not be negative, got {self.polish_samples}.")
         if self.input_grids and self.lut is None:
             raise ConfigError("sparsify: input_grids narrows channels for their LUTs, so it needs lut, not digits.")
         target = self.lut if self.digits_per_weight is None else self.digits_per_weight
