@@ -3,9 +3,9 @@
 Used by `finetune` after training with `sparsify`. A weight of one digit jumps by factors of two when it crosses the
 middle between its codes, and straight-through training leaves many weights there, so that the last epoch's codes are
 partly chance. Coordinate descent: for every weight that has digits, in turn, the nearest other codes of its sign within
-its limit; for every bias, small shifts; kept is what lowers the cross entropy on training samples. No digit is added, so
-the circuit stays about as large. Source: the rounding oscillations are those of Nagel et al. 2022 (arXiv:2203.11086);
-descent over codes by the loss is that of `quant.refine` over ranges.
+its limit; for every bias, small shifts; kept is what lowers the cross entropy on training samples. No digit is
+added, so the circuit stays about as large. Source: the oscillations are those of Nagel et al. 2022 (arXiv:2203.11086);
+descent by the loss over codes is what `quant.refine` does over ranges.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ class _Descent:
         try:
             for start, node in enumerate(self.nodes):
                 if node.name in layers:
-                    self._polish_weights(start, layers[node.name])
+                    # A batch norm folded forwards makes the bias depend on the weight: left as it is.
+                    if not layers[node.name].input_norms:
+                        self._polish_weights(start, layers[node.name])
                     if has_bias(layers[node.name]):
                         self._polish_biases(start, layers[node.name])
                     progress.advance(1, node.name)
