@@ -47,7 +47,7 @@ def row(file, name, target, args):
     started = time.perf_counter()
     writer.write(program, folder)
     written = time.perf_counter()
-    (got,) = writer.emulate(folder, x).values()
+    (got,) = writer.emulate(folder, {program.graph.inputs[0]: x}).values()
     simulated = time.perf_counter()
     labels = load_dataset("digits").test.y[: len(x)]
     found = {

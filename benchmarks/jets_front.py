@@ -5,12 +5,14 @@ Run: python benchmarks/jets_front.py [--budgets 3000 11500] [--work FOLDER]
 For each seed a float network of 16-64-32-32-5 is trained; from it, for each budget of LUTs, one of 8-bit weights and 4
 or 5-bit activations, power-of-two scales, whose weights are given their signed digits by curvature while it is trained
 on (`train.sparsify`), and its input features as few bits as pay (``input_grids``); then its codes are chosen once more
-by the loss (`train.polish`). The epoch is chosen on the validation split, the accuracy is that of the integer program
+and digits exchanged by the loss (`train.polish`). The epoch is chosen on the validation split, the accuracy is that of the integer program
 on the whole test split. LUTs are those of Yosys for UltraScale+, no DSPs. One thread; CPU seconds are those of float
-and further training together. Finished rows are kept in the work folder.
+and further training together. Finished rows are kept in the work folder; those of other budgets that the results file
+holds stay in it, each with the commit it was measured at.
 """
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import asdict, replace
@@ -60,7 +62,7 @@ def row(runs, budget, seed, epochs):
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
     n_updates, n_polish = (1, 256) if runs.quick else (30, 32768)
     sparsify = SparsifyConfig(
-        lut=budget, n_updates=n_updates, end_frac=END_FRAC, input_grids=True, polish_samples=n_polish
+        lut=budget, n_updates=n_updates, end_frac=END_FRAC, input_grids=True, polish_samples=n_polish, exchanges=2
     )
     key = {"kind": "front", "float": runs.config(FLOAT, seed, 0.0).to_json(), "finetune": training.to_json()}
     activation_bits, config = BUDGETS[budget], replace(CONFIG, input_bits=INPUT_BITS)
@@ -102,6 +104,7 @@ def row(runs, budget, seed, epochs):
             "yosys": synthesised.version,
             "training_cpu_seconds": round(seconds + trained["cpu_seconds"], 1),
             "program": stored.name,
+            "commit": environment()["commit"],
         }
 
     return runs.row(key, make)
@@ -119,6 +122,15 @@ def groups(rows):
     return found
 
 
+def kept(file, budgets):
+    """Return the rows of a results file that are of other budgets."""
+    if not file.is_file():
+        return []
+    before = json.loads(file.read_text())
+    commit = before["environment"]["commit"]
+    return [{"commit": commit, **row} for row in before["rows"] if row["budget"] not in budgets]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budgets", type=int, nargs="*", choices=BUDGETS, default=list(BUDGETS))
@@ -129,7 +141,8 @@ def main():
     parser.add_argument("--out", type=Path, default=RESULTS / "jets_front.json")
     args = parser.parse_args()
     start, runs = environment(), Runs(args.work, quick=args.quick)
-    rows = [row(runs, budget, seed, args.epochs) for seed in args.seeds for budget in args.budgets]
+    rows = kept(args.out, args.budgets)
+    rows += [row(runs, budget, seed, args.epochs) for seed in args.seeds for budget in args.budgets]
     wrong = [r for r in rows if any(v["mismatches"] for v in r["verify"].values())]
     settings = {
         "training": asdict(TRAINING),

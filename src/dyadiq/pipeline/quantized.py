@@ -59,4 +59,5 @@ def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dic
         checkpoint=checkpoint,
         progress=context.progress,
     )
-    return {"history": list(result.history), "best_epoch": result.best_epoch}
+    polished = {} if result.polished is None else {"polished": dict(result.polished)}
+    return {"history": list(result.history), "best_epoch": result.best_epoch, **polished}

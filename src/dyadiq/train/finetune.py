@@ -22,7 +22,6 @@ from dyadiq.quant.module import QuantModule
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.evaluate import evaluate
 from dyadiq.train.loop import EpochCallback, TrainResult, train
-from dyadiq.train.polish import polish_codes_
 from dyadiq.train.sparsify import DigitSchedule, SparsifyConfig
 from dyadiq.zoo.data import Split
 
@@ -100,8 +99,8 @@ def finetune(
         )
         if sparsify is None or not sparsify.polish_samples:
             return result
-        n_samples = sparsify.polish_samples
-        polished = polish_codes_(qmod, split, n_samples=n_samples, seed=config.seed, progress=progress)
+        assert schedule is not None  # as sparsify is given
+        polished = schedule.polish(split, progress)
         accuracy = None if validation is None else evaluate(qmod, validation).accuracy
         return replace(result, validation_accuracy=accuracy, polished=asdict(polished))
     finally:

@@ -6,12 +6,17 @@ partly chance. Coordinate descent: for every weight that has digits, in turn, th
 its limit; for every bias, small shifts; kept is what lowers the cross entropy on training samples. No digit is
 added, so the circuit stays about as large. Source: the oscillations are those of Nagel et al. 2022 (arXiv:2203.11086);
 descent by the loss over codes is what `quant.refine` does over ranges.
+
+Digits are exchanged as well: those whose loss costs least for what they take against those that would gain most, found
+by the gradient and measured, at equal cost; what a circuit has left of its budget is spent the same way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +26,22 @@ from torch import Tensor
 
 from dyadiq.core.errors import QuantError
 from dyadiq.core.progress import NO_PROGRESS, Progress
-from dyadiq.core.signed_digits import digit_grids
+from dyadiq.core.signed_digits import count_digits, digit_grids
 from dyadiq.quant.fold import Layer
 from dyadiq.quant.module import QuantModule
 from dyadiq.quant.write_back import has_bias, own_layers, shift_bias_, write_weight_
-from dyadiq.train.evaluate import device_of
+from dyadiq.train.evaluate import device_of, single_output
 from dyadiq.zoo.data import Split
 
-__all__ = ["PolishResult", "polish_codes_"]
+__all__ = ["DigitCosts", "PolishResult", "exchange_digits_", "polish_codes_"]
+
+DigitCosts = Callable[[str, tuple[int, ...]], NDArray[np.float64]]
+"""Cost of a digit of every weight, by name and shape."""
 
 _CANDIDATES = 3  # other codes tried for a weight
 _SHIFTS = (1 / 32, -1 / 32, 1 / 8, -1 / 8)  # of a bias, in standard deviations of what it is added to
+_GROWTH = 200  # pruned weights tried at a time
+_LEAST_RATIO = 1.5  # of what a new digit gains to what is lost for it; they are measured apart
 _LEAST_GAIN = 2e-5  # of the mean loss; less is chance
 
 
@@ -68,6 +78,49 @@ def polish_codes_(
     Raises:
         QuantError: A weight has no limits.
     """
+    with _descent(module, split, n_samples, seed) as descent:
+        descent.sweep(progress)
+        return descent.result()
+
+
+@torch.no_grad()
+def exchange_digits_(
+    module: QuantModule,
+    split: Split,
+    digit_costs: DigitCosts,
+    spare: float,
+    *,
+    n_samples: int = 32768,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> PolishResult:
+    """Move digits between weights and spend what is left, then choose all codes once more as `polish_codes_` does.
+
+    Args:
+        module: As in `polish_codes_`.
+        split: Training samples.
+        digit_costs: What a digit of each weight costs.
+        spare: What may be spent beyond what is spent now; nothing if negative.
+        n_samples: How many samples are used.
+        seed: Of which.
+        progress: One step a layer.
+
+    Raises:
+        QuantError: A weight has no limits.
+    """
+    with _descent(module, split, n_samples, seed) as descent:
+        descent.exchange(digit_costs, spare)
+        descent.sweep(progress)
+        return descent.result()
+
+
+@contextmanager
+def _descent(module: QuantModule, split: Split, n_samples: int, seed: int) -> Iterator[_Descent]:
+    """Yield the search on some samples; the module's mode is restored.
+
+    Raises:
+        QuantError: A weight has no limits.
+    """
     for name, quantizer in module.weight_quantizers().items():
         if quantizer.max_digits is None:
             raise QuantError(
@@ -80,16 +133,26 @@ def polish_codes_(
     module.eval()
     module.set_mode_("fake")
     try:
-        return _Descent(module, x, y).run(progress)
+        yield _Descent(module, x, y)
     finally:
         module.set_mode_(mode).train(training)
+
+
+class _Move(NamedTuple):
+    """Another code of one weight: loss it changes by per cost, cost of its digits, and where."""
+
+    worth: float
+    cost: float
+    start: int
+    at: tuple[int, ...]
+    code: int
 
 
 class _Descent:
     """Values of every tensor under the choices so far; a trial computes only what lies behind it."""
 
     def __init__(self, module: QuantModule, x: Tensor, y: Tensor) -> None:
-        self.module, self.y = module, y
+        self.module, self.x, self.y = module, x, y
         self.tensors, self.quantizers = module.model_tensors(), module.quantizers_by_name()
         self.nodes = module.canonical.nodes
         self.values = module.first_values((x,), self.tensors, self.quantizers)
@@ -111,7 +174,11 @@ class _Descent:
     def loss_of(self, values: dict[str, Tensor]) -> float:
         return float(F.cross_entropy(values[self.module.canonical.outputs[0]], self.y))
 
-    def run(self, progress: Progress) -> PolishResult:
+    def result(self) -> PolishResult:
+        return PolishResult(self.before, self.loss, self.n_tried, self.n_kept)
+
+    def sweep(self, progress: Progress) -> None:
+        """Choose every code and bias once more."""
         layers, _ = own_layers(self.module)
         progress.start("polish codes", len(layers))
         try:
@@ -125,7 +192,6 @@ class _Descent:
                     progress.advance(1, node.name)
         finally:
             progress.finish()
-        return PolishResult(self.before, self.loss, self.n_tried, self.n_kept)
 
     def _is_better(self, start: int) -> bool:
         """Compute from a node on; take the values over if the loss is less."""
@@ -137,6 +203,123 @@ class _Descent:
         self.values |= made
         self.loss, self.n_kept = loss, self.n_kept + 1
         return True
+
+    def exchange(self, digit_costs: DigitCosts, spare: float) -> None:
+        """Give digits to the weights that gain most for what they cost, taking them where they are worth least."""
+        layers, _ = own_layers(self.module)
+        places = {start: layers[n.name] for start, n in enumerate(self.nodes) if n.name in layers}
+        places = {start: layer for start, layer in places.items() if not layer.input_norms}
+        costs = {start: digit_costs(layer.weight, self._codes(layer).shape) for start, layer in places.items()}
+        drops, gains = self._drops(places, costs), self._gains(places, costs)
+        for gain in gains:
+            if gain.worth * gain.cost < _LEAST_GAIN:
+                break
+            taken = []
+            while spare < gain.cost and drops and drops[0].worth * _LEAST_RATIO < gain.worth:
+                taken.append(drops.pop(0))
+                spare += taken[-1].cost
+            if spare >= gain.cost and self._kept([*taken, gain], places):
+                spare -= gain.cost
+            else:
+                spare -= sum(drop.cost for drop in taken)
+
+    def _kept(self, moves: list[_Move], places: Mapping[int, Layer]) -> bool:
+        """Make moves together; undo them unless the loss falls."""
+        before, first = self.loss, min(move.start for move in moves)
+        undo = [(move, self._set(places[move.start], move.at, move.code)) for move in moves]
+        self._refresh(first)
+        if self.loss < before - _LEAST_GAIN:
+            self.n_kept += 1
+            return True
+        for move, code in reversed(undo):
+            self._set(places[move.start], move.at, code)
+        self._refresh(first)
+        return False
+
+    def _drops(self, places: Mapping[int, Layer], costs: Mapping[int, NDArray[np.float64]]) -> list[_Move]:
+        """Return for every weight with digits the nearest code of one digit fewer; what is worth least first."""
+        moves = []
+        for start, layer in places.items():
+            codes, qtype = self._codes(layer), self.module.weight_quantizers()[layer.weight].qtype
+            grids = digit_grids(qtype.qmin, qtype.qmax)
+            for place in np.argwhere(codes):
+                at = tuple(int(i) for i in place)
+                fewer = grids[int(count_digits(codes[at])) - 1]
+                code = int(fewer[np.abs(fewer - codes[at]).argmin()])
+                cost = float(costs[start][at] * (count_digits(codes[at]) - count_digits(code)))
+                moves.append(_Move((self._measured(start, layer, at, code) - self.loss) / cost, cost, start, at, code))
+        return sorted(moves)
+
+    def _gains(self, places: Mapping[int, Layer], costs: Mapping[int, NDArray[np.float64]]) -> list[_Move]:
+        """Return new weights of one digit, by what they were measured to gain for their cost, the best first."""
+        moves = []
+        for start, at, code in self._promising(places):
+            cost = float(costs[start][at])
+            loss, best = min((self._measured(start, places[start], at, c), c) for c in (code, 2 * code))
+            moves.append(_Move((self.loss - loss) / cost, cost, start, at, best))
+        return sorted(moves, reverse=True)
+
+    def _promising(self, places: Mapping[int, Layer]) -> list[tuple[int, tuple[int, ...], int]]:
+        """Return the pruned weights that the loss changes fastest with, each with a code of one digit downhill."""
+        gradients = self._gradients(list(places.values()))
+        found = []
+        for start, layer in places.items():
+            codes, gradient = self._codes(layer), gradients[layer.weight]
+            quant = self.module.weight_quants()[layer.weight]
+            scale = np.broadcast_to(quant.scale, len(codes))
+            typical = float(np.median(np.abs(codes[codes != 0]))) if codes.any() else 1.0
+            size = int(2 ** round(np.log2(max(typical / 2, 1.0))))  # half of what weights of this layer have
+            size = min(size, (quant.qtype.qmax + 1) // 4 or 1)  # twice as much is tried, too
+            for place in np.argwhere((codes == 0) & (gradient != 0)):
+                at = tuple(int(i) for i in place)
+                speed = abs(float(gradient[at])) * size * float(scale[at[0]])
+                found.append((speed, start, at, -size if gradient[at] > 0 else size))
+        return [(start, at, code) for _, start, at, code in sorted(found, reverse=True)[:_GROWTH]]
+
+    def _gradients(self, layers: list[Layer]) -> dict[str, NDArray[np.float64]]:
+        """Return the gradient of the loss by every folded weight, pruned ones included."""
+        probes, handles = {}, []
+        for layer in layers:
+            quantizer = self.module.weight_quantizers()[layer.weight]
+            probe = torch.zeros(self._codes(layer).shape, device=quantizer.scale.device, requires_grad=True)
+            probes[layer.weight] = probe
+            handles.append(quantizer.register_forward_hook(lambda _m, _i, out, probe=probe: out + probe))
+        try:
+            with torch.enable_grad():
+                loss = F.cross_entropy(single_output(self.module, self.x), self.y)
+                found = torch.autograd.grad(loss, list(probes.values()))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: g.double().cpu().numpy() for name, g in zip(probes, found, strict=True)}
+
+    def _codes(self, layer: Layer) -> NDArray[np.int64]:
+        return self.module.weight_quants()[layer.weight].codes
+
+    def _set(self, layer: Layer, at: tuple[int, ...], code: int) -> int:
+        """Give a weight a code and as many digits as it takes; return the code before."""
+        quant = self.module.weight_quants()[layer.weight]
+        scale = np.broadcast_to(quant.scale, len(quant.codes)).reshape(-1, *([1] * (quant.codes.ndim - 1)))
+        codes, before = quant.codes.copy(), int(quant.codes[at])
+        codes[at] = code
+        limits = self.module.weight_quantizers()[layer.weight].max_digits
+        assert limits is not None  # checked by _descent
+        limits[at] = int(count_digits(code))
+        write_weight_(self.module, layer, codes * scale)
+        return before
+
+    def _measured(self, start: int, layer: Layer, at: tuple[int, ...], code: int) -> float:
+        """Return the loss with another code, which is taken back."""
+        self.n_tried += 1
+        before = self._set(layer, at, code)
+        loss = self.loss_of({**self.values, **self.computed(start)})
+        self._set(layer, at, before)
+        return loss
+
+    def _refresh(self, start: int) -> None:
+        """Compute again what lies behind a node."""
+        self.values |= self.computed(start)
+        self.loss = self.loss_of(self.values)
 
     def _polish_weights(self, start: int, layer: Layer) -> None:
         quant = self.module.weight_quants()[layer.weight]

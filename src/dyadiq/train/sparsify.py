@@ -31,7 +31,8 @@ from torch import Tensor
 
 from dyadiq.allocation.digits import allocate_digits
 from dyadiq.core.errors import ConfigError, InfeasibleError, QuantError
-from dyadiq.core.signed_digits import nearest_codes
+from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.core.signed_digits import count_digits, nearest_codes
 from dyadiq.cost.facts import network_facts
 from dyadiq.curvature.fisher_diagonal import fisher_diagonal
 from dyadiq.ir.passes import canonicalize
@@ -40,6 +41,7 @@ from dyadiq.quant.grids import refine_grids_
 from dyadiq.quant.lower import lower
 from dyadiq.quant.module import QuantModule
 from dyadiq.train.evaluate import device_of, single_output
+from dyadiq.train.polish import PolishResult, exchange_digits_, polish_codes_
 from dyadiq.zoo.data import Split
 
 __all__ = ["DigitSchedule", "SparsifyConfig"]
@@ -70,6 +72,7 @@ class SparsifyConfig:
             pay; needs ``lut``, and inputs whose format is symmetric.
         polish_samples: Training samples by which codes and biases are chosen once more after training (`polish`);
             0: they stay as trained.
+        exchanges: How often digits are then exchanged between weights, by the loss as well; each on other samples.
 
     Raises:
         ConfigError: A value out of range.
@@ -89,6 +92,7 @@ class SparsifyConfig:
     n_samples: int = 8192
     input_grids: bool = False
     polish_samples: int = 0
+    exchanges: int = 0
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -98,8 +102,11 @@ class SparsifyConfig:
         """
         if (self.lut is None) == (self.digits_per_weight is None):
             raise ConfigError("sparsify: exactly one of lut and digits_per_weight, for example lut = 8000.")
-        if self.polish_samples < 0:
-            raise ConfigError(f"sparsify: polish_samples must not be negative, got {self.polish_samples}.")
+        for name in ("polish_samples", "exchanges"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"sparsify: {name} must not be negative, got {getattr(self, name)}.")
+        if self.exchanges and not self.polish_samples:
+            raise ConfigError("sparsify: exchanges are chosen by samples, so they need polish_samples.")
         if self.input_grids and self.lut is None:
             raise ConfigError("sparsify: input_grids narrows channels for their LUTs, so it needs lut, not digits.")
         target = self.lut if self.digits_per_weight is None else self.digits_per_weight
@@ -178,6 +185,43 @@ class DigitSchedule:
         mean = self._digits_per_weight()
         self._check(mean, luts)
         return {"digits_per_weight": mean, **found} | ({} if luts is None else {"lut": luts})
+
+    def polish(self, split: Split, progress: Progress = NO_PROGRESS) -> PolishResult:
+        """Choose codes once more and exchange digits, after training, within the budget (`train.polish`)."""
+        config, seed = self._config, self._seed
+        first = polish_codes_(self._module, split, n_samples=config.polish_samples, seed=seed, progress=progress)
+        result = first
+        tried, kept = result.n_tried, result.n_kept
+        for number in range(1, config.exchanges + 1):
+            self._tighten()
+            result = exchange_digits_(
+                self._module,
+                split,
+                self._digit_costs,
+                self._spare(),
+                n_samples=config.polish_samples,
+                seed=seed + number,
+                progress=progress,
+            )
+            tried, kept = tried + result.n_tried, kept + result.n_kept
+        return PolishResult(first.loss_before, result.loss_after, tried, kept)
+
+    def _tighten(self) -> None:
+        """Make every limit what the code has: digits that are allowed and not used can be spent elsewhere."""
+        for name, quant in self._module.weight_quants().items():
+            self._module.weight_quantizers()[name].limit_digits_(torch.as_tensor(count_digits(quant.codes)))
+
+    def _spare(self) -> float:
+        """Return what of the budget of LUTs is not spent, in units of digits' costs; 0 without one."""
+        luts = self._luts()
+        if luts is None or self._config.lut is None:
+            return 0.0
+        spent = 0.0
+        for name, quantizer in self._module.weight_quantizers().items():
+            assert quantizer.max_digits is not None  # set by __call__
+            limits = quantizer.max_digits.double().cpu().numpy()
+            spent += float((limits * self._digit_costs(name, limits.shape)).sum())
+        return (self._config.lut / max(1, luts) - 1.0) * spent
 
     def _final_luts(self, saliency: Mapping[str, np.ndarray[Any, Any]]) -> int | None:
         """Correct the last limits until the circuit fits; return its LUTs."""
