@@ -5,10 +5,10 @@ Run: python benchmarks/jets_front.py [--budgets 3000 11500] [--work FOLDER]
 For each seed a float network of 16-64-32-32-5 is trained; from it, for each budget of LUTs, one of 8-bit weights and 4
 or 5-bit activations, power-of-two scales, whose weights are given their signed digits by curvature while it is trained
 on (`train.sparsify`), and its input features as few bits as pay (``input_grids``); then its codes are chosen once more
-and digits exchanged by the loss (`train.polish`). The epoch is chosen on the validation split, the accuracy is that of the integer program
-on the whole test split. LUTs are those of Yosys for UltraScale+, no DSPs. One thread; CPU seconds are those of float
-and further training together. Finished rows are kept in the work folder; those of other budgets that the results file
-holds stay in it, each with the commit it was measured at.
+and digits exchanged by the loss (`train.polish`). The epoch is chosen on the validation split, the accuracy is that of
+the integer program on the whole test split. LUTs are those of Yosys for UltraScale+, no DSPs. One thread; CPU seconds
+are those of float and further training together. Finished rows are kept in the work folder; those of other budgets that
+the results file holds stay in it, each with the commit it was measured at.
 """
 
 import argparse

@@ -5,14 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from tests.graphs import mlp
-from tests.unit.train.test_sparsify import CONFIG, FEW, labelled, quantized, same
+from tests.unit.train.test_sparsify import CONFIG, FEW, labelled, needs_da4ml, quantized, same
 
 from dyadiq.core.errors import ConfigError, QuantError
 from dyadiq.core.signed_digits import count_digits
+from dyadiq.fpga.estimate import estimate_hardware
 from dyadiq.ir.integer import effective_weight
 from dyadiq.quant.lower import lower
 from dyadiq.train import finetune
-from dyadiq.train.polish import _nearest, polish_codes_
+from dyadiq.train.polish import _nearest, exchange_digits_, polish_codes_
 from dyadiq.train.sparsify import SparsifyConfig
 from trainable import captured
 
@@ -99,3 +100,39 @@ def test_without_limits_and_with_negative_samples_it_is_refused():
         polish_codes_(quantized(), labelled())
     with pytest.raises(ConfigError, match="polish_samples must not be negative, got -1"):
         SparsifyConfig(lut=9, polish_samples=-1)
+
+
+def ones(_name, shape):
+    return np.ones(shape)
+
+
+@pytest.mark.parametrize("spare", [0.0, 6.0])
+@pytest.mark.parametrize("name", ["mlp", "perceptron", "residual"])
+def test_exchanged_digits_cost_no_more_than_is_spare_and_the_loss_falls(name, spare):
+    graph = mlp((8, 12, 4)) if name == "mlp" else captured(name)[1]
+    qmod, split = quantized(graph), labelled(96, graph=graph)
+    finetune(qmod, split, epochs=3, config=CONFIG, sparsify=DIGITS)
+    polish_codes_(qmod, split)
+    for quantizer, codes in zip(qmod.weight_quantizers().values(), qmod.weight_quants().values(), strict=True):
+        quantizer.limit_digits_(torch.tensor(count_digits(codes.codes)))
+    before, codes = sum(count_digits(w).sum() for w in codes_of(qmod)), codes_of(qmod)
+    found = exchange_digits_(qmod, split, ones, spare)
+    assert found.loss_after == pytest.approx(loss_of(qmod, split), abs=1e-6)
+    assert found.loss_after < found.loss_before
+    assert sum(count_digits(w).sum() for w in codes_of(qmod)) <= before + spare
+    assert any(((old == 0) & (new != 0)).any() for old, new in zip(codes, codes_of(qmod), strict=True))
+
+
+@needs_da4ml
+def test_finetune_spends_what_is_left_of_a_budget_of_luts():
+    lut = int(estimate_hardware(lower(quantized())).lut * 0.3)
+    few = SparsifyConfig(lut=lut, polish_samples=64, **FEW)
+    more = SparsifyConfig(lut=lut, polish_samples=64, exchanges=2, **FEW)
+    losses = []
+    for sparsify in (few, more):
+        qmod = quantized()
+        losses.append(finetune(qmod, labelled(), config=CONFIG, sparsify=sparsify).polished["loss_after"])
+        assert estimate_hardware(lower(qmod)).lut <= lut * 1.1
+    assert losses[1] < losses[0]
+    with pytest.raises(ConfigError, match="exchanges are chosen by samples, so they need polish_samples"):
+        SparsifyConfig(lut=9, exchanges=1)
