@@ -123,12 +123,14 @@ def groups(rows):
 
 
 def kept(file, budgets):
-    """Return the rows of a results file that are of other budgets."""
+    """Return the rows of a results file that are of other budgets, and the settings of each commit of them."""
     if not file.is_file():
-        return []
+        return [], {}
     before = json.loads(file.read_text())
     commit = before["environment"]["commit"]
-    return [{"commit": commit, **row} for row in before["rows"] if row["budget"] not in budgets]
+    rows = [{"commit": commit, **row} for row in before["rows"] if row["budget"] not in budgets]
+    settings = {commit: before["settings"], **before.get("settings_before", {})}
+    return rows, {name: settings[name] for name in {row["commit"] for row in rows}}
 
 
 def main():
@@ -141,7 +143,7 @@ def main():
     parser.add_argument("--out", type=Path, default=RESULTS / "jets_front.json")
     args = parser.parse_args()
     start, runs = environment(), Runs(args.work, quick=args.quick)
-    rows = kept(args.out, args.budgets)
+    rows, settings_before = kept(args.out, args.budgets)
     rows += [row(runs, budget, seed, args.epochs) for seed in args.seeds for budget in args.budgets]
     wrong = [r for r in rows if any(v["mismatches"] for v in r["verify"].values())]
     settings = {
@@ -151,7 +153,7 @@ def main():
         "input_bits": INPUT_BITS,
     }
     document = {"schema": "dyadiq.benchmark.jets-front/1", "environment": start, "settings": settings}
-    document |= {"groups": groups(rows), "rows": rows}
+    document |= {"settings_before": settings_before, "groups": groups(rows), "rows": rows}
     write_results(args.out, document)
     for entry in document["groups"]:
         print(f"{entry['budget']}: {percent(entry['accuracy'])} %, {entry['lut_yosys']['mean']:.0f} LUT")
