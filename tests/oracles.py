@@ -12,7 +12,16 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from dyadiq.core.affine import dequantize, quantize
 from dyadiq.ir.execute import graph_params, run_graph
 
-__all__ = ["best_codes", "gptq_row", "hessian", "hessian_traces", "nearest_output_error", "softmax_root"]
+__all__ = [
+    "best_codes",
+    "gauss_newton_blocks",
+    "gptq_row",
+    "hessian",
+    "hessian_blocks",
+    "hessian_traces",
+    "nearest_output_error",
+    "softmax_root",
+]
 
 
 def hessian(function, point):
@@ -83,3 +92,38 @@ def nearest_output_error(weight, params, rows):
     """``E |W x - Q(W) x|^2`` of nearest rounding, row by row of the inputs."""
     difference = dequantize(quantize(weight, params), params).reshape(len(weight), -1) - weight.reshape(len(weight), -1)
     return float(np.mean([np.sum((difference @ x) ** 2) for x in rows]))
+
+
+def _tensor_to_outputs(graph, x, name):
+    """Return ``flat tensor -> outputs [C]`` of one sample, and the tensor's present value."""
+    params = graph_params(graph, torch.float64)
+    seen = {}
+    run_graph(graph, x, params, lambda key, value: seen.update({key: value}))
+    start = params[name] if name in graph.params else seen[name]
+
+    def outputs(flat):
+        value = flat.reshape(start.shape)
+        if name in graph.params:
+            return run_graph(graph, x, {**params, name: value})[0][0]
+        return run_graph(graph, x, params, lambda key, old: value if key == name else old)[0][0]
+
+    return outputs, start.flatten()
+
+
+def hessian_blocks(graph, inputs, name, labels):
+    """Dense Hessian of each sample's cross entropy in one tensor, ``[N, d, d]``."""
+    blocks = []
+    for x, label in zip(torch.as_tensor(inputs, dtype=torch.float64), labels, strict=True):
+        outputs, start = _tensor_to_outputs(graph, x[None], name)
+        blocks.append(hessian(lambda v, f=outputs, y=int(label): -f(v).log_softmax(0)[y], start))
+    return torch.stack(blocks).numpy()
+
+
+def gauss_newton_blocks(graph, inputs, name):
+    """Dense ``J^T S S^T J`` of each sample in one tensor, cross entropy, ``[N, d, d]``."""
+    blocks = []
+    for x in torch.as_tensor(inputs, dtype=torch.float64):
+        outputs, start = _tensor_to_outputs(graph, x[None], name)
+        half = softmax_root(outputs(start)).T @ torch.func.jacrev(outputs)(start)
+        blocks.append(half.T @ half)
+    return torch.stack(blocks).numpy()

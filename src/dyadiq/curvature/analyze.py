@@ -6,11 +6,14 @@ Used by the pipeline and by users; the methods themselves are in files of their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dyadiq import curvature
-from dyadiq.core.errors import ConfigError, UnknownNameError
+from dyadiq.core.errors import ConfigError, DataError, QuantError, UnknownNameError
 from dyadiq.core.facts import NetworkFacts, QuantConfig
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.tables import SensitivityTable
@@ -20,9 +23,9 @@ from dyadiq.curvature.problem import (
     Precision,
     Problem,
     check_parameters,
-    read_samples,
     widths_to_measure,
 )
+from dyadiq.curvature.samples import read_samples
 from dyadiq.ir.execute import Batch
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes import canonicalize
@@ -30,6 +33,8 @@ from dyadiq.ir.sites import find_sites
 from dyadiq.zero_shot import N_IMAGES, Distilled, distill
 
 __all__ = ["analyze"]
+
+_PROBED = ("trace", "hessian_trace", "hessian_xtrace")
 
 
 def analyze(
@@ -45,6 +50,7 @@ def analyze(
     n_probes: int | None = None,
     max_samples: int | None = None,
     precision: Precision = "float32",
+    candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None = None,
     progress: Progress = NO_PROGRESS,
     facts: NetworkFacts | None = None,
 ) -> SensitivityTable:
@@ -52,15 +58,17 @@ def analyze(
 
     Methods: ``gram`` (forward passes, the best predictor of the KL divergence, with cross terms), ``kl`` (the
     divergence itself, same forward passes), ``trace`` (HAWQ-V2's Omega from the exact Gauss-Newton trace),
-    ``squared_error`` (no curvature; weights need no data, several outputs are fine). Every entry carries its standard
-    error over samples.
+    ``eigenvalue`` (HAWQ-V1, by Lanczos), ``data_splits`` (Q-BERT's |mean| + std of eigenvalues), ``squared_error`` (no
+    curvature; weights need no data, several outputs are fine). With labels, batches ``(inputs, labels)``: ``fisher``
+    (empirical), ``loss`` (difference of the loss itself), ``hessian_trace`` and ``hessian_xtrace`` (the true Hessian,
+    for networks that are not piecewise linear). Every entry carries its standard error over samples.
     Decisions of fixed width (network input and output) are measured at that width only.
 
     Args:
         graph: A float graph, captured or canonical.
-        batches: Calibration data; labels are ignored. For a network with several inputs, each batch is a mapping by
-            input name. None: inputs are distilled from the batch norms of a captured graph (`zero_shot.distill`),
-            unless the method needs none.
+        batches: Calibration data; labels are read only where a method compares with them. For a network with
+            several inputs, each batch is a mapping by input name. None: inputs are distilled from the batch norms of a
+            captured graph (`zero_shot.distill`), unless the method needs none.
         method: A name in `dyadiq.curvature.METHODS`.
         bits: Widths to measure for weights; empty leaves the weights out.
         activation_bits: The same for activations; None means ``bits``.
@@ -69,10 +77,13 @@ def analyze(
             differences of a sample's outputs).
         seed: Seed of the random probes, of the values that ``mse`` and ``percentile`` ranges of activations keep, and
             of distilled inputs.
-        n_probes: Only for ``trace``: None for the exact trace, by one backward pass per output; a number for that
-            many random-sign backward passes (unbiased, for networks with many outputs).
+        n_probes: For ``trace``: None for the exact trace, by one backward pass per output; a number for that many
+            random-sign backward passes (unbiased, for networks with many outputs). For ``hessian_trace``: random
+            probes of a block; for ``hessian_xtrace``: products with it; None for 32.
         max_samples: Read at most so many samples.
         precision: Of the forward and backward passes. Quantization and sums are always float64.
+        candidates: Weights as they will be rounded, by decision and bits, for roundings other than to the nearest
+            code (GPTQ, AdaRound); the perturbation measured is theirs. Widths that are absent are rounded to nearest.
         progress: Told of each step.
         facts: Facts of the canonical graph, if known already.
 
@@ -83,9 +94,9 @@ def analyze(
         UnknownNameError: No such method.
         ConfigError: A width, loss, precision or count out of its set; facts and config that disagree; an output
             that the loss cannot take.
-        DataError: Fewer than two samples, NaN or infinity, a wrong shape; or no data where they are needed and none
-            can be distilled.
-        QuantError: NaN or infinity among the parameters.
+        DataError: Fewer than two samples, NaN or infinity, a wrong shape; no data where they are needed and none can
+            be distilled; or no labels, or impossible ones, where they are compared with.
+        QuantError: NaN or infinity among the parameters or candidates, or candidates of another shape.
 
     Example:
         >>> import numpy as np
@@ -100,9 +111,9 @@ def analyze(
     """
     if method not in curvature.METHODS:
         raise UnknownNameError("method", method, curvature.METHODS)
-    if n_probes is not None and (method != "trace" or n_probes < 1):
+    if n_probes is not None and (method not in _PROBED or n_probes < 1):
         raise ConfigError(
-            f"n_probes is a positive number of random probes for method 'trace', "
+            f"n_probes is a positive number of random probes for the methods {', '.join(map(repr, _PROBED))}, "
             f"got n_probes={n_probes} with method {method!r}. Leave it out."
         )
     check_parameters(graph)
@@ -115,18 +126,27 @@ def analyze(
     widths = widths_to_measure(facts, bits, bits if activation_bits is None else activation_bits)
     seen = {decision.kind for decision in facts.decisions if decision.name in widths}
     from_nothing = batches is None and (method != "squared_error" or "activation" in seen)
+    labelled = method in curvature.LABELLED_METHODS
+    if from_nothing and labelled:
+        raise DataError(
+            f"method {method!r} compares with labels, which distilled inputs do not have. Give batches as "
+            "(inputs, labels), or use 'gram', 'kl' or 'trace'."
+        )
     if from_nothing:
         n_images = N_IMAGES if max_samples is None else max(2, max_samples)
         batches = distill(graph, n_images, seed=seed, progress=progress)
+    samples = read_samples(batches, precision, max_samples, canonical.inputs, labelled=labelled)
     problem = Problem(
         graph=canonical,
         facts=facts,
         sites=find_sites(canonical),
-        batches=read_samples(batches, precision, max_samples, canonical.inputs),
+        batches=samples.inputs,
+        labels=samples.labels,
         widths=widths,
         loss=loss,
         precision=precision,
         seed=seed,
+        candidates=_checked_candidates(candidates, facts),
         n_probes=n_probes,
         progress=progress,
     )
@@ -134,3 +154,27 @@ def analyze(
     if isinstance(batches, Distilled):
         table = replace(table, notes=(*table.notes, batches.summary, *batches.notes))
     return replace(table, seed=seed) if from_nothing else table
+
+
+def _checked_candidates(
+    candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None, facts: NetworkFacts
+) -> dict[tuple[str, int], NDArray[np.float64]] | None:
+    """Return the candidates in float64.
+
+    Raises:
+        QuantError: One is of another shape than its weight, or not finite.
+    """
+    if candidates is None:
+        return None
+    checked = {}
+    for (name, bits), given in candidates.items():
+        decision = facts.decision(name)
+        value = np.asarray(given, dtype=np.float64)
+        if decision.kind != "weight" or value.shape != decision.shape or not np.isfinite(value).all():
+            raise QuantError(
+                f"candidate of {name} at {bits} bits: got shape {list(value.shape)}"
+                f"{'' if np.isfinite(value).all() else ' with NaN or infinite values'}, expected finite values of "
+                f"the {decision.kind}'s shape {list(decision.shape)}; only weights have candidates."
+            )
+        checked[name, bits] = value
+    return checked

@@ -11,6 +11,7 @@ import numpy as np
 
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.tables import SensitivityTable
+from dyadiq.curvature.losses import divergence
 from dyadiq.curvature.outputs import perturbed_outputs
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.statistics import mean_with_stderr, to_entries
@@ -31,8 +32,7 @@ def kl(problem: Problem) -> SensitivityTable:
         raise ConfigError(f"method 'kl' compares class probabilities, got loss {problem.loss!r}. Use method 'gram'.")
     rows = []
     for reference, perturbed in perturbed_outputs(problem):
-        log_p = reference.log_softmax(-1)
-        rows.append((log_p.exp() * (log_p - perturbed.log_softmax(-1))).sum(-1).numpy())
+        rows.append(divergence(reference, perturbed, problem.loss).numpy())
     values = np.concatenate(rows, axis=1)
     return SensitivityTable(
         method="kl",

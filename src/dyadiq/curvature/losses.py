@@ -21,7 +21,7 @@ from torch import Tensor
 from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.curvature.problem import Loss
 
-__all__ = ["UNITS", "check_outputs", "root_column", "root_times", "root_transposed_times"]
+__all__ = ["UNITS", "check_labels", "check_outputs", "divergence", "root_column", "root_times", "root_transposed_times"]
 
 UNITS = {"cross_entropy": "nats", "mse": "squared output error"}
 
@@ -44,6 +44,45 @@ def check_outputs(outputs: Tensor, loss: Loss) -> Tensor:
             "Check the scale of the inputs, or use precision 'float64'."
         )
     return flat
+
+
+def check_labels(labels: Tensor, outputs: Tensor, loss: Loss) -> Tensor:
+    """Return the labels of samples as `sample_losses` takes them: class numbers, or targets like the outputs.
+
+    Raises:
+        DataError: They do not fit the outputs.
+    """
+    if loss == "mse":
+        if labels[0].numel() != outputs.shape[1]:
+            raise DataError(
+                f"loss 'mse': labels have shape {list(labels.shape)}, expected {outputs.shape[1]} targets a sample."
+            )
+        return labels.to(torch.float64).reshape(outputs.shape)
+    whole = labels.ndim == 1 and not labels.is_floating_point()
+    if not whole or int(labels.min()) < 0 or int(labels.max()) >= outputs.shape[1]:
+        extent = f", from {labels.min().item()} to {labels.max().item()}" if labels.numel() else ""
+        raise DataError(
+            f"loss 'cross_entropy': labels are {labels.dtype} of shape {list(labels.shape)}{extent}; "
+            f"expected integers [N] in 0 to {outputs.shape[1] - 1}."
+        )
+    return labels.to(torch.int64)
+
+
+def divergence(reference: Tensor, outputs: Tensor, loss: Loss) -> Tensor:
+    """Return ``KL(p || p')`` of every sample in nats, or ``||z' - z||^2``.
+
+    Shapes:
+        reference ``[N, C]``, outputs ``[..., N, C]``, result ``[..., N]``.
+
+    Example:
+        >>> z = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+        >>> divergence(z, z + 3.0, "cross_entropy"), divergence(z, z + 3.0, "mse")  # a shift changes no probability
+        (tensor([0.], dtype=torch.float64), tensor([18.], dtype=torch.float64))
+    """
+    if loss == "mse":
+        return (outputs - reference).square().sum(-1)
+    log_p = reference.log_softmax(-1)
+    return (log_p.exp() * (log_p - outputs.log_softmax(-1))).sum(-1)
 
 
 def root_column(outputs: Tensor, column: int, loss: Loss) -> Tensor:

@@ -6,7 +6,7 @@ Used by the methods of this package. The arithmetic is `core.affine`, in float64
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from dyadiq.core.affine import AffineParams, dequantize, fit_affine, quantize
 from dyadiq.core.ranges import make_observer
 from dyadiq.curvature.problem import Problem
 from dyadiq.ir.execute import graph_params, run_graph, run_node
+from dyadiq.ir.graph import Node
 
 __all__ = ["Network", "fit_activations", "quantized_activation", "quantized_weight", "squared_activation_error"]
 
@@ -36,16 +37,30 @@ class Network:
         run_graph(self._graph, inputs, self._params, lambda name, value: values.setdefault(name, value))
         return values
 
-    def output(self, values: Mapping[str, Tensor], changed: Mapping[str, Tensor] | None = None) -> Tensor:
+    def run_only(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return what `run` does, without derivatives."""
+        with torch.no_grad():
+            return self.run(inputs)
+
+    def parameter(self, name: str) -> Tensor:
+        """Return a parameter of the float network."""
+        return self._params[name]
+
+    def output(
+        self,
+        values: Mapping[str, Tensor],
+        changed: Mapping[str, Tensor] | None = None,
+        layer: Callable[[Node, list[Tensor]], Tensor] = run_node,
+    ) -> Tensor:
         """Return the network's output when some tensors or parameters are replaced.
 
-        Only nodes downstream of a change are computed; the others come from ``values``.
+        Only nodes downstream of a change are computed, by ``layer``; the others come from ``values``.
         """
         changed = dict(changed or {})
         for node in self._graph.nodes:
             if any(name in changed for name in node.inputs):
                 arguments = [self._look_up(name, values, changed) for name in node.inputs]
-                changed[node.output] = run_node(node, arguments)
+                changed[node.output] = layer(node, arguments)
         return self._look_up(self._output, values, changed)
 
     def _look_up(self, name: str, values: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> Tensor:
@@ -56,7 +71,9 @@ class Network:
 
 
 def quantized_weight(problem: Problem, name: str, bits: int) -> NDArray[np.float64]:
-    """Return ``Q_b(w)`` of a weight, in float64."""
+    """Return ``Q_b(w)`` of a weight, in float64: the problem's candidate, or nearest rounding."""
+    if problem.candidates is not None and (name, bits) in problem.candidates:
+        return problem.candidates[name, bits]
     weight = np.asarray(problem.graph.params[name], dtype=np.float64)
     params = fit_affine(weight, problem.facts.config.weight.with_bits(bits), name=name)
     return dequantize(quantize(weight, params, name=name), params)

@@ -2,36 +2,33 @@
 
 Made by `analyze`; read by the methods of this package. Holds data and checks, no mathematics.
 
-Samples are kept in memory and cut into chunks of at most `CHUNK`, so that results and memory do not depend on
-how the user batched them (networks run in eval mode, where samples do not see each other).
+Its samples were read and cut into chunks by `samples`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dyadiq.core.errors import ConfigError, DataError, QuantError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.format import MAX_FORMAT_BITS
 from dyadiq.core.progress import NO_PROGRESS, Progress
-from dyadiq.ir.execute import Batch, NamedInputs, iterate_batches
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.sites import Sites
 
-__all__ = ["CHUNK", "Loss", "Precision", "Problem", "check_parameters", "read_samples", "widths_to_measure"]
-
-CHUNK = 64
+__all__ = ["DTYPES", "Loss", "Precision", "Problem", "check_parameters", "widths_to_measure"]
 
 Loss = Literal["cross_entropy", "mse"]
 Precision = Literal["float32", "float64"]
 
-_DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,8 @@ class Problem:
         seed: Of random probes, and of the values that ranges of activations are fitted to.
         n_probes: Random probes of the trace; None for the exact one.
         progress: Told of each step.
+        candidates: Rounded weights by decision and bits, where others than nearest rounding will be used.
+        labels: Labels of the chunks, ``[n, ...]`` each, for methods that need them; None if they were not asked for.
     """
 
     graph: Graph
@@ -62,6 +61,8 @@ class Problem:
     seed: int = 0
     n_probes: int | None = None
     progress: Progress = NO_PROGRESS
+    labels: tuple[Tensor, ...] | None = None
+    candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None = None
 
     def __post_init__(self) -> None:
         """Check what no method can work with.
@@ -79,7 +80,7 @@ class Problem:
     @property
     def dtype(self) -> torch.dtype:
         """Torch type of forward and backward passes."""
-        return _DTYPES[self.precision]
+        return DTYPES[self.precision]
 
     @property
     def n_samples(self) -> int:
@@ -156,66 +157,6 @@ def widths_to_measure(
     if not widths:
         raise ConfigError("analyze: nothing to measure; bits and activation_bits are empty. Give at least one width.")
     return widths
-
-
-def read_samples(
-    batches: Iterable[Batch] | None,
-    precision: Precision,
-    max_samples: int | None = None,
-    names: Sequence[str] = ("input",),
-) -> tuple[tuple[Tensor, ...], ...]:
-    """Return the inputs as chunks of at most `CHUNK` samples; none if ``batches`` is None.
-
-    Args:
-        batches: Calibration data.
-        precision: Of the result.
-        max_samples: Read at most so many.
-        names: Of the network's inputs, in order.
-
-    Raises:
-        ConfigError: ``max_samples`` below 2.
-        DataError: No batch, an unusable one, other inputs than the network's, or batches of different sample shapes.
-
-    Example:
-        >>> [len(x) for (x,) in read_samples([np.zeros((50, 3)), np.zeros((50, 3))], "float32", max_samples=80)]
-        [64, 16]
-    """
-    if max_samples is not None and max_samples < 2:
-        raise ConfigError(f"analyze: max_samples must be at least 2, got {max_samples}.")
-    if batches is None:
-        return ()
-    parts: list[tuple[Tensor, ...]] = []
-    n_read = 0
-    for given in iterate_batches(batches, _DTYPES.get(precision, torch.float32)):
-        inputs = _in_order(given, names, f"batch {len(parts)}")
-        for value, first in zip(inputs, parts[0] if parts else inputs, strict=True):
-            if value.shape[1:] != first.shape[1:]:
-                raise DataError(
-                    f"batch {len(parts)}: samples have shape {list(value.shape[1:])}, "
-                    f"those of batch 0 {list(first.shape[1:])}. All samples need one shape."
-                )
-        room = len(inputs[0]) if max_samples is None else max_samples - n_read
-        parts.append(tuple(value.detach()[:room] for value in inputs))
-        n_read += len(parts[-1][0])
-        if n_read == max_samples:
-            break
-    chunks = (torch.split(torch.cat(values), CHUNK) for values in zip(*parts, strict=True))
-    return tuple(zip(*chunks, strict=True))
-
-
-def _in_order(given: Tensor | NamedInputs, names: Sequence[str], where: str) -> tuple[Tensor, ...]:
-    """Return the inputs of a batch in the order of the network's.
-
-    Raises:
-        DataError: Other inputs than the network's.
-    """
-    named = given if isinstance(given, NamedInputs) else dict.fromkeys(names[:1], given)
-    if set(named) != set(names):
-        got = sorted(named) if isinstance(given, NamedInputs) else "one tensor"
-        raise DataError(
-            f"{where}: the network has the inputs {list(names)}, got {got}. Give each batch as a mapping by input name."
-        )
-    return tuple(named[name] for name in names)
 
 
 def check_parameters(graph: Graph) -> None:

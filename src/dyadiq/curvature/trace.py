@@ -34,9 +34,9 @@ from dyadiq.core.tables import Sensitivity, SensitivityTable
 from dyadiq.curvature.losses import UNITS, check_outputs, root_column, root_times
 from dyadiq.curvature.perturb import Network, fit_activations, squared_activation_error
 from dyadiq.curvature.problem import Problem
+from dyadiq.curvature.sample_norms import sample_norms
 from dyadiq.curvature.squared_error import squared_weight_error
 from dyadiq.curvature.statistics import mean_with_stderr, to_entries
-from dyadiq.curvature.weight_gradient import squared_norm, weight_gradient
 
 __all__ = ["trace"]
 
@@ -58,8 +58,10 @@ def trace(problem: Problem) -> SensitivityTable:
     problem.progress.start("backward passes", len(problem.batches))
     for batch in problem.batches:
         values = network.run([x.clone().requires_grad_() for x in batch])
-        for name, samples in _sample_traces(problem, network.output(values), values, generator).items():
-            traces[name].append(samples.numpy() / problem.facts.decision(name).n_elements)
+        output = network.output(values)
+        vectors, n_vectors, weight_of_one = _directions(problem, check_outputs(output, problem.loss), generator)
+        for name, samples in sample_norms(problem, output, values, vectors, n_vectors).items():
+            traces[name].append(weight_of_one * samples.numpy() / problem.facts.decision(name).n_elements)
         for key, params in ranges.items():
             errors[key].append(squared_activation_error(values[key[0]], params))
         problem.progress.advance()
@@ -85,51 +87,6 @@ def trace(problem: Problem) -> SensitivityTable:
         curvature=curvature,
         notes=notes,
     )
-
-
-def _sample_traces(
-    problem: Problem, output: Tensor, values: dict[str, Tensor], generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Return t_n of every decision to measure, ``[n]`` each, in float64."""
-    graph = problem.graph
-    users = {name: [node for node in graph.nodes if name in node.inputs] for name in problem.weights}
-    tensors = sorted({node.output for nodes in users.values() for node in nodes} | set(problem.activations))
-    sources = [values[name] for name in tensors]
-    flat = check_outputs(output, problem.loss)
-    traces = {name: torch.zeros(len(flat), dtype=torch.float64) for name in problem.widths}
-    vectors, n_vectors, weight_of_one = _directions(problem, flat, generator)
-    for i, vector in enumerate(vectors):
-        gradients = dict(
-            zip(
-                tensors,
-                torch.autograd.grad(
-                    output,
-                    sources,
-                    grad_outputs=vector.to(output.dtype).reshape(output.shape),
-                    retain_graph=i + 1 < n_vectors,
-                    allow_unused=True,
-                    materialize_grads=True,
-                ),
-                strict=True,
-            )
-        )
-        for name in problem.activations:
-            traces[name] += weight_of_one * gradients[name].to(torch.float64).square().flatten(1).sum(1)
-        for name, nodes in users.items():
-            shape = graph.params[name].shape
-            parts = []
-            for node in nodes:
-                delta = gradients[node.output]
-                if node.attrs.get("activation") == "relu":
-                    delta = delta * (values[node.output] > 0)
-                parts.append((node, shape, values[node.inputs[0]].detach(), delta))
-            if len(parts) == 1:
-                norms = squared_norm(*parts[0])
-            else:  # One weight in several places: its gradient is the sum of theirs.
-                total = torch.stack([weight_gradient(*part) for part in parts]).to(torch.float64).sum(0)
-                norms = total.square().flatten(1).sum(1)
-            traces[name] += weight_of_one * norms
-    return traces
 
 
 def _directions(problem: Problem, flat: Tensor, generator: torch.Generator) -> tuple[Iterator[Tensor], int, float]:

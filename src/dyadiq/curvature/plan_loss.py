@@ -1,0 +1,120 @@
+"""The loss of a whole plan, measured: every sample's divergence from the float network with all decisions quantized.
+
+Used by `allocation.refine` through the pipeline, which asks for many plans that differ in one or two decisions. The
+tensors of one plan, the base, are kept; of another plan only what lies behind its changed decisions is computed.
+
+    loss_n(plan) = KL(p_n || p_n(plan))      (cross_entropy)
+    loss_n(plan) = ||z_n - z_n(plan)||^2     (mse)
+
+The network is fake-quantized as in the methods of this package: weights by `perturb.quantized_weight` or the problem's
+candidates, activations by ranges from the float network. Decisions that the problem does not measure stay float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dyadiq.core.errors import ConfigError
+from dyadiq.curvature.losses import check_outputs, divergence
+from dyadiq.curvature.perturb import Network, fit_activations, quantized_activation, quantized_weight
+from dyadiq.curvature.problem import Problem
+from dyadiq.ir.execute import run_node
+
+__all__ = ["PlanLoss"]
+
+
+class PlanLoss:
+    """Measures plans on the samples of a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Run the float network, fit ranges, quantize every weight at every width.
+
+        Raises:
+            DataError: No data, or non-finite outputs.
+            ConfigError: Several outputs, or one that the loss cannot take.
+        """
+        problem.require_one_output("refine")
+        problem.require_samples("refine")
+        self._problem = problem
+        self._network = Network(problem)
+        self._ranges = fit_activations(problem, self._network)
+        self._weights = {
+            (name, bits): torch.from_numpy(quantized_weight(problem, name, bits)).to(problem.dtype)
+            for name in problem.weights
+            for bits in problem.widths[name]
+        }
+        self._base: dict[str, int] = {}
+        self._values: list[dict[str, Tensor]] = []
+        self._references: list[Tensor] = []
+        for batch in problem.batches:
+            with torch.no_grad():
+                values = self._network.run(batch)
+                self._references.append(check_outputs(self._network.output(values), problem.loss))
+            self._values.append(values)
+
+    def __call__(self, bits: Mapping[str, int]) -> NDArray[np.float64]:
+        """Return the loss of every sample, ``[N]``; the base stays.
+
+        Raises:
+            ConfigError: A width that the problem does not measure.
+        """
+        losses = []
+        for chunk, (values, reference) in enumerate(zip(self._values, self._references, strict=True)):
+            changed = self._run(chunk, bits)
+            output = self._network.output({**values, **changed}).to(torch.float64).flatten(1)
+            losses.append(divergence(reference, output, self._problem.loss).numpy())
+        return np.concatenate(losses)
+
+    def rebase(self, bits: Mapping[str, int]) -> None:
+        """Make a plan the base, from which others are computed.
+
+        Raises:
+            ConfigError: A width that the problem does not measure.
+        """
+        self._values = [{**values, **self._run(chunk, bits)} for chunk, values in enumerate(self._values)]
+        self._base = {name: bits[name] for name in self._problem.widths}
+
+    def _run(self, chunk: int, bits: Mapping[str, int]) -> dict[str, Tensor]:
+        """Return the tensors that differ from the base."""
+        values = self._values[chunk]
+        moved = {name for name in self._problem.widths if self._base.get(name) != bits[name]}
+        changed: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for i, name in enumerate(self._problem.graph.inputs):
+                if name in moved:
+                    changed[name] = self._activation(name, bits, self._problem.batches[chunk][i])
+            for node in self._problem.graph.nodes:
+                if node.output in moved or any(i in changed or i in moved for i in node.inputs):
+                    arguments = [self._argument(i, bits, changed, values) for i in node.inputs]
+                    changed[node.output] = self._activation(node.output, bits, run_node(node, arguments))
+        return changed
+
+    def _argument(
+        self, name: str, bits: Mapping[str, int], changed: Mapping[str, Tensor], values: Mapping[str, Tensor]
+    ) -> Tensor:
+        if name in changed:
+            return changed[name]
+        if name in values:
+            return values[name]
+        if name in bits and name in self._problem.widths:
+            self._require(name, bits[name])
+            return self._weights[name, bits[name]]
+        return self._network.parameter(name)
+
+    def _activation(self, name: str, bits: Mapping[str, int], value: Tensor) -> Tensor:
+        if name not in self._problem.widths:
+            return value
+        self._require(name, bits[name])
+        return quantized_activation(value, self._ranges[name, bits[name]]).to(value.dtype)
+
+    def _require(self, name: str, bits: int) -> None:
+        if bits not in self._problem.widths[name]:
+            raise ConfigError(
+                f"{name}: {bits} bits were not measured; measured: "
+                f"{', '.join(map(str, self._problem.widths[name]))}. Measure with these bits."
+            )
