@@ -69,8 +69,8 @@ def sample_variance(values: Floats) -> float:
     """
     rest = values - values.mean(1)[:, None] - values.mean(0) + values.mean()
     of_rest = float(np.square(rest).sum()) / ((values.shape[0] - 1) * (values.shape[1] - 1))
-    of_means = float(values.mean(0).var(ddof=1))
-    return max(0.0, of_means - of_rest / values.shape[0])
+    of_means: float = values.mean(0).var(ddof=1).item()
+    return max(0.0, of_means - of_rest / len(values))
 
 
 def xtrace(product: Callable[[Floats], Floats], size: int, n_products: int, rng: np.random.Generator) -> Sensitivity:
