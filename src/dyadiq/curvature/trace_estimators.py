@@ -67,9 +67,10 @@ def sample_variance(values: Floats) -> float:
         >>> sample_variance(np.array([[1.0, 3.0], [1.0, 3.0]]))
         2.0
     """
-    rest = values - values.mean(1)[:, None] - values.mean(0) + values.mean()
+    means: Floats = values.mean(0)
+    rest = values - values.mean(1)[:, None] - means + values.mean()
     of_rest = float(np.square(rest).sum()) / ((values.shape[0] - 1) * (values.shape[1] - 1))
-    of_means: float = values.mean(0).var(ddof=1).item()
+    of_means = float(np.square(means - means.mean()).sum()) / (len(means) - 1)
     return max(0.0, of_means - of_rest / len(values))
 
 
