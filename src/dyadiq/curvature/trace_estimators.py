@@ -71,7 +71,8 @@ def sample_variance(values: Floats) -> float:
     rest = values - values.mean(1)[:, None] - means + values.mean()
     of_rest = float(np.square(rest).sum()) / ((values.shape[0] - 1) * (values.shape[1] - 1))
     of_means = float(np.square(means - means.mean()).sum()) / (len(means) - 1)
-    return max(0.0, of_means - of_rest / len(values))
+    excess: float = of_means - of_rest / len(values)
+    return max(0.0, excess)
 
 
 def xtrace(product: Callable[[Floats], Floats], size: int, n_products: int, rng: np.random.Generator) -> Sensitivity:
