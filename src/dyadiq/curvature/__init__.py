@@ -18,6 +18,7 @@ from dyadiq.curvature.hessian_trace import hessian_trace, hessian_xtrace
 from dyadiq.curvature.kl import kl
 from dyadiq.curvature.loss import loss
 from dyadiq.curvature.problem import Problem
+from dyadiq.curvature.sampled_trace import sampled_trace
 from dyadiq.curvature.squared_error import squared_error
 from dyadiq.curvature.trace import trace
 
@@ -35,6 +36,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "hessian_xtrace": hessian_xtrace,
         "kl": kl,
         "loss": loss,
+        "sampled_trace": sampled_trace,
         "squared_error": squared_error,
         "trace": trace,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,17 +52,23 @@ def analyze(
     max_samples: int | None = None,
     precision: Precision = "float32",
     candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None = None,
+    tolerance: float = 0.02,
+    folder: Path | None = None,
     progress: Progress = NO_PROGRESS,
     facts: NetworkFacts | None = None,
 ) -> SensitivityTable:
     """Measure how much the loss grows when one decision at a time is quantized.
+
+    Under `torch.distributed` (say ``torchrun``, after ``init_process_group``) the work is shared among the processes,
+    all of which call this alike; every one returns the same table, bit for bit that of a single process.
 
     Methods: ``gram`` (forward passes, the best predictor of the KL divergence, with cross terms), ``kl`` (the
     divergence itself, same forward passes), ``trace`` (HAWQ-V2's Omega from the exact Gauss-Newton trace),
     ``eigenvalue`` (HAWQ-V1, by Lanczos), ``data_splits`` (Q-BERT's |mean| + std of eigenvalues), ``squared_error`` (no
     curvature; weights need no data, several outputs are fine). With labels, batches ``(inputs, labels)``: ``fisher``
     (empirical), ``loss`` (difference of the loss itself), ``hessian_trace`` and ``hessian_xtrace`` (the true Hessian,
-    for networks that are not piecewise linear). Every entry carries its standard error over samples.
+    for networks that are not piecewise linear). From thousands of samples, drawn by importance until the intervals are
+    narrow: ``sampled_trace``. Every entry carries its standard error over samples.
     Decisions of fixed width (network input and output) are measured at that width only.
 
     Args:
@@ -84,6 +91,9 @@ def analyze(
         precision: Of the forward and backward passes. Quantization and sums are always float64.
         candidates: Weights as they will be rounded, by decision and bits, for roundings other than to the nearest
             code (GPTQ, AdaRound); the perturbation measured is theirs. Widths that are absent are rounded to nearest.
+        tolerance: For ``sampled_trace``: relative half width of the 95 % intervals at which it stops drawing.
+        folder: Where to keep finished pieces of the measurement: called again with the same arguments after an
+            interruption, it goes on, to the same numbers. It must serve this one measurement. None keeps none.
         progress: Told of each step.
         facts: Facts of the canonical graph, if known already.
 
@@ -148,6 +158,8 @@ def analyze(
         seed=seed,
         candidates=_checked_candidates(candidates, facts),
         n_probes=n_probes,
+        tolerance=tolerance,
+        folder=folder,
         progress=progress,
     )
     table = curvature.METHODS[method](problem)

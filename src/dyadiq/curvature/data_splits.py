@@ -25,6 +25,7 @@ from dyadiq.curvature.eigenvalue import top_squares
 from dyadiq.curvature.isotropic import activation_errors
 from dyadiq.curvature.losses import UNITS
 from dyadiq.curvature.perturb import Network
+from dyadiq.curvature.pieces import Piece
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.squared_error import squared_weight_error
 from dyadiq.curvature.statistics import to_entries
@@ -53,22 +54,23 @@ def data_splits(problem: Problem) -> SensitivityTable:
     edges = np.cumsum([0, *(split.n_samples for split in splits)])
     measured: dict[tuple[str, int], Sensitivity] = {}
     curvature: dict[str, Sensitivity] = {}
-    problem.progress.start("eigenvalues on splits of the data", len(problem.widths) * n_splits)
-    for i, name in enumerate(problem.widths):
-        squares = []
-        for s, split in enumerate(splits):
-            squares.append(top_squares(Block(split, network, name), np.random.default_rng([problem.seed, i, s])))
-            problem.progress.advance(note=name)
+    names = tuple(problem.widths)
+
+    def of_splits(i: int) -> Piece:
+        seeds = [np.random.default_rng([problem.seed, i, s]) for s in range(n_splits)]
+        return {str(s): top_squares(Block(split, network, names[i]), seeds[s]) for s, split in enumerate(splits)}
+
+    for name, piece in problem.each_decision("eigenvalues on splits", of_splits).items():
+        squares = [piece[str(s)] for s in range(n_splits)]
         curvature[name] = mean_plus_deviation([float(values.mean()) for values in squares])
         for bits in problem.widths[name]:
             if name in problem.graph.params:
                 half = 0.5 * squared_weight_error(problem, name, bits)
                 means = [half * float(values.mean()) for values in squares]
             else:
-                of_splits = np.split(errors[name, bits], edges[1:-1])
-                means = [float(0.5 * (v * e).mean()) for v, e in zip(squares, of_splits, strict=True)]
+                parted = np.split(errors[name, bits], edges[1:-1])
+                means = [float(0.5 * (v * e).mean()) for v, e in zip(squares, parted, strict=True)]
             measured[name, bits] = mean_plus_deviation(means)
-    problem.progress.finish()
     return SensitivityTable(
         method="data_splits",
         unit=UNITS[problem.loss],

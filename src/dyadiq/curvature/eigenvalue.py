@@ -17,12 +17,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.tables import Sensitivity, SensitivityTable
+from dyadiq.core.tables import SensitivityTable
 from dyadiq.curvature.block import Block
 from dyadiq.curvature.isotropic import activation_errors, isotropic_losses
 from dyadiq.curvature.lanczos import lanczos
 from dyadiq.curvature.losses import UNITS
 from dyadiq.curvature.perturb import Network
+from dyadiq.curvature.pieces import Piece
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.statistics import mean_with_stderr, to_entries
 
@@ -42,21 +43,14 @@ def eigenvalue(problem: Problem) -> SensitivityTable:
     problem.require_one_output("eigenvalue")
     problem.require_samples("eigenvalue")
     network = Network(problem)
-    weights: dict[str, Sensitivity] = {}
-    activations: dict[str, NDArray[np.float64]] = {}
-    problem.progress.start("largest eigenvalues", len(problem.widths))
-    for i, name in enumerate(problem.widths):
-        squares = top_squares(Block(problem, network, name), np.random.default_rng([problem.seed, i]))
-        if name in problem.graph.params:
-            weights[name] = mean_with_stderr(squares)
-        else:
-            activations[name] = squares
-        problem.progress.advance(note=name)
-    problem.progress.finish()
-    losses = isotropic_losses(problem, weights, activations, activation_errors(problem, network))
-    curvature = {
-        name: weights[name] if name in weights else mean_with_stderr(activations[name]) for name in problem.widths
-    }
+    names = tuple(problem.widths)
+
+    def squares(i: int) -> Piece:
+        return {"squares": top_squares(Block(problem, network, names[i]), np.random.default_rng([problem.seed, i]))}
+
+    found = {name: piece["squares"] for name, piece in problem.each_decision("largest eigenvalues", squares).items()}
+    curvature = {name: mean_with_stderr(values) for name, values in found.items()}
+    losses = isotropic_losses(problem, curvature, found, activation_errors(problem, network))
     return SensitivityTable(
         method="eigenvalue",
         unit=UNITS[problem.loss],

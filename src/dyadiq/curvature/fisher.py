@@ -12,15 +12,14 @@ Method of `dyadiq.curvature.METHODS`. Sources: Kunstner et al. 2019 (what it is 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dyadiq.core.tables import SensitivityTable
 from dyadiq.curvature.block import sample_losses
 from dyadiq.curvature.isotropic import activation_errors, isotropic_losses
 from dyadiq.curvature.losses import UNITS, check_labels, check_outputs
 from dyadiq.curvature.perturb import Network
+from dyadiq.curvature.pieces import Piece
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.sample_norms import sample_norms
 from dyadiq.curvature.statistics import mean_with_stderr, to_entries
@@ -39,28 +38,26 @@ def fisher(problem: Problem) -> SensitivityTable:
     problem.require_samples("fisher")
     assert problem.labels is not None  # `analyze` reads them for this method
     network = Network(problem)
-    parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in problem.widths}
-    losses, entropies = [], []
-    problem.progress.start("backward passes", len(problem.batches))
-    for batch, labels in zip(problem.batches, problem.labels, strict=True):
-        values = network.run([x.clone().requires_grad_() for x in batch])
+    given = problem.labels
+
+    def samples(chunk: int) -> Piece:
+        values = network.run([x.clone().requires_grad_() for x in problem.batches[chunk]])
         output = network.output(values)
         flat = check_outputs(output, problem.loss)
-        target = check_labels(labels, flat, problem.loss)
         leaf = flat.clone().requires_grad_()
-        loss = sample_losses(leaf, target, problem.loss)
+        loss = sample_losses(leaf, check_labels(given[chunk], flat, problem.loss), problem.loss)
         (slope,) = torch.autograd.grad(loss.sum(), leaf)
-        for name, norms in sample_norms(problem, output, values, iter([slope]), 1).items():
-            parts[name].append(norms.numpy() / problem.facts.decision(name).n_elements)
-        losses.append(loss.detach())
-        entropies.append(-(flat.softmax(1) * flat.log_softmax(1)).sum(1))
-        problem.progress.advance()
-    problem.progress.finish()
-    per_element = {name: np.concatenate(values) for name, values in parts.items()}
+        norms = sample_norms(problem, output, values, iter([slope]), 1)
+        entropy = -(flat.softmax(1) * flat.log_softmax(1)).sum(1)
+        own = {"loss": loss.detach().numpy(), "entropy": entropy.numpy()}
+        return own | {f"t {name}": norm.numpy() for name, norm in norms.items()}
+
+    found = problem.chunks("backward passes", samples)
+    per_element = {name: found[f"t {name}"] / problem.facts.decision(name).n_elements for name in problem.widths}
     curvature = {name: mean_with_stderr(values) for name, values in per_element.items()}
     measured = isotropic_losses(problem, curvature, per_element, activation_errors(problem, network))
     notes = ["empirical Fisher: gradients at the true labels"]
-    mean_loss, mean_entropy = float(torch.cat(losses).mean()), float(torch.cat(entropies).mean())
+    mean_loss, mean_entropy = float(found["loss"].mean()), float(found["entropy"].mean())
     if problem.loss == "cross_entropy" and mean_loss < mean_entropy:
         notes.append(
             f"the loss on these labels ({mean_loss:.3g} nats) is below the entropy of the outputs "

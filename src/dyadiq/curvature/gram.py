@@ -14,11 +14,10 @@ Method of `dyadiq.curvature.METHODS`. Source: the Gauss-Newton form of the loss,
 
 from __future__ import annotations
 
-import numpy as np
-
 from dyadiq.core.tables import Interactions, SensitivityTable
 from dyadiq.curvature.losses import UNITS, root_transposed_times
-from dyadiq.curvature.outputs import perturbed_outputs
+from dyadiq.curvature.outputs import PerturbedOutputs
+from dyadiq.curvature.pieces import Piece
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.statistics import mean_with_stderr, to_entries
 
@@ -34,14 +33,16 @@ def gram(problem: Problem) -> SensitivityTable:
     """
     problem.require_one_output("gram")
     problem.require_samples("gram")
-    matrix = np.zeros((len(problem.index), len(problem.index)))
-    halves = []
-    for reference, perturbed in perturbed_outputs(problem):
+    outputs = PerturbedOutputs(problem)
+
+    def products(chunk: int) -> Piece:
+        reference, perturbed = outputs(chunk)
         u = root_transposed_times(reference, perturbed - reference, problem.loss)
         flat = u.flatten(1).numpy()
-        matrix += flat @ flat.T
-        halves.append(0.5 * u.square().sum(-1).numpy())
-    values = np.concatenate(halves, axis=1)
+        return {"halves": 0.5 * u.square().sum(-1).numpy(), "matrix": (flat @ flat.T)[:, :, None]}
+
+    found = problem.chunks("forward passes", products)
+    values, matrix = found["halves"], found["matrix"].sum(-1)
     return SensitivityTable(
         method="gram",
         unit=UNITS[problem.loss],

@@ -28,6 +28,7 @@ from dyadiq.curvature.block import Block
 from dyadiq.curvature.isotropic import activation_errors, isotropic_losses
 from dyadiq.curvature.losses import UNITS
 from dyadiq.curvature.perturb import Network
+from dyadiq.curvature.pieces import Piece
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.statistics import to_entries
 from dyadiq.curvature.trace import trace
@@ -66,32 +67,32 @@ def _measure(problem: Problem, method: str, *, use_xtrace: bool) -> SensitivityT
     problem.require_samples(method)
     n_probes = problem.n_probes or DEFAULT_PROBES
     network = Network(problem)
-    weights: dict[str, Sensitivity] = {}
-    activations: dict[str, Floats] = {}
-    curvature: dict[str, Sensitivity] = {}
-    problem.progress.start("traces of the Hessian", len(problem.widths))
-    for i, name in enumerate(problem.widths):
-        block = Block(problem, network, name)
-        rng = np.random.default_rng([problem.seed, i])
-        is_weight = name in problem.graph.params
-        if is_weight and use_xtrace:
-            found = _xtrace(block, n_probes, rng)
-        else:
-            values = _quadratic_forms(block, n_probes, rng)
-            found = crossed_mean(values)
-            if not is_weight:
-                activations[name] = values.mean(0) / block.n_elements
-        curvature[name] = Sensitivity(found.value / block.n_elements, found.stderr / block.n_elements)
-        if is_weight:
-            weights[name] = curvature[name]
-        problem.progress.advance(note=name)
-    problem.progress.finish()
+    names = tuple(problem.widths)
 
-    measured = isotropic_losses(problem, weights, activations, activation_errors(problem, network))
+    def estimate(i: int) -> Piece:
+        block, rng = Block(problem, network, names[i]), np.random.default_rng([problem.seed, i])
+        if names[i] in problem.graph.params and use_xtrace:
+            found = _xtrace(block, n_probes, rng)
+            return {"trace": np.array([found.value, found.stderr])}
+        values = _quadratic_forms(block, n_probes, rng)
+        found = crossed_mean(values)
+        return {"trace": np.array([found.value, found.stderr]), "samples": values.mean(0)}
+
+    found = problem.each_decision("traces of the Hessian", estimate)
+    curvature, activations = {}, {}
+    for name, piece in found.items():
+        n_elements = problem.facts.decision(name).n_elements
+        value, stderr = piece["trace"] / n_elements
+        curvature[name] = Sensitivity(float(value), float(stderr))
+        if name not in problem.graph.params:
+            activations[name] = piece["samples"] / n_elements
+    measured = isotropic_losses(problem, curvature, activations, activation_errors(problem, network))
     negative = [name for name in problem.widths if min(measured[name, b].value for b in problem.widths[name]) < 0.0]
     notes = [f"traces of the Hessian at the labels, {n_probes} random probes"]
     if negative:
-        instead = trace(replace(problem, widths={name: problem.widths[name] for name in negative}, n_probes=None))
+        instead = trace(
+            replace(problem, widths={name: problem.widths[name] for name in negative}, n_probes=None, folder=None)
+        )
         for name in negative:
             curvature[name] = instead.curvature[name]
             measured.update({(name, bits): entry for bits, entry in instead.entries[name].items()})

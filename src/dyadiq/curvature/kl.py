@@ -7,12 +7,11 @@ The same forward passes as `gram`, no cross terms and no assumption. Method of `
 
 from __future__ import annotations
 
-import numpy as np
-
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.tables import SensitivityTable
 from dyadiq.curvature.losses import divergence
-from dyadiq.curvature.outputs import perturbed_outputs
+from dyadiq.curvature.outputs import PerturbedOutputs
+from dyadiq.curvature.pieces import Piece
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.statistics import mean_with_stderr, to_entries
 
@@ -30,10 +29,13 @@ def kl(problem: Problem) -> SensitivityTable:
     problem.require_samples("kl")
     if problem.loss != "cross_entropy":
         raise ConfigError(f"method 'kl' compares class probabilities, got loss {problem.loss!r}. Use method 'gram'.")
-    rows = []
-    for reference, perturbed in perturbed_outputs(problem):
-        rows.append(divergence(reference, perturbed, problem.loss).numpy())
-    values = np.concatenate(rows, axis=1)
+    outputs = PerturbedOutputs(problem)
+
+    def divergences(chunk: int) -> Piece:
+        reference, perturbed = outputs(chunk)
+        return {"kl": divergence(reference, perturbed, problem.loss).numpy()}
+
+    values = problem.chunks("forward passes", divergences)["kl"]
     return SensitivityTable(
         method="kl",
         unit="nats",

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+import torch
 
 from dyadiq.core.tables import Sensitivity, SensitivityTable
 from dyadiq.curvature.block import sample_losses
 from dyadiq.curvature.losses import UNITS, check_labels
-from dyadiq.curvature.outputs import perturbed_outputs
+from dyadiq.curvature.outputs import PerturbedOutputs
+from dyadiq.curvature.pieces import Piece
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.statistics import mean_with_stderr, to_entries
 
@@ -37,12 +38,15 @@ def loss(problem: Problem) -> SensitivityTable:
     problem.require_one_output("loss")
     problem.require_samples("loss")
     assert problem.labels is not None  # `analyze` reads them for this method
-    rows = []
-    for (reference, perturbed), labels in zip(perturbed_outputs(problem), problem.labels, strict=True):
-        target = check_labels(labels, reference, problem.loss)
+    outputs, given = PerturbedOutputs(problem), problem.labels
+
+    def differences(chunk: int) -> Piece:
+        reference, perturbed = outputs(chunk)
+        target = check_labels(given[chunk], reference, problem.loss)
         before = sample_losses(reference, target, problem.loss)
-        rows.append(np.stack([(sample_losses(z, target, problem.loss) - before).numpy() for z in perturbed]))
-    values = np.concatenate(rows, axis=1)
+        return {"change": torch.stack([sample_losses(z, target, problem.loss) - before for z in perturbed]).numpy()}
+
+    values = problem.chunks("forward passes", differences)["change"]
     raw = to_entries({key: mean_with_stderr(row) for key, row in zip(problem.index, values, strict=True)})
     entries = {}
     for name, row in raw.items():

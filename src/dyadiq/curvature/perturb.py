@@ -42,6 +42,11 @@ class Network:
         with torch.no_grad():
             return self.run(inputs)
 
+    def output_of(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the network's output alone, without derivatives; tensors are let go of as soon as possible."""
+        with torch.no_grad():
+            return run_graph(self._graph, inputs, self._params)[0]
+
     def parameter(self, name: str) -> Tensor:
         """Return a parameter of the float network."""
         return self._params[name]

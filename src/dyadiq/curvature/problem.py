@@ -7,8 +7,9 @@ Its samples were read and cut into chunks by `samples`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,6 +21,7 @@ from dyadiq.core.errors import ConfigError, DataError, QuantError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.format import MAX_FORMAT_BITS
 from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.curvature.pieces import Piece, run_pieces
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.sites import Sites
 
@@ -48,6 +50,8 @@ class Problem:
         n_probes: Random probes of the trace; None for the exact one.
         progress: Told of each step.
         candidates: Rounded weights by decision and bits, where others than nearest rounding will be used.
+        tolerance: Relative half width of the intervals that ``sampled_trace`` stops at.
+        folder: Where pieces of the measurement are kept, so that an interrupted one goes on; None keeps none.
         labels: Labels of the chunks, ``[n, ...]`` each, for methods that need them; None if they were not asked for.
     """
 
@@ -63,12 +67,14 @@ class Problem:
     progress: Progress = NO_PROGRESS
     labels: tuple[Tensor, ...] | None = None
     candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None = None
+    tolerance: float = 0.02
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Check what no method can work with.
 
         Raises:
-            ConfigError: Unknown loss or precision.
+            ConfigError: Unknown loss or precision, or a tolerance out of (0, 1).
         """
         for name, value, legal in (
             ("loss", self.loss, get_args(Loss)),
@@ -76,6 +82,8 @@ class Problem:
         ):
             if value not in legal:
                 raise ConfigError(f"analyze: {name} must be one of {', '.join(legal)}, got {value!r}.")
+        if not 0.0 < self.tolerance < 1.0:
+            raise ConfigError(f"analyze: tolerance must be in (0, 1), got {self.tolerance}.")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,6 +114,17 @@ class Problem:
     def index(self) -> tuple[tuple[str, int], ...]:
         """Every (decision, bits) to measure, in order of execution."""
         return tuple((name, bits) for name, widths in self.widths.items() for bits in widths)
+
+    def chunks(self, label: str, make: Callable[[int], Piece]) -> dict[str, NDArray[np.float64]]:
+        """Return the named arrays of all chunks of samples, joined along their last axis, in order."""
+        made = run_pieces(label, len(self.batches), make, folder=self.folder, progress=self.progress)
+        return {key: np.concatenate([piece[key] for piece in made], axis=-1) for key in made[0]}
+
+    def each_decision(self, label: str, make: Callable[[int], Piece]) -> dict[str, Piece]:
+        """Return the arrays of every decision to measure, by its name; ``make`` gets its number."""
+        names = tuple(self.widths)
+        made = run_pieces(label, len(names), make, folder=self.folder, progress=self.progress, notes=names)
+        return dict(zip(names, made, strict=True))
 
     def require_one_output(self, method: str) -> None:
         """Check that there is one output for the loss to be computed from.

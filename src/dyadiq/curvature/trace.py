@@ -27,15 +27,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dyadiq.core.tables import Sensitivity, SensitivityTable
+from dyadiq.core.tables import SensitivityTable
+from dyadiq.curvature.isotropic import isotropic_losses
 from dyadiq.curvature.losses import UNITS, check_outputs, root_column, root_times
 from dyadiq.curvature.perturb import Network, fit_activations, squared_activation_error
+from dyadiq.curvature.pieces import Piece
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.sample_norms import sample_norms
-from dyadiq.curvature.squared_error import squared_weight_error
 from dyadiq.curvature.statistics import mean_with_stderr, to_entries
 
 __all__ = ["trace"]
@@ -52,30 +52,23 @@ def trace(problem: Problem) -> SensitivityTable:
     problem.require_samples("trace")
     network = Network(problem)
     ranges = fit_activations(problem, network)
-    traces: dict[str, list[NDArray[np.float64]]] = {name: [] for name in problem.widths}
-    errors: dict[tuple[str, int], list[NDArray[np.float64]]] = {key: [] for key in ranges}
-    generator = torch.Generator().manual_seed(problem.seed)
-    problem.progress.start("backward passes", len(problem.batches))
-    for batch in problem.batches:
-        values = network.run([x.clone().requires_grad_() for x in batch])
-        output = network.output(values)
-        vectors, n_vectors, weight_of_one = _directions(problem, check_outputs(output, problem.loss), generator)
-        for name, samples in sample_norms(problem, output, values, vectors, n_vectors).items():
-            traces[name].append(weight_of_one * samples.numpy() / problem.facts.decision(name).n_elements)
-        for key, params in ranges.items():
-            errors[key].append(squared_activation_error(values[key[0]], params))
-        problem.progress.advance()
-    problem.progress.finish()
 
-    per_element = {name: np.concatenate(parts) for name, parts in traces.items()}
+    def samples(chunk: int) -> Piece:
+        rng = torch.Generator().manual_seed(int(np.random.SeedSequence([problem.seed, chunk]).generate_state(1)[0]))
+        values = network.run([x.clone().requires_grad_() for x in problem.batches[chunk]])
+        output = network.output(values)
+        vectors, n_vectors, weight_of_one = _directions(problem, check_outputs(output, problem.loss), rng)
+        norms = sample_norms(problem, output, values, vectors, n_vectors)
+        piece = {f"t {name}": weight_of_one * norm.numpy() for name, norm in norms.items()}
+        for (name, bits), params in ranges.items():
+            piece[f"e {name} {bits}"] = squared_activation_error(values[name], params)
+        return piece
+
+    found = problem.chunks("backward passes", samples)
+    per_element = {name: found[f"t {name}"] / problem.facts.decision(name).n_elements for name in problem.widths}
+    errors = {(name, bits): found[f"e {name} {bits}"] for name, bits in ranges}
     curvature = {name: mean_with_stderr(samples) for name, samples in per_element.items()}
-    measured: dict[tuple[str, int], Sensitivity] = {}
-    for name, bits in problem.index:
-        if (name, bits) in errors:
-            measured[name, bits] = mean_with_stderr(0.5 * per_element[name] * np.concatenate(errors[name, bits]))
-        else:
-            half = 0.5 * squared_weight_error(problem, name, bits)
-            measured[name, bits] = Sensitivity(half * curvature[name].value, half * curvature[name].stderr)
+    measured = isotropic_losses(problem, curvature, per_element, errors)
     notes = () if problem.n_probes is None else (f"traces estimated with {problem.n_probes} random probes per sample",)
     return SensitivityTable(
         method="trace",

@@ -27,6 +27,7 @@ def _run(context: StageContext) -> None:
         bits=section.bits,
         activation_bits=section.activation_bits,
         seed=context.recipe.seed,
+        folder=context.scratch / "pieces",
         progress=context.progress,
         facts=network_facts(canonical, config, fixed_size_bytes=fixed_bytes),
     )
