@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from dyadiq.allocation.check import check_budgets
 from dyadiq.allocation.explain import explain_infeasible
@@ -18,9 +19,10 @@ from dyadiq.allocation.local import single_changes
 from dyadiq.allocation.marginal import marginal_value
 from dyadiq.allocation.pareto import pareto_front, uniform_points
 from dyadiq.allocation.problem import Problem, Solution, build_problem
+from dyadiq.allocation.quadratic import Measure, cross_terms, guard, solve_quadratic
 from dyadiq.allocation.solve import solve
 from dyadiq.allocation.stability import decision_stability, normal_replicas
-from dyadiq.core.errors import InfeasibleError
+from dyadiq.core.errors import ConfigError, InfeasibleError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.plan import Alternative, BitPlan, BudgetUse, Certificate, ParetoPoint, Stability, Swap
 from dyadiq.core.progress import NO_PROGRESS, Progress
@@ -44,6 +46,8 @@ def allocate(
     front_points: int = 40,
     n_alternatives: int | None = None,
     n_replicas: int | None = None,
+    shrinkage: float = 0.0,
+    measure: Measure | None = None,
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> BitPlan:
@@ -60,7 +64,10 @@ def allocate(
         front_points: About how many points of the front to compute for the report; 0 for none.
         n_alternatives: How many next best plans to find; None: 4 with one budget, none with several, which take long.
         n_replicas: How often to draw the sensitivities again within their errors; None: 200 with one budget, else none.
-        seed: Of those draws.
+        shrinkage: How much of the table's cross terms to use, in [0, 1]. Not by default: they often mislead.
+        measure: Must come with it: decision to bits to a loss measured on held-back samples. The plan with cross terms
+            is taken only if it measures better than the one without.
+        seed: Of the draws, and of the search with cross terms.
         progress: Told about the points of the front.
 
     Returns:
@@ -95,11 +102,15 @@ def allocate(
     solution = solve(problem)
     if solution is None:
         raise InfeasibleError(*explain_infeasible(problem, known, limits, budget))
+    additive = solution
+    if shrinkage or measure:
+        solution = _with_cross_terms(problem, solution, table, shrinkage, measure, seed)
+    crossed = solution is not additive and solution.choice != additive.choice
     plan_bits = problem.bits(solution.choice)
     if n_alternatives is None:
-        n_alternatives = _LIGHT_ALTERNATIVES if len(limits) == 1 else 0
+        n_alternatives = _LIGHT_ALTERNATIVES if len(limits) == 1 and not crossed else 0
     if n_replicas is None:
-        n_replicas = _LIGHT_REPLICAS if len(limits) == 1 else 0
+        n_replicas = _LIGHT_REPLICAS if len(limits) == 1 and not crossed else 0
     used = check_budgets(known, limits, plan_bits)
     swaps = _improving_swaps(problem, solution, tuple(limits))
     formats = {
@@ -119,7 +130,7 @@ def allocate(
         budgets=tuple(BudgetUse(m, known[m].unit, limits[m], used[m], binding=swaps[m] is not None) for m in limits),
         costs={metric: cost.total(plan_bits) for metric, cost in known.items()},
         marginals=tuple(
-            marginal_value(problem, solution.choice, m, known[m].unit) for m in limits if swaps[m] is not None
+            marginal_value(problem, additive.choice, m, known[m].unit) for m in limits if swaps[m] is not None
         ),
         alternatives=_alternatives(problem, solution, n_alternatives),
         stability=_stability(problem, solution, table, n_replicas, seed),
@@ -162,6 +173,33 @@ def _improving_swaps(problem: Problem, solution: Solution, metrics: Iterable[str
     return swaps
 
 
+def _with_cross_terms(
+    problem: Problem, additive: Solution, table: SensitivityTable, shrinkage: float, measure: Measure | None, seed: int
+) -> Solution:
+    """Return the plan with cross terms if the measurement prefers it, else the additive one; both say so.
+
+    Raises:
+        ConfigError: No measurement, no shrinkage, or a table without cross terms.
+    """
+    if measure is None or not shrinkage:
+        raise ConfigError(
+            f"interactions: shrinkage and measure go together, got shrinkage={shrinkage} and "
+            f"{'no measure' if measure is None else 'a measure'}. Cross terms are only used if a measurement on "
+            "held-back samples prefers the plan; leave both out for the additive plan."
+        )
+    if table.interactions is None:
+        raise ConfigError(
+            f"interactions: the sensitivity table ({table.method}) has no cross terms. Analyze with method 'gram'."
+        )
+    found = solve_quadratic(cross_terms(problem, table.interactions, shrinkage), seed=seed)
+    assert found is not None  # the additive problem has a plan within the same budgets
+    verdict = guard(problem, additive.choice, found.choice, measure)
+    said = f"measured {verdict.measured_quadratic:.6g} with cross terms, {verdict.measured_additive:.6g} without"
+    if not verdict.accepted:
+        return replace(additive, method=f"{additive.method}; cross terms refused: {said}")
+    return Solution(found.choice, found.objective, found.lower_bound, f"{found.method}; accepted: {said}")
+
+
 def _alternatives(problem: Problem, solution: Solution, n: int) -> tuple[Alternative, ...]:
     """Return the next best plans; the optimum itself, whichever of equal ones was taken, is not among them."""
     if n <= 0:
@@ -199,7 +237,7 @@ def _front(
     (constraint,) = (c for c in problem.constraints if c.name == metric)
     kinds = {d.name: str(d.kind) for d in facts.decisions}
     chosen = ParetoPoint(
-        constraint.total(solution.choice), solution.objective, problem.bits(solution.choice), label="chosen"
+        constraint.total(solution.choice), problem.objective(solution.choice), problem.bits(solution.choice), "chosen"
     )
     return (
         *pareto_front(problem, metric, n_points, progress),

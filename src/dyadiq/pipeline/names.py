@@ -36,6 +36,7 @@ def check_names(recipe: Recipe) -> None:
 
 
 def _unknown_names(recipe: Recipe) -> list[str]:
+    from dyadiq.allocation.limits import AVERAGE_BITS
     from dyadiq.cost import COSTS
     from dyadiq.curvature import METHODS
     from dyadiq.fpga.costs import HARDWARE_COSTS
@@ -46,7 +47,7 @@ def _unknown_names(recipe: Recipe) -> list[str]:
         ("data.name", "data set", [recipe.data.name], DATASETS),
         ("model.name", "model", [recipe.model.name] if ":" not in recipe.model.name else [], MODELS),
         ("analyze.method", "method", [recipe.analyze.method], METHODS),
-        ("allocate.budget", "cost metric", recipe.allocate.budget or (), [*COSTS, *HARDWARE_COSTS]),
+        ("allocate.budget", "cost metric", recipe.allocate.budget or (), [*COSTS, *HARDWARE_COSTS, AVERAGE_BITS]),
         ("verify.against", "target", recipe.verify.against, TARGETS),
         ("export.to", "target", recipe.export.to, TARGETS),
     ]
@@ -155,6 +156,7 @@ def _check_tracer(recipe: Recipe) -> None:
 
 
 def _amounts(recipe: Recipe) -> list[str]:
+    from dyadiq.allocation.limits import AVERAGE_BITS, parse_limits
     from dyadiq.core.facts import NetworkFacts
     from dyadiq.core.units import parse_budget
     from dyadiq.cost import COSTS, cost_tables
@@ -167,6 +169,12 @@ def _amounts(recipe: Recipe) -> list[str]:
     circuits = [metric for metric in budget if metric in HARDWARE_COSTS]
     tables |= hardware_cost_tables(Graph("float", (), (), (), {}, {}), nothing, [8], [8], circuits)
     problems = []
+    if AVERAGE_BITS in budget:
+        widths = {metric: budget[metric] for metric in (AVERAGE_BITS, "weight_bits") if metric in budget}
+        try:
+            parse_limits(widths, tables, nothing)
+        except ConfigError as err:
+            problems.append(f"allocate.{err}")
     for metric, table in tables.items():
         # How much the float network costs is not known yet; that there is a cost to take a percentage of, is.
         reference = None if table.reference is None else 10**12

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,9 @@ def _certificate(plan: BitPlan) -> dict[str, Any]:
         "lower_bound": found.lower_bound,
         "method": found.method,
         "n_candidates": found.n_candidates,
+        "marginals": [asdict(m) for m in plan.marginals],
+        "alternatives": [asdict(a) for a in plan.alternatives],
+        "regret_p95_frac": plan.stability.regret_p95_frac if plan.stability else None,
     }
 
 

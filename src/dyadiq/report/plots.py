@@ -14,7 +14,7 @@ from typing import Any
 from dyadiq.core.plan import BitPlan, ParetoPoint
 from dyadiq.core.tables import SensitivityTable
 
-__all__ = ["pareto_svg", "sensitivity_svg"]
+__all__ = ["pareto_svg", "sensitivity_svg", "stability_svg"]
 
 _FG, _MUTED, _ACCENT, _GRID, _SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {_FG: "--fg", _MUTED: "--muted", _ACCENT: "--accent", _GRID: "--grid", _SECOND: "--second"}
@@ -171,3 +171,45 @@ def sensitivity_svg(table: SensitivityTable, plan: BitPlan) -> str:
             ncols=max(1, min(8, len(order))),
         )
         return _finish(figure, "Sensitivities")
+
+
+def stability_svg(plan: BitPlan) -> str:
+    """Return one bar per free decision, split by the probability of each width; the chosen width is outlined.
+
+    The plan must have a stability.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    assert plan.stability is not None  # the caller asks only then
+    bits = plan.bits
+    rows = {n: row for n, row in plan.stability.probabilities.items() if len(row) > 1 and n in bits}
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 0.9 + 0.24 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        seen: set[int] = set()
+        for y, (name, row) in enumerate(rows.items()):
+            left = 0.0
+            for width, share in sorted(row.items()):
+                if share > 0:
+                    label = None if width in seen else f"{width} bit"
+                    axes.barh(y, share, left=left, height=0.7, color=_bits_colour(width), label=label)
+                    seen.add(width)
+                if bits[name] == width:
+                    axes.barh(y, share, left=left, height=0.7, fill=False, edgecolor=_ACCENT, linewidth=1.6, zorder=3)
+                left += share
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(f"share of {plan.stability.n_replicas:,} redrawn tables")
+        handles, labels = axes.get_legend_handles_labels()
+        order = sorted(range(len(labels)), key=lambda i: int(labels[i].split()[0]))
+        figure.legend(
+            [handles[i] for i in order],
+            [labels[i] for i in order],
+            frameon=False,
+            loc="outside upper center",
+            fontsize=9,
+            ncols=max(1, min(8, len(order))),
+        )
+        return _finish(figure, "How sure each width is")

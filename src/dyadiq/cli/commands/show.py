@@ -14,6 +14,7 @@ from dyadiq.cli.output import print_json, print_table, print_text
 
 if TYPE_CHECKING:
     from dyadiq.core.facts import NetworkFacts
+    from dyadiq.core.plan import BitPlan
     from dyadiq.ir.graph import Graph
 
 __all__ = ["show", "show_file"]
@@ -205,6 +206,34 @@ def _show_plan(path: Path) -> None:
                 f"next best: {s.decision} from {s.from_bits} to {s.to_bits} bits would save {-s.loss_delta:.3g} "
                 f"for {s.cost_delta:,} more"
             )
+    _print_outlook(plan)
+
+
+def _print_outlook(plan: BitPlan) -> None:
+    """Print what more would buy, the next best plans, and how sure the widths are."""
+    for m in plan.marginals:
+        least = "" if m.next_step is None else f"; the least that buys anything is {m.next_step:,} {m.unit}"
+        gain = "" if m.next_step is None else f", saving {-m.next_loss_delta:.3g}"
+        print_text(f"{m.step:,} {m.unit} more of {m.metric} would save {-m.step_loss_delta:.3g}{least}{gain}")
+    if plan.alternatives:
+        rows = [
+            (i, f"{a.objective:.6g}", ", ".join(f"{n} {plan.bits[n]} → {b}" for n, b in a.changes.items()))
+            for i, a in enumerate(plan.alternatives, start=2)
+        ]
+        print_table(("next best", "predicted loss", "what differs"), rows)
+    sure = plan.stability
+    if sure is not None:
+        unsure = {n: row for n, row in sure.probabilities.items() if 0 < row.get(plan.bits[n], 0.0) < 1}
+        doubts = [
+            (n, plan.bits[n], ", ".join(f"{b}: {100 * p:.0f} %" for b, p in sorted(row.items()) if p > 0))
+            for n, row in unsure.items()
+        ]
+        if doubts:
+            print_table(("not sure", "chosen", f"bits in {sure.n_replicas:,} redrawn tables"), doubts)
+        print_text(
+            f"regret: at most {sure.regret_p95:.3g} in 95 % of redrawn tables, "
+            f"{100 * sure.regret_p95_frac:.2g} % of the predicted loss"
+        )
 
 
 def _show_sensitivity(path: Path) -> None:
