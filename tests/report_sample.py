@@ -6,7 +6,7 @@ import numpy as np
 
 from dyadiq.core.facts import Decision, LayerFacts, NetworkFacts
 from dyadiq.core.format import Format
-from dyadiq.core.plan import BitPlan, BudgetUse, Certificate, ParetoPoint, Swap
+from dyadiq.core.plan import Alternative, BitPlan, BudgetUse, Certificate, Marginal, ParetoPoint, Stability, Swap
 from dyadiq.core.qtype import QType
 from dyadiq.core.tables import Sensitivity, SensitivityTable
 from dyadiq.cost.traffic import layer_traffic
@@ -52,6 +52,17 @@ def sample_hardware():
     return {**row, "devices": [row, row | model]}
 
 
+def _sample_stability(entries, formats):
+    """Chosen widths at 1, 0.9, 0.8, ... of 200 replicas, the rest at a neighbour."""
+    rows = {}
+    for i, (name, row) in enumerate(entries.items()):
+        widths = sorted(row)
+        chosen = formats[name].bits
+        other = next(b for b in (*widths[1:], widths[0]) if b != chosen)
+        rows[name] = dict.fromkeys(widths, 0.0) | {chosen: 1 - 0.1 * (i % 5), other: 0.1 * (i % 5)}
+    return Stability(200, rows, 0.00003, 0.00011, 0.0524)
+
+
 def sample_report(
     *,
     mismatches: int = 0,
@@ -81,6 +92,12 @@ def sample_report(
         (BudgetUse("size", "byte", 6000, 5936, binding=True),),
         {"size": 5936, "bops": 12_345_678},
         tuple(front),
+        (Marginal("size", "byte", 2.1e-6, 1000, -0.0007, 64, -0.0003),),
+        (
+            Alternative(0.00213, {"size": 5990}, {"layer1.0.conv2.weight": 3, "layer2.0.conv1.weight": 3}),
+            Alternative(0.00221, {"size": 5816}, {"conv1.weight": 6}),
+        ),
+        _sample_stability(entries, formats),
     )
     nodes = (Node("conv1", "flatten", ("x",), "acc"),)
     tensors = {"x": TensorInfo((4,)), "acc": TensorInfo((4,), QType(19, signed=True))}

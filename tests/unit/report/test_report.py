@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -113,6 +114,32 @@ def test_pictures_hold_the_inputs_on_one_scale_of_brightness():
     assert (pixels[6, 2, 0], pixels[0, 7, 0]) == (1.0, pixels[5, 0, 0])
     assert set(pixels[4, :, 3]) == set(pixels[5:, 6:, 3].flatten()) == {0.0}
     assert image_grid(np.zeros((4, 3, 1, 1), np.float32)) is None
+
+
+def test_outlook_of_the_plan_is_shown():
+    text = render_report(sample_report())
+    for words in (
+        "1,000 byte more would change the predicted loss by -0.0007 (solved again)",
+        "the least step that buys anything is 64 byte, for -0.0003; price of the relaxation: 2.1e-06 per byte",
+        "0.00011 at the 95th percentile, 5.24 % of the predicted loss",
+        "<h2>How sure each width is</h2>",
+        "share of 200 redrawn tables",
+        "<h2>Next best plans</h2>",
+        "<td>3</td><td>0.00221</td><td>5,816</td><td>conv1.weight 8 → 6</td>",
+        "Every point of the front is proven optimal: no plan below it exists",
+    ):
+        assert words in text, words
+    plain = sample_report()
+    bare = replace(plain, plan=replace(plain.plan, marginals=(), alternatives=(), stability=None))
+    for words in ("How sure each width is", "Next best plans", "redrawn tables"):
+        assert words not in render_report(bare)
+
+
+def test_open_gaps_of_the_front_are_told():
+    plain = sample_report()
+    front = tuple(replace(p, gap=0.002) for p in plain.plan.front)
+    text = render_report(replace(plain, plan=replace(plain.plan, front=front)))
+    assert "No plan below it exists within the candidate widths, but for gaps of at most 0.002." in text
 
 
 def test_traffic_and_energy_of_every_layer_are_shown():
