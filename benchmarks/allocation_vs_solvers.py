@@ -252,23 +252,29 @@ def main():
             peers[name] = call
         except ImportError:
             print(f"{name}: not installed, left out")
-    result = {"native": native_state().module is not None, "one": [], "front": [], "agreement": None}
+    result = {"native": native_state().module is not None, "front": [], "one": [], "agreement": None}
+
+    def keep(row):
+        """Show a row; what is done so far is written, so that a run that is cut off is not lost."""
+        print(json.dumps(row), flush=True)
+        if arguments.write:
+            document = {"environment": environment(), "peers": _versions(peers), "complete": False, **result}
+            document["complete"] = result["agreement"] is not None
+            atomic_write_text(RESULTS, json.dumps(document, indent=1) + "\n")
+
     for n_layers in sizes:
         for n_widths in WIDTHS:
             result["front"].append(front(n_layers, n_widths, seeds, rounds))
-            print(json.dumps(result["front"][-1]), flush=True)
-    result["agreement"] = agreement(50 if arguments.quick else 3000)
-    print(json.dumps(result["agreement"]), flush=True)
+            keep(result["front"][-1])
     for n_layers in sizes:
         for n_widths in WIDTHS:
             for n_budgets in (1, 3):
                 solvers = {"ours": by_us, **({"ours_numpy": by_us_in_numpy} if n_budgets == 1 else {}), **peers}
                 few = 1 if n_layers > 200 else rounds
                 result["one"].append(one_optimum(n_layers, n_widths, n_budgets, seeds, few, solvers))
-                print(json.dumps(result["one"][-1]), flush=True)
-    if arguments.write:
-        document = {"environment": environment(), "peers": _versions(peers), **result}
-        atomic_write_text(RESULTS, json.dumps(document, indent=1) + "\n")
+                keep(result["one"][-1])
+    result["agreement"] = agreement(50 if arguments.quick else 3000)
+    keep(result["agreement"])
 
 
 def _versions(peers):
