@@ -11,6 +11,7 @@ from dyadiq.cost.facts import network_facts
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.module import quantize
+from dyadiq.quant.reconstruct import reconstruct_
 from dyadiq.zero_shot import Distilled, distill
 from dyadiq.zero_shot.distill import _fitting_batch
 from dyadiq.zero_shot.start import starting_inputs
@@ -127,6 +128,15 @@ def test_ranges_without_data_are_those_of_distilled_images():
     alone, given = quantize(graph, plan, None, seed=3), quantize(graph, plan, distill(graph, seed=3), seed=3)
     for name, value in alone.state_dict().items():
         assert torch.equal(value, given.state_dict()[name]), name
+
+
+def test_rounding_is_reconstructed_on_distilled_images():
+    _, graph = trained("perceptron")
+    made = distill(graph, 64)
+    module = quantize(graph, uniform_plan(network_facts(canonicalize(graph)), 3, 8), made)
+    result = reconstruct_(module, made, ("gptq",))
+    assert set(result.errors) == {"fc1.weight", "fc2.weight"}
+    assert sum(after for _, after in result.errors.values()) < sum(before for before, _ in result.errors.values())
 
 
 def test_batches_are_read_as_often_as_wanted():
