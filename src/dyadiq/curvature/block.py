@@ -154,11 +154,14 @@ class Block:
         def layer(node: Node, arguments: list[Tensor]) -> Tensor:
             if self.name not in node.inputs:
                 return run_node(node, arguments)
-            bare = Node(node.name, node.op, node.inputs, node.output, {**node.attrs, "activation": ""})
+            attrs = {key: value for key, value in node.attrs.items() if key != "activation"}
+            bare = Node(node.name, node.op, node.inputs, node.output, attrs)
             base = run_node(bare, arguments)
             change = run_node(bare, [arguments[0], direction])
             moved = base + _of_samples(step, base) * change
-            return F.relu(moved) if node.attrs.get("activation") == "relu" else moved
+            if "activation" not in node.attrs:
+                return moved
+            return run_node(Node(node.name, node.attrs["activation"], (node.output,), node.output, attrs), [moved])
 
         return self._network.output(chunk, {self.name: self._network.parameter(self.name)}, layer)
 
