@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from dyadiq.core.data_folder import data_folder
+from dyadiq.core.qtype import QType
+from dyadiq.ir.serialize import save_program
 from dyadiq.targets.dyq import write_dyq
-from programs import mlp
+from programs import INT4N, ProgramBuilder, mlp
 
 JETS = data_folder() / "jets" / "jets.npz"
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -165,3 +167,32 @@ def test_silicon_chain_compares_every_executor_when_samples_are_few(tmp_path):
     assert [found[name]["samples"] for name in ("emulator", "qonnx", "hls4ml", "iverilog")] == [60, 20, 60, 40]
     assert found["qonnx"]["proven"]
     assert document["hardware"][0]["lut"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="iverilog is not installed")
+def test_digits_circuits_are_compared_when_images_are_few(tmp_path):
+    pytest.importorskip("da4ml")
+    b = ProgramBuilder(np.random.default_rng(0))
+    x = b.requantize(
+        b.conv2d(b.input((1, 8, 8), QType.parse("uint2")), 2, 3, stride=2, qtype=INT4N), QType.parse("uint2")
+    )
+    save_program(tmp_path / "p.safetensors", b.program(b.linear(b.flatten(x), 10, INT4N)))
+    options = ("--images", "20", "--simulator", "iverilog", "--no-synthesis", "--work", "work", "--out", "rtl.json")
+    pairs = ("p.safetensors", "verilog", "p.safetensors", "verilog_stream")
+    done = start("digits_rtl.py", tmp_path, *pairs, *options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rtl.json").read_text())["rows"]
+    assert [(row["target"], row["compared"], row["mismatches"]) for row in rows] == [
+        ("verilog", 200, 0),
+        ("verilog_stream", 200, 0),
+    ]
+    assert [row["initiation_interval"] for row in rows] == [1, 64]
+
+
+def test_validation_page_shows_the_stored_digits_circuits():
+    rows = json.loads((BENCHMARKS / "results" / "digits_rtl.json").read_text())["rows"]
+    page = VALIDATION.read_text(encoding="utf-8")
+    for row in rows:
+        counts = " | ".join(f"{row[key]:,}" for key in ("lut", "ff", "latency_cycles", "initiation_interval"))
+        assert f"| {row['target']} | {counts} | {row['images']:,} | {row['compared']:,} | {row['mismatches']} |" in page
