@@ -177,7 +177,9 @@ def _batch_statistics(
             f"{norm.name}: batch norm in training needs more than one value per channel, got shape {list(x.shape)}. "
             "Use a larger batch, or freeze_batchnorm_()."
         )
-    mean, var = x.double().mean(axes), x.double().var(axes, correction=0)
+    # A convolution's result has the rounding errors of float32 anyway; wider sums would take half of a step's time.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    var, mean = (statistic.double() for statistic in torch.var_mean(wide, axes, correction=0))
     running_mean, running_var = (tensors[name] for name in norm.inputs[3:])
     counter = tensors.get(counter_name(norm))
     with torch.no_grad():

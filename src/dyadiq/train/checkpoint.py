@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class TrainState:
         model: State dict.
         optimizer: Flat optimizer state.
         best: Best epoch so far, if there is a validation split.
+        average: Moving averages of weights by name, if they are kept.
     """
 
     n_epochs: int
@@ -53,6 +54,7 @@ class TrainState:
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     best: Best | None = None
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def model_hash(model: nn.Module) -> str:
@@ -93,6 +95,7 @@ def write_checkpoint(path: Path, state: TrainState, identity: str) -> None:
         "best": None if best is None else {"epoch": best.epoch, "accuracy": best.accuracy, "loss": best.loss},
     }
     arrays = _to_arrays("model/", state.model) | _to_arrays("optimizer/", state.optimizer)
+    arrays |= _to_arrays("average/", state.average)
     if best is not None:
         arrays |= _to_arrays("best/", best.model)
     write_artifact(path, SCHEMA, payload, arrays)
@@ -118,6 +121,7 @@ def read_checkpoint(path: Path, identity: str) -> TrainState:
             history=tuple(payload["history"]),
             model=_from_arrays("model/", arrays),
             optimizer=_from_arrays("optimizer/", arrays),
+            average=_from_arrays("average/", arrays),
             best=None if best is None else Best(model=_from_arrays("best/", arrays), **best),
         )
     except (KeyError, TypeError) as err:

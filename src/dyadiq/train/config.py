@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from dyadiq.core.errors import ConfigError
+from dyadiq.train.precision import PrecisionName
 
-__all__ = ["OptimizerName", "ScheduleName", "TrainConfig"]
+__all__ = ["AugmentName", "OptimizerName", "ScheduleName", "TrainConfig"]
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["cosine", "onecycle", "constant"]
+AugmentName = Literal["none", "crop_flip"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class TrainConfig:
         temperature: Of the distillation loss.
         freeze_bn_epoch: From this epoch on (0: from the start) batch norm keeps its statistics; None: never.
         scale_rate_frac: Learning rate of quantizer scales (their log2), as a fraction of ``learning_rate``.
+        augment: Random changes of the samples, a name in `augment.AUGMENTATIONS`, or ``none``.
+        average_decay: Decay of a moving average of the weights, in [0, 1), validated and kept instead of them; 0: none.
+        precision: Of dot products in training: ``float32``, or ``bfloat16``, which is faster where processors have it.
         keep_best: With a validation split, end with the weights of the best epoch on it instead of the last.
 
     Raises:
@@ -64,6 +69,9 @@ class TrainConfig:
     temperature: float = 2.0
     freeze_bn_epoch: int | None = None
     scale_rate_frac: float = 1.0
+    augment: AugmentName = "none"
+    average_decay: float = 0.0
+    precision: PrecisionName = "float32"
     keep_best: bool = True
 
     def __post_init__(self) -> None:
@@ -80,13 +88,19 @@ class TrainConfig:
         for name in ("weight_decay", "l1", "scale_rate_frac"):
             value = getattr(self, name)
             _require(name, value, math.isfinite(value) and value >= 0, "finite and not negative")
-        for name in ("momentum", "label_smoothing"):
+        for name in ("momentum", "label_smoothing", "average_decay"):
             _require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _require("distill_weight", self.distill_weight, 0 <= self.distill_weight <= 1, "in [0, 1]")
         _require("seed", self.seed, self.seed >= 0, "not negative")
         if self.freeze_bn_epoch is not None:
             _require("freeze_bn_epoch", self.freeze_bn_epoch, self.freeze_bn_epoch >= 0, "not negative")
-        for name, known in (("optimizer", get_args(OptimizerName)), ("schedule", get_args(ScheduleName))):
+        for name, literal in (
+            ("optimizer", OptimizerName),
+            ("schedule", ScheduleName),
+            ("augment", AugmentName),
+            ("precision", PrecisionName),
+        ):
+            known = get_args(literal)
             _require(name, getattr(self, name), getattr(self, name) in known, f"one of {', '.join(known)}")
 
     def to_json(self) -> dict[str, Any]:

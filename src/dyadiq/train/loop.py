@@ -2,9 +2,10 @@
 
 Used by the pipeline and by `finetune`. Knows nothing of quantization (`finetune` passes what differs).
 
-Everything random comes from ``(config.seed, epoch)``: the order of samples from its own generator, dropout and the
-like from the global generator, which is forked for the epoch and left as it was. The learning rate is a function of
-the step. So the state after an epoch is weights, optimizer moments and history, and a checkpoint holds just these.
+Everything random comes from ``(config.seed, epoch)``: order and augmentation of samples from their own generators
+(`batches`), dropout and the like from the global generator, which is forked for the epoch and left as it was. The
+learning rate is a function of the step. So the state after an epoch is weights, their average, optimizer moments and
+history, and a checkpoint holds just these.
 Same bytes means: same machine, same versions, same number of threads.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,11 +26,14 @@ from torch import Tensor, nn
 
 from dyadiq.core.errors import DataError
 from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.train.averaging import Average
+from dyadiq.train.batches import Batches, Step, seed_of
 from dyadiq.train.checkpoint import Best, TrainState, fingerprint, model_hash, read_checkpoint, write_checkpoint
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.distillation import distillation_loss
-from dyadiq.train.evaluate import device_of, evaluate, predict, single_output
+from dyadiq.train.evaluate import evaluate, single_output
 from dyadiq.train.optimizer import NamedOptimizer, make_optimizer
+from dyadiq.train.precision import autocast
 from dyadiq.train.schedule import learning_rate_factor
 from dyadiq.zoo.data import Split, split_hash
 
@@ -75,8 +80,9 @@ def train(
     """Train a classifier in place: cross entropy, with distillation from a teacher if one is given.
 
     ``loss = (1 - d) * CE + d * T^2 KL(teacher || student) + l1 * sum |w|``, with d = ``distill_weight`` (0 without
-    a teacher). The teacher's logits are computed once, in eval mode. With a validation split, the model ends with
-    the weights of its best epoch (accuracy, then loss), unless ``config.keep_best`` is off.
+    a teacher). The teacher is asked in eval mode, once for all samples or, with augmentation, for each batch. With a
+    validation split, the model ends with the weights of its best epoch (accuracy, then loss), unless
+    ``config.keep_best`` is off; with ``average_decay``, averages take the place of weights in both.
 
     Args:
         model: Takes ``[N, ...]`` float32, returns logits ``[N, C]``; trained where its parameters are.
@@ -124,7 +130,8 @@ def train(
         model.load_state_dict(state.model)
         named.load_state(state.optimizer)
     n_resumed = state.n_epochs
-    batches = _Batches(model, split, config, teacher)
+    average = Average(model, config.average_decay, state.average) if config.average_decay else None
+    batches = Batches(model, split, config, teacher)
     progress.start("train", config.epochs)
     try:
         if n_resumed:
@@ -134,11 +141,13 @@ def train(
             if config.freeze_bn_epoch is not None and epoch >= config.freeze_bn_epoch:
                 freeze()
             noted = {} if before_epoch is None else before_epoch(epoch)
-            record = {**noted, **_train_epoch(model, named, batches, config, epoch)}
+            record = {**noted, **_train_epoch(model, named, batches, config, epoch, average)}
             best = state.best
             if validation is not None:
-                record, best = _validate(model, validation, record, best, keep_from)
-            state = TrainState(epoch + 1, (*state.history, record), model.state_dict(), named.state(), best)
+                with nullcontext() if average is None else average.applied():
+                    record, best = _validate(model, validation, record, best, keep_from)
+            averages = {} if average is None else average.state()
+            state = TrainState(epoch + 1, (*state.history, record), model.state_dict(), named.state(), best, averages)
             if checkpoint is not None:
                 write_checkpoint(checkpoint, state, identity)
             progress.advance(1, _note(record))
@@ -147,6 +156,8 @@ def train(
     finally:
         progress.finish()
     model.eval()
+    if average is not None:
+        average.apply_()
     return _finish(model, state, config, n_resumed)
 
 
@@ -157,33 +168,13 @@ def freeze_batchnorm_(model: nn.Module) -> None:
             module.eval()
 
 
-class _Batches:
-    """The training tensors on the model's device, and the seeded order of each epoch."""
-
-    def __init__(self, model: nn.Module, split: Split, config: TrainConfig, teacher: nn.Module | None) -> None:
-        device = device_of(model)
-        self.x = torch.tensor(split.x, device=device)
-        self.y = torch.tensor(split.y, device=device)
-        self.teacher = None if teacher is None else predict(teacher, split.x).to(device)
-        self.size = min(config.batch_size, len(split))
-        self.count = len(split) // self.size
-        self.seed = config.seed
-
-    def of_epoch(self, epoch: int) -> list[Tensor]:
-        """Return the sample indices of each batch; the same for the same seed and epoch."""
-        generator = torch.Generator().manual_seed(_seed(self.seed, epoch, "order"))
-        order = torch.randperm(len(self.y), generator=generator).to(self.y.device)
-        return list(order[: self.count * self.size].reshape(self.count, self.size))
-
-
-def _seed(seed: int, epoch: int, use: str) -> int:
-    """Return a 63-bit seed that differs between epochs and uses."""
-    words = np.random.SeedSequence([seed, epoch, *use.encode()]).generate_state(1, np.uint64)
-    return int(words[0] >> np.uint64(1))
-
-
 def _train_epoch(
-    model: nn.Module, named: NamedOptimizer, batches: _Batches, config: TrainConfig, epoch: int
+    model: nn.Module,
+    named: NamedOptimizer,
+    batches: Batches,
+    config: TrainConfig,
+    epoch: int,
+    average: Average | None,
 ) -> dict[str, Any]:
     """Run one epoch and return its record.
 
@@ -193,17 +184,19 @@ def _train_epoch(
     n_steps = config.epochs * batches.count
     total, factor = 0.0, 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_seed(config.seed, epoch, "modules"))
-        for number, index in enumerate(batches.of_epoch(epoch)):
+        torch.default_generator.manual_seed(seed_of(config.seed, epoch, "modules"))
+        for number, step in enumerate(batches.of_epoch(epoch)):
             factor = learning_rate_factor(config.schedule, epoch * batches.count + number, n_steps)
             named.set_rate(factor)
-            loss = _loss(model, named, batches, index, config)
+            loss = _loss(model, named, step, config)
             value = loss.item()
             if not math.isfinite(value):
                 raise DataError(_divergence(f"the loss is {value} in epoch {epoch}, batch {number}", config))
             named.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             named.optimizer.step()
+            if average is not None:
+                average.update(epoch * batches.count + number)
             total += value
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
@@ -211,16 +204,19 @@ def _train_epoch(
     return {"epoch": epoch, "loss": total / batches.count, "learning_rate": config.learning_rate * factor}
 
 
-def _loss(model: nn.Module, named: NamedOptimizer, batches: _Batches, index: Tensor, config: TrainConfig) -> Tensor:
-    logits, labels = single_output(model, batches.x[index]), batches.y[index]
+def _loss(model: nn.Module, named: NamedOptimizer, step: Step, config: TrainConfig) -> Tensor:
+    with autocast(step.x.device, config.precision):
+        logits = single_output(model, step.x)
+    labels = step.y
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits
     if logits.ndim != 2 or int(labels.max()) >= logits.shape[1]:
         raise DataError(
             f"training: the model returns shape {list(logits.shape)}, but labels go up to {int(labels.max())}; "
             "expected logits [N, classes]. Build the model with one output per class."
         )
     loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-    if batches.teacher is not None:
-        soft = distillation_loss(logits, batches.teacher[index], config.temperature)
+    if step.teacher is not None:
+        soft = distillation_loss(logits, step.teacher, config.temperature)
         loss = (1.0 - config.distill_weight) * loss + config.distill_weight * soft
     if config.l1:
         loss = loss + config.l1 * torch.stack([w.abs().sum() for w in named.penalized]).sum()

@@ -110,6 +110,29 @@ def test_gradient_of_the_step_follows_lsq_when_per_channel(qtype):
         assert float(got) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_activations_follow_lsq_when_images_lie_either_way(layout):
+    x = (torch.randn(3, 5, 4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2).to(
+        memory_format=layout
+    )
+    upstream = torch.randn(3, 5, 4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    step = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    x.requires_grad_()
+    fake_quantize(x, step, torch.tensor(2), QType(3, False)).backward(upstream)
+    slow = [slow_step_gradient(float(v), 0.4, 2, QType(3, False)) for v in x.detach().flatten()]
+    expected = sum(g * float(u) for g, u in zip(slow, upstream.flatten(), strict=True))
+    assert float(step.grad) == pytest.approx(expected, rel=1e-9)
+    inside = torch.tensor([0 <= math.floor(float(v) / 0.4 + 0.5) + 2 <= 7 for v in x.detach().flatten()])
+    assert torch.equal(x.grad.flatten(), upstream.flatten() * inside)
+
+
+def test_ends_of_the_range_are_those_of_the_codes():
+    ends = torch.tensor([-0.5, 7.5])  # Of step 1 and 3 bits: the first rounds up to code 0, the second to 8.
+    x = torch.cat([ends, torch.nextafter(ends, torch.tensor(-9.0))]).requires_grad_()
+    fake_quantize(x, torch.tensor(1.0), 0, QType(3, False)).sum().backward()
+    assert x.grad.tolist() == [1, 0, 0, 1]
+
+
 def test_gradient_of_the_gain_is_scaled_by_size_and_range_when_learned():
     weight = torch.randn(3, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     params = fit_affine(weight.numpy(), Format(3, signed=True, granularity="channel", scale="pow2"))

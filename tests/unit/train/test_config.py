@@ -1,11 +1,14 @@
 """Settings out of range."""
 
 import math
+from typing import get_args
 
 import pytest
 
 from dyadiq.core.errors import ConfigError
 from dyadiq.train import TrainConfig
+from dyadiq.train.augment import AUGMENTATIONS
+from dyadiq.train.config import AugmentName
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,9 @@ from dyadiq.train import TrainConfig
         ("seed", -1, "not negative"),
         ("freeze_bn_epoch", -1, "not negative"),
         ("optimizer", "lion", "one of adam, adamw, sgd"),
+        ("average_decay", 1.0, r"in \[0, 1\)"),
+        ("augment", "cutout", "one of none, crop_flip"),
+        ("precision", "float16", "one of float32, bfloat16"),
         ("schedule", "step", "one of cosine, onecycle, constant"),
     ],
 )
@@ -36,3 +42,7 @@ def test_value_out_of_range_is_refused(field, value, expected):
 def test_json_reads_back():
     config = TrainConfig(epochs=7, freeze_bn_epoch=3, optimizer="sgd")
     assert TrainConfig(**config.to_json()) == config
+
+
+def test_names_are_those_of_the_registries():
+    assert {"none", *AUGMENTATIONS} == set(get_args(AugmentName))

@@ -1,0 +1,60 @@
+"""Random changes of training images, by name: a function of (seed, epoch, batch), so that resuming repeats them.
+
+Used by `batches`. A new augmentation is one function here and one line in `AUGMENTATIONS`. It gets a batch of
+samples, the value of black for each channel and a generator, and returns a batch of the same shape.
+Source of ``crop_flip``: Lee et al. 2015 and He et al. 2016, section 4.2, the usual one for CIFAR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from dyadiq.core.errors import DataError
+
+__all__ = ["AUGMENTATIONS", "Augmentation", "crop_flip"]
+
+Augmentation: TypeAlias = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+
+_PADDING = 4
+
+
+def crop_flip(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
+    """Return every image shifted by up to 4 pixels in each direction, and mirrored left to right half of the time.
+
+    Args:
+        x: Images.
+        black: What comes in at the borders.
+        generator: On the CPU.
+
+    Shapes:
+        x ``[N, C, H, W]``, black ``[C]``.
+
+    Raises:
+        DataError: These are no images.
+
+    Example:
+        >>> crop_flip(torch.ones(2, 3, 8, 8), torch.zeros(3), torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+    if x.ndim != 4:
+        raise DataError(f"augment: crop_flip takes images [N, C, H, W], got samples of shape {list(x.shape[1:])}.")
+    n, _, height, width = x.shape
+    shifts = torch.randint(0, 2 * _PADDING + 1, (2, n, 1), generator=generator)
+    mirrored = torch.randint(0, 2, (n, 1), generator=generator, dtype=torch.bool)
+    columns = torch.arange(width).expand(n, width)
+    columns = torch.where(mirrored, columns.flip(1), columns) + shifts[0]
+    rows = torch.arange(height) + shifts[1]
+    border = black.reshape(-1, 1, 1)
+    padded = torch.nn.functional.pad(x - border, (_PADDING,) * 4) + border
+    index = torch.arange(n).reshape(-1, 1, 1)
+    rows, columns = rows.to(x.device)[:, :, None], columns.to(x.device)[:, None, :]
+    result: Tensor = padded.movedim(1, -1)[index.to(x.device), rows, columns].movedim(-1, 1)
+    return result
+
+
+AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType({"crop_flip": crop_flip})

@@ -1,0 +1,76 @@
+"""Augmentation: every result is a shifted, perhaps mirrored sample, and follows the generator only."""
+
+import numpy as np
+import pytest
+import torch
+
+from dyadiq.core.errors import DataError
+from dyadiq.train import TrainConfig
+from dyadiq.train.augment import AUGMENTATIONS, crop_flip
+from dyadiq.train.batches import Batches
+from dyadiq.zoo import Split
+
+
+def all_views(image, black):
+    """Every shift by up to 4 pixels, mirrored or not: pad, mirror, cut."""
+    channels, height, width = image.shape
+    padded = black[:, None, None].expand(channels, height + 8, width + 8).clone()
+    padded[:, 4:-4, 4:-4] = image
+    cuts = [padded[:, i : i + height, j : j + width] for i in range(9) for j in range(9)]
+    return [view for cut in cuts for view in (cut, cut.flip(2))]
+
+
+def test_every_result_is_a_shifted_or_mirrored_image():
+    x = torch.randn(30, 2, 7, 9, generator=torch.Generator().manual_seed(0))
+    black = torch.tensor([-3.0, -5.0])
+    result = crop_flip(x, black, torch.Generator().manual_seed(1))
+    seen = set()
+    for image, got in zip(x, result, strict=True):
+        found = [number for number, view in enumerate(all_views(image, black)) if torch.allclose(view, got, atol=1e-6)]
+        assert found
+        seen.add(found[0])
+    assert len(seen) > 20
+    assert {number % 2 for number in seen} == {0, 1}  # mirrored and not
+
+
+def test_same_generator_gives_the_same_images():
+    x, black = torch.randn(8, 3, 8, 8), torch.zeros(3)
+    first, again, other = (crop_flip(x, black, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_samples_that_are_no_images_are_refused():
+    with pytest.raises(DataError, match=r"crop_flip takes images \[N, C, H, W\], got samples of shape \[5\]"):
+        crop_flip(torch.zeros(2, 5), torch.zeros(5), torch.Generator())
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_epochs_differ_and_repeat_themselves(name):
+    split = Split(np.random.default_rng(0).normal(size=(12, 3, 8, 8)), np.arange(12) % 3)
+    batches = Batches(torch.nn.Linear(1, 1), split, TrainConfig(batch_size=5, augment=name), None)
+    epochs = [[step.x for step in batches.of_epoch(epoch)] for epoch in (0, 1, 0)]
+    assert len(epochs[0]) == batches.count == 2
+    assert all(torch.equal(a, b) for a, b in zip(epochs[0], epochs[2], strict=True))
+    assert not torch.equal(epochs[0][0], epochs[1][0])
+
+
+def test_black_is_the_smallest_value_of_a_channel():
+    x = np.random.default_rng(0).normal(size=(6, 2, 8, 8)) + np.array([5.0, -5.0])[:, None, None]
+    split = Split(x, np.arange(6) % 3)
+    batches = Batches(torch.nn.Linear(1, 1), split, TrainConfig(batch_size=6, augment="crop_flip"), None)
+    (step,) = batches.of_epoch(0)
+    assert torch.allclose(step.x.amin((0, 2, 3)), torch.tensor(split.x.min((0, 2, 3))))
+
+
+class Pixels(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3]
+
+
+def test_teacher_sees_the_augmented_images():
+    split = Split(np.random.default_rng(0).normal(size=(6, 3, 8, 8)), np.arange(6) % 3)
+    for name in ("none", "crop_flip"):
+        batches = Batches(torch.nn.Linear(1, 1), split, TrainConfig(batch_size=6, augment=name), Pixels())
+        (step,) = batches.of_epoch(0)
+        assert torch.equal(step.teacher, step.x.flatten(1)[:, :3])
