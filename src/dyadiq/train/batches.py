@@ -40,8 +40,9 @@ class Batches:
     def __init__(self, model: nn.Module, split: Split, config: TrainConfig, teacher: nn.Module | None) -> None:
         """Move the samples to the model's device; ask the teacher if there is no augmentation."""
         device = device_of(model)
-        self._x = torch.tensor(split.x, device=device)
-        self._y = torch.tensor(split.y, device=device)
+        # Never written to, so that on the CPU it may be the user's own memory.
+        self._x = torch.as_tensor(split.x, device=device)
+        self._y = torch.as_tensor(split.y, device=device)
         self._augment = None if config.augment == "none" else AUGMENTATIONS[config.augment]
         self._black = self._x.amin([0, *range(2, self._x.ndim)])
         self._teacher, self._logits = teacher, None

@@ -39,6 +39,8 @@ from dyadiq.zoo.data import Split, split_hash
 
 __all__ = ["EpochCallback", "TrainResult", "freeze_batchnorm_", "train"]
 
+_VALIDATION_BATCH = 512  # bounds the memory that images take
+
 EpochCallback = Callable[[dict[str, Any]], None]
 
 
@@ -227,7 +229,7 @@ def _validate(
     model: nn.Module, validation: Split, record: dict[str, Any], best: Best | None, keep_from: int
 ) -> tuple[dict[str, Any], Best | None]:
     """Return the record with validation results, and the better of the best epoch so far and this one."""
-    result = evaluate(model, validation)
+    result = evaluate(model, validation, batch_size=_VALIDATION_BATCH)
     record = record | {"validation_accuracy": result.accuracy, "validation_loss": result.loss}
     if record["epoch"] < keep_from:
         return record, best
