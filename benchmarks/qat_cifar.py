@@ -154,10 +154,14 @@ def log(folder, record):
     print(folder.name, record, flush=True)
 
 
+def finished_rows(path):
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def table(rows):
     """Return the Markdown table of all rows, one line a case and number of epochs."""
     lines = [
-        "| case | mean weight bits | activation bits | epochs | seeds | float % | integer % | points below float | allowed |",
+        "| case | mean weight bits | activation bits | epochs | seeds | float % | integer % | points below | allowed |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, epochs in sorted({(row["case"], row["epochs"]) for row in rows}):
@@ -181,13 +185,13 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "qat_cifar.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    rows = finished_rows(args.out)
     for name in args.cases:
         for seed in args.seeds:
             if any((row["case"], row["seed"], row["epochs"]) == (name, seed, args.epochs) for row in rows):
                 continue
             row = run(name, seed, args.epochs, args.work, args.n_train)
-            rows.append(row | {"environment": environment()})
+            rows = [*finished_rows(args.out), row | {"environment": environment()}]  # Another process may add rows.
             rows.sort(key=lambda row: (row["case"], row["epochs"], row["seed"]))
             write_results(args.out, {"schema": "dyadiq.benchmark.qat-cifar/1", "rows": rows})
             print(table(rows), flush=True)
