@@ -127,6 +127,7 @@ class FinetuneSection(TrainSection):
     """``[finetune]``: training of the quantized network; ``epochs = 0`` leaves it as calibrated.
 
     ``distill = true`` imitates the float network as well, with the share ``distill_weight``.
+    ``estimator = "lsq"`` (``dyadiq list estimators``) is how gradients pass the rounding.
     ``freeze_bn_epoch = n`` lets batch norms learn their statistics for n epochs; without it they are frozen.
     """
 
@@ -136,6 +137,8 @@ class FinetuneSection(TrainSection):
     temperature: Positive = 2.0
     freeze_bn_epoch: Annotated[int, Field(ge=0)] | None = None
     scale_rate_frac: NotNegative = 1.0
+    estimator: str = "log_lsq"
+    range_decay: NotNegative = 1e-4
     sparsify: SparsifySection | None = None
 
     @model_validator(mode="after")

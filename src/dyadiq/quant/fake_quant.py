@@ -189,11 +189,15 @@ class Quantizer(nn.Module):
             gain = round_to_grid(gain, torch.ones_like(gain))
         return self.scale * torch.exp2(gain)
 
+    def current_zero_point(self) -> Tensor:
+        """Return the code of 0.0 now, int64, same shape as the scale."""
+        return self.zero_point
+
     def affine_params(self) -> AffineParams:
         """Return the scale and zero point now, as float64 of what the forward pass uses."""
         scale = self.current_scale().detach().double().cpu().numpy()
         factor = None if self.group_factor is None else self.group_factor.cpu().numpy()
-        return AffineParams(scale, self.zero_point.cpu().numpy(), self.qtype, factor, self.fmt)
+        return AffineParams(scale, self.current_zero_point().cpu().numpy(), self.qtype, factor, self.fmt)
 
     def codes(self, values: NDArray[np.float64], *, name: str) -> NDArray[np.int64]:
         """Return integer codes, by `core.affine`.

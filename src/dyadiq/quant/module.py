@@ -33,6 +33,8 @@ from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import named_inputs
 from dyadiq.ir.sites import find_sites
 from dyadiq.quant.calibrate import calibrate_activations, check_finite_params, fit_weights
+from dyadiq.quant.estimators import DEFAULT, find_estimator
+from dyadiq.quant.estimators.base import replace_quantizers_
 from dyadiq.quant.exact import ExactExecutor
 from dyadiq.quant.fake_quant import ActivationQuantizer, Quantizer, WeightQuantizer, round_to_grid
 from dyadiq.quant.fold import Layer, counter_name, find_layers, fold
@@ -122,6 +124,7 @@ class QuantModule(nn.Module):
         sites: Where its activations are quantized.
         batchnorm_frozen: Whether batch norms use running statistics in training too.
         batchnorm_momentum: Weight of a batch in the running statistics; None: each batch norm's own.
+        estimator: How gradients pass the quantizers; see `set_estimator_`.
 
     Raises:
         QuantError: The model has its own attribute ``quantizers``.
@@ -152,6 +155,7 @@ class QuantModule(nn.Module):
         self.graph, self.plan, self.config = graph, plan, config
         self.mode, self.learn_scales = "fake", learn_scales
         self.batchnorm_frozen, self.batchnorm_momentum = freeze_bn, batchnorm_momentum
+        self.estimator = DEFAULT
         self.canonical = canonicalize(graph)
         self.sites = find_sites(self.canonical)
         self.layers = find_layers(graph, self.canonical)
@@ -201,6 +205,31 @@ class QuantModule(nn.Module):
         """Use running statistics from now on, in training too."""
         self.batchnorm_frozen = True
         return self
+
+    def set_estimator_(self, name: str) -> QuantModule:
+        """Train by another estimator from now on: a name in `quant.estimators.ESTIMATORS`.
+
+        Scales and zero points stay; what was learned becomes the starting point, under new names in the state dict.
+        A transform of weights is written back when its estimator goes. Set it before making an optimizer.
+
+        Raises:
+            UnknownNameError: No such estimator.
+        """
+        estimator = find_estimator(name)
+        if estimator is not self.estimator:
+            with torch.no_grad():
+                own, trained = self.model_tensors(), self.trained_tensors()
+                for weight in self._raw_weights():
+                    own[weight].copy_(trained[weight])
+            self.estimator = estimator
+            replace_quantizers_(self, estimator)
+        return self
+
+    def replace_quantizer_(self, name: str, quantizer: Quantizer) -> None:
+        """Put a quantizer of the same kind in the place of the one of this name."""
+        scope = self._modules[_QUANTIZERS]
+        assert scope is not None  # our own bug otherwise
+        add_module_(scope, name, quantizer)
 
     def quantizers_by_name(self) -> dict[str, Quantizer]:
         """Return the quantizer of every decision."""
@@ -255,16 +284,28 @@ class QuantModule(nn.Module):
             raise DataError(f"inputs {list(self.graph.inputs)} have no samples: got shapes {got}. Skip empty batches.")
 
     def _run_real(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        tensors = self.model_tensors()
+        tensors = self.trained_tensors()
         quantizers = self.quantizers_by_name() if self.mode == "fake" else {}
         values = self.first_values(inputs, tensors, quantizers)
+        last_reader = {name: node.name for node in self.canonical.nodes for name in node.inputs}
         for node in self.canonical.nodes:
             values[node.output] = self.run_canonical_node(node, values, tensors, quantizers)
+            for name in set(node.inputs):  # Nobody reads it again: let go of the memory.
+                if name in values and last_reader[name] == node.name and name not in self.canonical.outputs:
+                    del values[name]
         return [values[name] for name in self.canonical.outputs]
 
     def model_tensors(self) -> dict[str, Tensor]:
         """Return the model's own parameters and buffers by name, the very tensors, not copies."""
         return tensors_by_name(self, skip=(_QUANTIZERS,))
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return the same with the weights that the estimator makes of them: what is folded and quantized."""
+        tensors = self.model_tensors()
+        for name in self._raw_weights():
+            assert self.estimator.transform is not None  # there are none otherwise
+            tensors[name] = self.estimator.transform(tensors[name])
+        return tensors
 
     def first_values(
         self, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor], quantizers: Mapping[str, Quantizer]
@@ -300,6 +341,13 @@ class QuantModule(nn.Module):
                 arguments = [_activation(quantizers, node.output).round(x) for x in arguments]
             result = run_node(node, arguments)
         return quantizers[node.output](result) if node.output in quantizers else result
+
+    def _raw_weights(self) -> list[str]:
+        """Return the names of the weights that the estimator transforms."""
+        if self.estimator.transform is None:
+            return []
+        sources = (layer.source for layer in self.layers.values() if layer.source.op in ("conv2d", "linear"))
+        return list(dict.fromkeys(node.inputs[1] for node in sources))
 
     def _run_layer(
         self, layer: Layer, x: Tensor, tensors: Mapping[str, Tensor], quantizers: Mapping[str, Quantizer]
@@ -408,7 +456,8 @@ class QuantModule(nn.Module):
         return quants
 
     def _folded_layers(self) -> list[tuple[Layer, Tensor, Tensor | None]]:
-        tensors = {n: t.detach().clone() for n, t in tensors_by_name(self, skip=(_QUANTIZERS,)).items()}
+        with torch.no_grad():
+            tensors = {n: t.detach().clone() for n, t in self.trained_tensors().items()}
         return [(layer, *fold(layer, tensors)) for layer in self.layers.values()]
 
 

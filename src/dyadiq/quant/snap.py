@@ -115,7 +115,7 @@ def _partial_bound(
     """Return a bound on every partial sum, ``[O]``, or ``[1]`` where channels share a scale."""
     codes = quantizer.effective_codes(weight, scale).flatten(1)
     top = 1 if source.qtype.bipolar else max(abs(source.qtype.qmin), abs(source.qtype.qmax))
-    offset = -source.zero_point * codes.sum(dim=1)
+    offset = -source.current_zero_point() * codes.sum(dim=1)
     if bias is not None:
         offset = offset + torch.floor(bias.double() / (scale * source.current_scale().double()) + 0.5)
     partial = offset.abs() + codes.abs().sum(dim=1) * top

@@ -21,6 +21,7 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import BitPlan
 from dyadiq.core.qtype import QType
 from dyadiq.ir.serialize import graph_from_payload, graph_to_payload
+from dyadiq.quant.estimators import DEFAULT
 from dyadiq.quant.module import QuantModule
 
 __all__ = ["load_quant_module", "save_quant_module"]
@@ -46,6 +47,7 @@ def save_quant_module(path: str | os.PathLike[str], module: QuantModule) -> str:
             for name, quantizer in module.quantizers_by_name().items()
         },
         "learn_scales": module.learn_scales,
+        "estimator": module.estimator.name,
         "batchnorm_frozen": module.batchnorm_frozen,
         "batchnorm_momentum": module.batchnorm_momentum,
         "mode": module.mode,
@@ -89,6 +91,7 @@ def _decode(payload: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Q
         freeze_bn=payload["batchnorm_frozen"],
         batchnorm_momentum=payload["batchnorm_momentum"],
     )
+    module.set_estimator_(payload.get("estimator", DEFAULT.name))  # Files of before there were others have none.
     tensors = {name: torch.from_numpy(value) for name, value in state.items()}
     if any(value.dtype == torch.float64 for value in tensors.values()):
         module.double()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dyadiq.train.augment import AUGMENTATIONS
 from dyadiq.train.config import TrainConfig
+from dyadiq.train.distributed import World
 from dyadiq.train.evaluate import device_of, evaluation_mode, predict, single_output
 from dyadiq.train.precision import autocast
 from dyadiq.zoo.data import Split
@@ -37,8 +38,19 @@ class Batches:
         count: Batches of an epoch.
     """
 
-    def __init__(self, model: nn.Module, split: Split, config: TrainConfig, teacher: nn.Module | None) -> None:
-        """Move the samples to the model's device; ask the teacher if there is no augmentation."""
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        config: TrainConfig,
+        teacher: nn.Module | None,
+        world: World | None = None,
+    ) -> None:
+        """Move the samples to the model's device; ask the teacher if there is no augmentation.
+
+        Raises:
+            ConfigError: Several processes, and they would not do what one does.
+        """
         device = device_of(model)
         # Never written to, so that on the CPU it may be the user's own memory.
         self._x = torch.as_tensor(split.x, device=device)
@@ -50,15 +62,18 @@ class Batches:
             self._logits = predict(teacher, split.x).to(device)
         self._size = min(config.batch_size, len(split))
         self.count = len(split) // self._size
+        self._world = World(0, 1) if world is None else world
+        self._world.check(model, config, self._size)
         self._config = config
 
     def of_epoch(self, epoch: int) -> Iterator[Step]:
-        """Yield the batches of an epoch; the same for the same seed and epoch."""
+        """Yield the batches of an epoch, or this process's share; the same for the same seed and epoch."""
         generator = torch.Generator().manual_seed(seed_of(self._config.seed, epoch, "augment"))
         for index in self._order(epoch):
             x = self._x[index]
             if self._augment is not None:
                 x = self._augment(x, self._black, generator)
+            x, index = self._world.share(x), self._world.share(index)
             yield Step(x, self._y[index], self._teacher_logits(x, index))
 
     def _teacher_logits(self, x: Tensor, index: Tensor) -> Tensor | None:

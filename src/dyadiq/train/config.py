@@ -39,6 +39,8 @@ class TrainConfig:
         temperature: Of the distillation loss.
         freeze_bn_epoch: From this epoch on (0: from the start) batch norm keeps its statistics; None: never.
         scale_rate_frac: Learning rate of quantizer scales (their log2), as a fraction of ``learning_rate``.
+        estimator: How gradients pass quantizers, a name in `quant.estimators.ESTIMATORS`; read by `finetune`.
+        range_decay: Factor of the penalty that the estimator ``pact`` puts on the squares of its clipping values.
         augment: Random changes of the samples, a name in `augment.AUGMENTATIONS`, or ``none``.
         average_decay: Decay of a moving average of the weights, in [0, 1), validated and kept instead of them; 0: none.
         precision: Of dot products in training: ``float32``, or ``bfloat16``, which is faster where processors have it.
@@ -69,6 +71,8 @@ class TrainConfig:
     temperature: float = 2.0
     freeze_bn_epoch: int | None = None
     scale_rate_frac: float = 1.0
+    estimator: str = "log_lsq"
+    range_decay: float = 1e-4
     augment: AugmentName = "none"
     average_decay: float = 0.0
     precision: PrecisionName = "float32"
@@ -85,7 +89,7 @@ class TrainConfig:
         for name in ("learning_rate", "temperature"):
             value = getattr(self, name)
             _require(name, value, math.isfinite(value) and value > 0, "positive and finite")
-        for name in ("weight_decay", "l1", "scale_rate_frac"):
+        for name in ("weight_decay", "l1", "scale_rate_frac", "range_decay"):
             value = getattr(self, name)
             _require(name, value, math.isfinite(value) and value >= 0, "finite and not negative")
         for name in ("momentum", "label_smoothing", "average_decay"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from torch import nn
 from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.ir.execute import Batch
+from dyadiq.quant.estimators import find_estimator
 from dyadiq.quant.module import QuantModule
+from dyadiq.train.blockwise import BlockSchedule, BlockwiseConfig
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.evaluate import evaluate
 from dyadiq.train.loop import EpochCallback, TrainResult, train
@@ -39,6 +42,7 @@ def finetune(
     validation: Split | None = None,
     teacher: nn.Module | None = None,
     sparsify: SparsifyConfig | None = None,
+    blockwise: BlockwiseConfig | None = None,
     checkpoint: Path | None = None,
     progress: Progress = NO_PROGRESS,
     on_epoch: EpochCallback | None = None,
@@ -54,6 +58,7 @@ def finetune(
         validation: What to choose the best epoch by. Never the test split.
         teacher: Usually the float model; its outputs are imitated as well.
         sparsify: Prune weights and limit their signed digits meanwhile, down to a budget.
+        blockwise: Quantize the network block by block meanwhile, in this order.
         checkpoint: File to write after every epoch and to resume from, as in `train`.
         progress: Receives one step per epoch.
         on_epoch: Called with the record of each new epoch.
@@ -63,7 +68,9 @@ def finetune(
 
     Raises:
         DataError: No or unlabelled batches; NaN or infinity in the samples, the weights or the loss.
-        ConfigError: The checkpoint belongs to another training, or the network has several inputs or outputs.
+        ConfigError: The checkpoint belongs to another training, the network has several inputs or outputs, or
+            ``blockwise`` does not fit it or goes with ``sparsify``.
+        UnknownNameError: No such estimator.
         InfeasibleError: The budget of ``sparsify`` is missed after its last update, or leaves no weight.
         MissingDependencyError: A budget of LUTs, and da4ml is not installed.
         TooLargeError: A budget of LUTs, and the network is too large to unroll.
@@ -79,9 +86,11 @@ def finetune(
         )
     split = data if isinstance(data, Split) else batches_to_split(data)
     config = config if epochs is None else replace(config, epochs=epochs)
-    schedule = None if sparsify is None else DigitSchedule(qmod, split, sparsify, config.epochs, config.seed)
+    estimator, before = find_estimator(config.estimator), qmod.estimator
+    schedule, also = _schedule(qmod, split, config, sparsify, blockwise)
     mode = qmod.mode
-    qmod.set_mode_("fake")
+    qmod.set_mode_("fake").set_estimator_(estimator.name)
+    ranges = estimator.penalized(qmod.quantizers_by_name().values())
     try:
         result = train(
             qmod,
@@ -95,7 +104,8 @@ def finetune(
             freeze=qmod.freeze_batchnorm_,
             before_epoch=schedule,
             keep_from=0 if schedule is None else schedule.final_epoch,
-            also=None if sparsify is None else {"sparsify": sparsify.to_json()},
+            also=also,
+            penalty=(lambda: config.range_decay * torch.cat(ranges).square().sum()) if ranges else None,
         )
         if sparsify is None or not sparsify.polish_samples:
             return result
@@ -104,7 +114,30 @@ def finetune(
         accuracy = None if validation is None else evaluate(qmod, validation).accuracy
         return replace(result, validation_accuracy=accuracy, polished=asdict(polished))
     finally:
-        qmod.set_mode_(mode)
+        qmod.set_mode_(mode).set_estimator_(before.name)
+        if isinstance(schedule, BlockSchedule):
+            schedule.finish()
+
+
+def _schedule(
+    qmod: QuantModule,
+    split: Split,
+    config: TrainConfig,
+    sparsify: SparsifyConfig | None,
+    blockwise: BlockwiseConfig | None,
+) -> tuple[DigitSchedule | BlockSchedule | None, dict[str, Any] | None]:
+    """Return what happens before epochs, and its settings.
+
+    Raises:
+        ConfigError: Both of them.
+    """
+    if sparsify is not None and blockwise is not None:
+        raise ConfigError("finetune: sparsify and blockwise both change the network before epochs. Use one of them.")
+    if sparsify is not None:
+        return DigitSchedule(qmod, split, sparsify, config.epochs, config.seed), {"sparsify": sparsify.to_json()}
+    if blockwise is not None:
+        return BlockSchedule(qmod, blockwise, config.epochs), {"blockwise": blockwise.to_json()}
+    return None, None
 
 
 def batches_to_split(batches: Iterable[Batch]) -> Split:

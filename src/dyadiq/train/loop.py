@@ -31,6 +31,7 @@ from dyadiq.train.batches import Batches, Step, seed_of
 from dyadiq.train.checkpoint import Best, TrainState, fingerprint, model_hash, read_checkpoint, write_checkpoint
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.distillation import distillation_loss
+from dyadiq.train.distributed import World
 from dyadiq.train.evaluate import evaluate, single_output
 from dyadiq.train.optimizer import NamedOptimizer, make_optimizer
 from dyadiq.train.precision import autocast
@@ -78,6 +79,7 @@ def train(
     before_epoch: Callable[[int], Mapping[str, Any]] | None = None,
     keep_from: int = 0,
     also: Mapping[str, Any] | None = None,
+    penalty: Callable[[], Tensor] | None = None,
 ) -> TrainResult:
     """Train a classifier in place: cross entropy, with distillation from a teacher if one is given.
 
@@ -100,6 +102,7 @@ def train(
         before_epoch: Called with the number of each new epoch; may change buffers, as a function of the model's state
             and the number only. What it returns goes into the epoch's record.
         keep_from: First epoch whose weights may be kept as the best.
+        penalty: What to add to the loss of every step; its settings belong into ``also``.
         also: Settings of ``before_epoch``; a checkpoint made with others is refused.
 
     Returns:
@@ -133,7 +136,9 @@ def train(
         named.load_state(state.optimizer)
     n_resumed = state.n_epochs
     average = Average(model, config.average_decay, state.average) if config.average_decay else None
-    batches = Batches(model, split, config, teacher)
+    world = World.current()
+    batches = Batches(model, split, config, teacher, world)
+    trainee = _Trainee(model, world.wrap(model), named, average, penalty, world)
     progress.start("train", config.epochs)
     try:
         if n_resumed:
@@ -143,15 +148,16 @@ def train(
             if config.freeze_bn_epoch is not None and epoch >= config.freeze_bn_epoch:
                 freeze()
             noted = {} if before_epoch is None else before_epoch(epoch)
-            record = {**noted, **_train_epoch(model, named, batches, config, epoch, average)}
+            record = {**noted, **_train_epoch(trainee, batches, config, epoch)}
             best = state.best
             if validation is not None:
                 with nullcontext() if average is None else average.applied():
                     record, best = _validate(model, validation, record, best, keep_from)
             averages = {} if average is None else average.state()
             state = TrainState(epoch + 1, (*state.history, record), model.state_dict(), named.state(), best, averages)
-            if checkpoint is not None:
+            if checkpoint is not None and world.rank == 0:
                 write_checkpoint(checkpoint, state, identity)
+            world.wait()
             progress.advance(1, _note(record))
             if on_epoch is not None:
                 on_epoch(dict(record))
@@ -170,19 +176,25 @@ def freeze_batchnorm_(model: nn.Module) -> None:
             module.eval()
 
 
-def _train_epoch(
-    model: nn.Module,
-    named: NamedOptimizer,
-    batches: Batches,
-    config: TrainConfig,
-    epoch: int,
-    average: Average | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Trainee:
+    """What a step changes: the model, and what belongs to it; ``network`` is what a step calls."""
+
+    model: nn.Module
+    network: nn.Module
+    named: NamedOptimizer
+    average: Average | None
+    penalty: Callable[[], Tensor] | None
+    world: World
+
+
+def _train_epoch(trainee: _Trainee, batches: Batches, config: TrainConfig, epoch: int) -> dict[str, Any]:
     """Run one epoch and return its record.
 
     Raises:
         DataError: The loss or a weight became NaN or infinite, or a label is beyond the model's classes.
     """
+    named, average = trainee.named, trainee.average
     n_steps = config.epochs * batches.count
     total, factor = 0.0, 0.0
     with torch.random.fork_rng(devices=[]):
@@ -190,7 +202,7 @@ def _train_epoch(
         for number, step in enumerate(batches.of_epoch(epoch)):
             factor = learning_rate_factor(config.schedule, epoch * batches.count + number, n_steps)
             named.set_rate(factor)
-            loss = _loss(model, named, step, config)
+            loss = _loss(trainee, step, config)
             value = loss.item()
             if not math.isfinite(value):
                 raise DataError(_divergence(f"the loss is {value} in epoch {epoch}, batch {number}", config))
@@ -200,15 +212,19 @@ def _train_epoch(
             if average is not None:
                 average.update(epoch * batches.count + number)
             total += value
-    for name, parameter in model.named_parameters():
+    for name, parameter in trainee.model.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise DataError(_divergence(f"weight {name!r} is not finite after epoch {epoch}", config))
-    return {"epoch": epoch, "loss": total / batches.count, "learning_rate": config.learning_rate * factor}
+    return {
+        "epoch": epoch,
+        "loss": trainee.world.mean(total / batches.count),
+        "learning_rate": config.learning_rate * factor,
+    }
 
 
-def _loss(model: nn.Module, named: NamedOptimizer, step: Step, config: TrainConfig) -> Tensor:
+def _loss(trainee: _Trainee, step: Step, config: TrainConfig) -> Tensor:
     with autocast(step.x.device, config.precision):
-        logits = single_output(model, step.x)
+        logits = single_output(trainee.network, step.x)
     labels = step.y
     logits = logits.float() if logits.dtype == torch.bfloat16 else logits
     if logits.ndim != 2 or int(labels.max()) >= logits.shape[1]:
@@ -221,8 +237,8 @@ def _loss(model: nn.Module, named: NamedOptimizer, step: Step, config: TrainConf
         soft = distillation_loss(logits, step.teacher, config.temperature)
         loss = (1.0 - config.distill_weight) * loss + config.distill_weight * soft
     if config.l1:
-        loss = loss + config.l1 * torch.stack([w.abs().sum() for w in named.penalized]).sum()
-    return loss
+        loss = loss + config.l1 * torch.stack([w.abs().sum() for w in trainee.named.penalized]).sum()
+    return loss if trainee.penalty is None else loss + trainee.penalty()
 
 
 def _validate(
