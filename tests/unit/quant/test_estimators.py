@@ -83,7 +83,7 @@ def test_fake_values_are_the_integers_times_their_scale_when_in_float64(name):
     x = samples_of(model, 20, seed=2).double()
     codes = module.set_mode_("exact")(x).double()
     scale = module.activation_quants()["fc"].scale
-    # The program's ratios are dyadic numbers of 16 bits: a step of 16-bit outputs, and now and then one of hidden codes.
+    # The program's ratios are dyadic numbers of 16 bits: a step of the output, now and then one of hidden codes.
     assert ((module.set_mode_("fake")(x) / scale - codes).abs() < 1.5).double().mean() > 0.9
 
 
@@ -168,11 +168,11 @@ def test_step_stays_positive_and_a_power_of_two_where_asked():
     quantizer = LsqWeightQuantizer(fit_range(-1.0, 1.0, Format(4), nonnegative=False), learn_scale=True)
     with torch.no_grad():
         quantizer.step.fill_(-3.0)
-    assert float(quantizer.current_scale()) == float(quantizer.scale) / 1024
+    assert quantizer.current_scale().item() == float(quantizer.scale) / 1024
     pow2 = LsqWeightQuantizer(fit_range(-1.0, 1.0, Format(4, scale="pow2"), nonnegative=False), learn_scale=True)
     with torch.no_grad():
         pow2.step.fill_(0.3)
-    assert float(pow2.current_scale()) == 0.25
+    assert pow2.current_scale().item() == 0.25
     pow2.current_scale().sum().backward()
     assert float(pow2.step.grad) == 1.0
 
@@ -202,7 +202,7 @@ def test_lsq_plus_offset_moves_the_zero_point_which_stays_a_code():
     quantizer = LsqPlusActivationQuantizer(
         fit_range(-1.0, 1.0, Format(4, scheme="asymmetric"), nonnegative=False), learn_scale=True
     )
-    scale = float(quantizer.current_scale())
+    scale = quantizer.current_scale().item()
     for offset, expected in ((-3.2 * scale, 3), (-99.0, 15), (99.0, 0)):
         with torch.no_grad():
             quantizer.offset.fill_(offset)
