@@ -36,10 +36,11 @@ from dyadiq.quant.calibrate import calibrate_activations, check_finite_params, f
 from dyadiq.quant.estimators import DEFAULT, find_estimator
 from dyadiq.quant.estimators.base import replace_quantizers_
 from dyadiq.quant.exact import ExactExecutor
-from dyadiq.quant.fake_quant import ActivationQuantizer, Quantizer, WeightQuantizer, round_to_grid
+from dyadiq.quant.fake_quant import ActivationQuantizer, Quantizer, WeightQuantizer
 from dyadiq.quant.fold import Layer, counter_name, find_layers, fold
 from dyadiq.quant.lower import lower
 from dyadiq.quant.named import Scope, add_module_, add_tensors_, tensors_by_name
+from dyadiq.quant.rounding_gradient import round_to_grid
 from dyadiq.quant.snap import needs_snapping, snapped_scale
 from dyadiq.zero_shot import distill
 
@@ -216,7 +217,7 @@ class QuantModule(nn.Module):
             UnknownNameError: No such estimator.
         """
         estimator = find_estimator(name)
-        if estimator is not self.estimator:
+        if estimator.name != self.estimator.name:  # Copies of a module have copies of it.
             with torch.no_grad():
                 own, trained = self.model_tensors(), self.trained_tensors()
                 for weight in self._raw_weights():

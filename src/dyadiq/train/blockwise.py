@@ -88,7 +88,7 @@ class BlockSchedule:
         Raises:
             ConfigError: The order does not name the module's weights, or there are too few epochs.
         """
-        self._quantizers = module.quantizers_by_name()
+        self._module = module
         self._blocks = _blocks(module, config.order)
         self.final_epoch = math.ceil(config.frac * n_epochs)
         if self.final_epoch >= n_epochs:
@@ -101,13 +101,13 @@ class BlockSchedule:
         done = min(1.0, (epoch + 1) / (self.final_epoch + 1))
         n_blocks = math.ceil(len(self._blocks) * done)
         enabled = {name for block in self._blocks[:n_blocks] for name in block}
-        for name, quantizer in self._quantizers.items():
+        for name, quantizer in self._module.quantizers_by_name().items():
             quantizer.enabled = name in enabled or n_blocks == len(self._blocks)
         return {"blocks": n_blocks}
 
     def finish(self) -> None:
         """Switch on everything."""
-        for quantizer in self._quantizers.values():
+        for quantizer in self._module.quantizers_by_name().values():
             quantizer.enabled = True
 
 

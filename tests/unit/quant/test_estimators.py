@@ -221,7 +221,7 @@ def test_lsq_plus_learns_an_offset_that_calibration_missed():
         error = ((quantizer(x) - x) ** 2).mean()
         error.backward()
         optimizer.step()
-        errors.append(float(error))
+        errors.append(error.item())
     assert errors[-1] < errors[0] / 10
     assert int(quantizer.current_zero_point()) < int(quantizer.zero_point)
 

@@ -8,7 +8,8 @@ from dyadiq.core.affine import AffineParams, dequantize, fit_affine, fit_range, 
 from dyadiq.core.errors import QuantError
 from dyadiq.core.format import Format
 from dyadiq.core.qtype import QType
-from dyadiq.quant.fake_quant import ActivationQuantizer, WeightQuantizer, fake_quantize, round_to_grid
+from dyadiq.quant.fake_quant import ActivationQuantizer, WeightQuantizer
+from dyadiq.quant.rounding_gradient import fake_quantize, round_to_grid
 
 FORMATS = [
     Format(bits, scheme=scheme, granularity=granularity, group_size=6 if granularity == "group" else None, scale=scale)

@@ -1,20 +1,26 @@
 """Fine-tuning a quantized network: better than before, deterministic, resumable."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tests.graphs import FloatGraph, mlp
 
-from dyadiq.core.errors import ConfigError, DataError
+from dyadiq.core.errors import ConfigError, DataError, UnknownNameError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
 from dyadiq.ir.execute import run_graph
 from dyadiq.ir.graph import Graph, Node, TensorInfo
+from dyadiq.ir.reference import run_reference
+from dyadiq.quant.estimators import ESTIMATORS
+from dyadiq.quant.lower import lower
 from dyadiq.quant.module import quantize
 from dyadiq.train import FINETUNE_CONFIG, TrainConfig, evaluate, finetune
 from dyadiq.train.finetune import batches_to_split
 from dyadiq.zoo import Split
+from learners import Killed
 
 GRAPH = mlp((4, 8, 3))
 CONFIG = TrainConfig(epochs=3, batch_size=16, learning_rate=0.01, freeze_bn_epoch=0)
@@ -117,3 +123,46 @@ def test_batchnorm_is_frozen_by_the_module_itself():
 def test_unlabelled_or_missing_batches_are_refused(batches, message):
     with pytest.raises(DataError, match=message):
         batches_to_split(batches)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_lowers_the_loss_and_is_written_back(name):
+    qmod, split = quantized(3), labelled()
+    before, keys = evaluate(qmod, split).loss, list(qmod.state_dict())
+    config = replace(CONFIG, epochs=12, estimator=name, scale_rate_frac=0.1)
+    finetune(qmod, split, config=config)
+    assert evaluate(qmod, split).loss < before
+    assert list(qmod.state_dict()) == keys
+    program = lower(qmod)
+    truth = run_reference(program, split.x.astype(np.float64))[program.graph.outputs[0]]
+    assert np.array_equal(qmod.set_mode_("exact")(torch.tensor(split.x)).numpy(), truth)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_resumed_fine_tuning_ends_with_the_same_bytes_whatever_the_estimator(name, tmp_path):
+    whole, parts, again = quantized(3), quantized(3), quantized(3)
+    config = replace(CONFIG, estimator=name, average_decay=0.9)
+    finetune(whole, labelled(), config=config)
+
+    def kill(record):
+        raise Killed
+
+    with pytest.raises(Killed):
+        finetune(parts, labelled(), config=config, checkpoint=tmp_path / "c", on_epoch=kill)
+    assert parts.estimator.name == "log_lsq"
+    finetune(again, labelled(), config=config, checkpoint=tmp_path / "c")
+    assert same(whole, again)
+
+
+def test_penalty_of_pact_lowers_its_ranges():
+    scales = []
+    for decay in (0.0, 3.0):
+        qmod = quantized(3)
+        finetune(qmod, labelled(), config=replace(CONFIG, estimator="pact", range_decay=decay))
+        scales.append(sum(float(q.scale) for q in qmod.quantizers_by_name().values() if q.scale.numel() == 1))
+    assert scales[1] < scales[0]
+
+
+def test_unknown_estimator_is_refused():
+    with pytest.raises(UnknownNameError, match="estimator"):
+        finetune(quantized(), labelled(), config=replace(CONFIG, estimator="lsqq"))

@@ -58,6 +58,12 @@ def _devices() -> Mapping[str, Any]:
     return DEVICES
 
 
+def _estimators() -> Mapping[str, Any]:
+    from dyadiq.quant.estimators import ESTIMATORS
+
+    return ESTIMATORS
+
+
 _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "targets": _targets,
     "methods": _methods,
@@ -66,13 +72,14 @@ _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "datasets": _datasets,
     "stages": _stages,
     "devices": _devices,
+    "estimators": _estimators,
 }
 
 
 @command("list", "List everything that has a name.")
 @click.argument("kind", type=click.Choice(tuple(_KINDS)), required=False)
 def list_(kind: str | None, as_json: bool) -> None:
-    """List targets, sensitivity methods, costs, models, data sets, stages and devices (or one KIND of them)."""
+    """List targets, methods, costs, models, data sets, stages, devices, estimators (or one KIND of them)."""
     kinds = tuple(_KINDS) if kind is None else (kind,)
     rows = [(k, name, *_about(entry)) for k in kinds for name, entry in _KINDS[k]().items()]
     if as_json:

@@ -42,9 +42,14 @@ class Estimator:
     transform: Callable[[Tensor], Tensor] | None = None
     penalized: Callable[[Iterable[Quantizer]], list[Tensor]] = lambda _: []
 
+    @property
+    def about(self) -> str:
+        """Say where it comes from, for lists."""
+        return self.source
+
 
 def replace_quantizers_(module: QuantModule, estimator: Estimator) -> None:
-    """Put quantizers of an estimator in the place of a module's own; scales, zero points and limits stay."""
+    """Put quantizers of an estimator in the place of a module's own; scales, zero points, limits and grids stay."""
     for name, old in module.quantizers_by_name().items():
         kind: type[Quantizer] = estimator.weight if isinstance(old, WeightQuantizer) else estimator.activation
         new = kind(old.affine_params(), learn_scale=module.learn_scales)
@@ -52,6 +57,8 @@ def replace_quantizers_(module: QuantModule, estimator: Estimator) -> None:
         new.enabled = old.enabled
         if isinstance(old, WeightQuantizer) and isinstance(new, WeightQuantizer):
             new.limit_digits_(old.max_digits)
+        if isinstance(old, ActivationQuantizer) and isinstance(new, ActivationQuantizer):
+            new.set_grid_(old.channel_grid())
         module.replace_quantizer_(name, new)
 
 

@@ -46,7 +46,7 @@ class LsqPlusActivationQuantizer(LsqActivationQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the fake-quantized activation."""
-        if self.offset is None or not self.enabled:
+        if self.offset is None or self.grid is not None or not self.enabled:
             return super().forward(x)
         step, zero_point = self._step(x), self.current_zero_point().reshape(())
         share = self._gradient_scale(x[0].numel())

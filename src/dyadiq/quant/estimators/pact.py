@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from dyadiq.core.affine import AffineParams
 from dyadiq.quant.estimators.base import Estimator, trained_range
 from dyadiq.quant.estimators.dorefa import FixedWeightQuantizer, bounded_weight
-from dyadiq.quant.fake_quant import ActivationQuantizer, Quantizer, fake_quantize, round_to_grid
+from dyadiq.quant.fake_quant import ActivationQuantizer, Quantizer
+from dyadiq.quant.rounding_gradient import fake_quantize, round_to_grid
 
 __all__ = ["PACT", "PactActivationQuantizer"]
 
@@ -50,6 +51,8 @@ class PactActivationQuantizer(ActivationQuantizer):
         """Return the fake-quantized activation."""
         if not self.enabled:
             return x
+        if self.grid is not None:
+            return super().forward(x)
         step = self._step(x)
         if self.qtype.bipolar:
             return fake_quantize(x, step, 0, self.qtype)
