@@ -91,7 +91,7 @@ class _Uniform(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             # d(result)/d(step): (result - x) / step inside, the end code, result / step, outside.
             if step.numel() == 1:
-                total = _dot(gradient, result) - _dot(for_x, x)
+                total = _dot(gradient, result - x) if unbounded else _dot(gradient, result) - _dot(for_x, x)
                 for_step = total.reshape(step.shape) / step * ctx.scale
             else:
                 for_step = (gradient * result - for_x * x).sum_to_size(step.shape) / step * ctx.scale
