@@ -128,6 +128,7 @@ class FinetuneSection(TrainSection):
 
     ``distill = true`` imitates the float network as well, with the share ``distill_weight``.
     ``estimator = "lsq"`` (``dyadiq list estimators``) is how gradients pass the rounding.
+    ``blockwise_frac = 0.5`` quantizes block by block over half of the epochs, the most sensitive first (HAWQ).
     ``freeze_bn_epoch = n`` lets batch norms learn their statistics for n epochs; without it they are frozen.
     """
 
@@ -139,6 +140,7 @@ class FinetuneSection(TrainSection):
     scale_rate_frac: NotNegative = 1.0
     estimator: str = "log_lsq"
     range_decay: NotNegative = 1e-4
+    blockwise_frac: BelowOne = 0.0
     sparsify: SparsifySection | None = None
 
     @model_validator(mode="after")

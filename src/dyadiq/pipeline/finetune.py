@@ -17,4 +17,4 @@ def _run(context: StageContext) -> None:
     write_json(context.folder / "training.json", history)
 
 
-STAGE = Stage("finetune", "fine-tune", ("data", "float", "quantize"), ("data", "model", "finetune"), _run)
+STAGE = Stage("finetune", "fine-tune", ("data", "float", "analyze", "quantize"), ("data", "model", "finetune"), _run)

@@ -39,14 +39,21 @@ def calibrated(context: StageContext, plan: BitPlan) -> QuantModule:
 
 def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dict[str, Any]:
     """Fine-tune as the recipe says and return the history; nothing happens at ``epochs = 0``."""
+    from dyadiq.core.store import load_table
     from dyadiq.train import TrainConfig
+    from dyadiq.train.blockwise import BlockwiseConfig, omega_order
     from dyadiq.train.finetune import finetune
     from dyadiq.train.sparsify import SparsifyConfig
 
     settings = context.recipe.finetune.model_dump()
     distill, sparsify = settings.pop("distill"), settings.pop("sparsify")
+    blockwise_frac = settings.pop("blockwise_frac")
     if settings["epochs"] == 0:
         return {"history": [], "best_epoch": None}
+    blockwise = None
+    if blockwise_frac:
+        table = load_table(context.path("analyze", "sensitivity.safetensors"))
+        blockwise = BlockwiseConfig(omega_order(table, qmod), blockwise_frac)
     data = dataset(context)
     qmod.batchnorm_frozen = not settings["freeze_bn_epoch"]  # live until that epoch, if the recipe names one
     result = finetune(
@@ -56,6 +63,7 @@ def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dic
         validation=data.validation,
         teacher=float_model(context) if distill else None,
         sparsify=None if sparsify is None else SparsifyConfig(**sparsify),
+        blockwise=blockwise,
         checkpoint=checkpoint,
         progress=context.progress,
     )

@@ -250,6 +250,16 @@ def test_weights_of_few_digits_are_told_by_document_and_report(path, tmp_path):
     assert share in (result.folder / "report" / "report.html").read_text()
 
 
+def test_network_is_quantized_block_by_block_by_the_estimator_of_the_recipe(path, tmp_path):
+    options = ("finetune.epochs=4", "finetune.blockwise_frac=0.5", 'finetune.estimator="lsq"')
+    folder = run(path, tmp_path / "run", *options, until="finetune").folder
+    history = json.loads((folder / "finetune" / "training.json").read_text())["history"]
+    assert [record["blocks"] for record in history] == [2, 3, 4, 4]
+    module = load_quant_module(folder / "finetune" / "module.safetensors")
+    assert module.estimator.name == "log_lsq"  # What was learned is written back.
+    assert all(quantizer.enabled for quantizer in module.quantizers_by_name().values())
+
+
 def test_predicted_size_is_the_size_on_disk(finished):
     size = (finished.folder / "export" / "dyq" / "program.dyq").stat().st_size
     assert finished.summary["costs"]["size"] == finished.summary["size_bytes"] == size
