@@ -1,9 +1,10 @@
 """CIFAR-10, ResNet-20, fine-tuned at few bits: accuracy of integer programs. Run: python benchmarks/qat_cifar.py
 
 For every case and seed: bits chosen by the Gram diagonal under an average width (exact allocation), ranges by squared
-error, weights rounded by GPTQ, then fine-tuned with distillation from the float network, the epoch chosen on 5,000 held-out training images, then
-the integer program on the 8,000 test images, once. Resumable: finished rows stay in results/qat_cifar.json, and a
-run that was stopped goes on after its last epoch. Exit code 1 if a mean misses its floor or an executor differs.
+error, weights rounded by GPTQ, then fine-tuned with distillation from the float network, the epoch chosen on 5,000
+held-out training images, then the integer program on the 8,000 test images, once. Resumable: finished rows stay in
+results/qat_cifar.json, and a run that was stopped goes on after its last epoch. Exit code 1 if a row misses its floor
+or an executor differs.
 """
 
 import argparse
