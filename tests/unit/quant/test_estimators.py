@@ -241,7 +241,7 @@ def test_pact_gradients_are_those_of_the_paper():
     result = quantizer(x)
     result.backward(upstream)
     alpha = float(quantizer.alpha.detach())
-    assert float(result.max()) == pytest.approx(alpha)
+    assert result.max().item() == pytest.approx(alpha)
     # Equation (3): 0 below alpha, 1 from alpha on.
     assert float(quantizer.alpha.grad) == pytest.approx(float(upstream[x >= alpha].sum()), rel=1e-9)
     assert torch.equal(x.grad, upstream * ((x >= 0) & (x < alpha)))
