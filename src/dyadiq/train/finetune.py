@@ -109,7 +109,8 @@ def finetune(
         )
         if sparsify is None or not sparsify.polish_samples:
             return result
-        assert schedule is not None  # as sparsify is given
+        assert isinstance(schedule, DigitSchedule)  # as sparsify is given
+        qmod.set_estimator_(before.name)  # Codes are written into the weights themselves.
         polished = schedule.polish(split, progress)
         accuracy = None if validation is None else evaluate(qmod, validation).accuracy
         return replace(result, validation_accuracy=accuracy, polished=asdict(polished))
