@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dyadiq.quant.exact import run_exact
     from dyadiq.quant.lower import lower
     from dyadiq.quant.module import QuantModule, quantize
+    from dyadiq.quant.reconstruct import reconstruct_
     from dyadiq.recipe import load_recipe
     from dyadiq.targets.export import export
     from dyadiq.targets.verify import verify
@@ -65,6 +66,7 @@ _HOMES = {
     "lower": "quant.lower",
     "network_facts": "cost",
     "quantize": "quant.module",
+    "reconstruct_": "quant.reconstruct",
     "run_exact": "quant.exact",
     "run_recipe": "pipeline.run",
     "run_reference": "ir.reference",
@@ -98,6 +100,7 @@ __all__ = [
     "lower",
     "network_facts",
     "quantize",
+    "reconstruct_",
     "run_exact",
     "run_recipe",
     "run_reference",

@@ -34,6 +34,7 @@ from dyadiq.recipe_sections import (
     HardwareSection,
     ModelSection,
     QuantSection,
+    ReconstructSection,
     Section,
     TrainSection,
     VerifySection,
@@ -64,6 +65,7 @@ class Recipe(Section):
     allocate: AllocateSection
     distill: DistillSection | None = None
     calibrate: CalibrateSection = CalibrateSection()
+    reconstruct: ReconstructSection = ReconstructSection()
     finetune: FinetuneSection = FinetuneSection()
     verify: VerifySection = VerifySection()
     export: ExportSection = ExportSection()

@@ -28,6 +28,7 @@ __all__ = [
     "HardwareSection",
     "ModelSection",
     "QuantSection",
+    "ReconstructSection",
     "Section",
     "SparsifySection",
     "TrainSection",
@@ -248,6 +249,22 @@ class DistillSection(Section):
     input_mean: float | tuple[float, ...] = 0.0
     input_std: Positive | tuple[Positive, ...] = 1.0
     input_range: tuple[float, float] | None = None
+
+
+class ReconstructSection(Section):
+    """``[reconstruct]``: post-training methods after calibration, in order (`quant.reconstruct`).
+
+    ``methods = ["gptq"]``; none: nothing happens. ``iterations``, ``batch_size`` and ``learning_rate`` are those of
+    ``adaround``, ``brecq`` and ``qdrop``.
+    """
+
+    methods: tuple[str, ...] = ()
+    n_samples: Count = 512
+    iterations: Count = 500
+    batch_size: Count = 32
+    learning_rate: Positive = 1e-2
+    damping: Fraction = 0.01
+    sweeps: Annotated[int, Field(ge=0)] = 4
 
 
 class VerifySection(Section):

@@ -1,4 +1,4 @@
-"""Stage ``compare``: uniform plans beside the chosen one, calibrated, fine-tuned and measured alike."""
+"""Stage ``compare``: uniform plans beside the chosen one, calibrated, reconstructed, fine-tuned and measured alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from dyadiq.pipeline.allocate import priced_uniform_plan
 from dyadiq.pipeline.evaluate import evaluate_program
-from dyadiq.pipeline.quantized import calibrated, finetune_
+from dyadiq.pipeline.quantized import calibrated, finetune_, reconstruct
 from dyadiq.pipeline.sources import dataset
 from dyadiq.pipeline.stage import Stage, StageContext, write_json
 
@@ -24,6 +24,7 @@ def _run(context: StageContext) -> None:
     for bits in context.recipe.compare.uniform_bits:
         plan = priced_uniform_plan(facts, bits, bits)
         qmod = calibrated(context, plan)
+        reconstruct(context, qmod)
         finetune_(context, qmod, context.scratch / f"training-{bits}.safetensors")
         program = lower(qmod)
         fixed_bytes, weight_bytes = packed_size_parts(program)
@@ -45,6 +46,6 @@ STAGE = Stage(
     "compare",
     "measure uniform plans",
     ("data", "float", "capture", "distill", "analyze"),
-    ("data", "model", "quant", "calibrate", "finetune", "compare"),
+    ("data", "model", "quant", "calibrate", "reconstruct", "finetune", "compare"),
     _run,
 )

@@ -11,10 +11,10 @@ __all__ = ["STAGE"]
 def _run(context: StageContext) -> None:
     from dyadiq.quant.store import load_quant_module, save_quant_module
 
-    qmod = load_quant_module(context.path("quantize", "module.safetensors"))
+    qmod = load_quant_module(context.path("reconstruct", "module.safetensors"))
     history = finetune_(context, qmod, context.scratch / "training.safetensors")
     save_quant_module(context.folder / "module.safetensors", qmod)
     write_json(context.folder / "training.json", history)
 
 
-STAGE = Stage("finetune", "fine-tune", ("data", "float", "analyze", "quantize"), ("data", "model", "finetune"), _run)
+STAGE = Stage("finetune", "fine-tune", ("data", "float", "analyze", "reconstruct"), ("data", "model", "finetune"), _run)

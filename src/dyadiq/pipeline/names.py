@@ -40,6 +40,7 @@ def _unknown_names(recipe: Recipe) -> list[str]:
     from dyadiq.cost import COSTS
     from dyadiq.curvature import METHODS
     from dyadiq.fpga.costs import HARDWARE_COSTS
+    from dyadiq.quant.reconstruct import METHODS as RECONSTRUCTIONS
     from dyadiq.targets import TARGETS
     from dyadiq.zoo import DATASETS, MODELS
 
@@ -48,6 +49,7 @@ def _unknown_names(recipe: Recipe) -> list[str]:
         ("model.name", "model", [recipe.model.name] if ":" not in recipe.model.name else [], MODELS),
         ("analyze.method", "method", [recipe.analyze.method], METHODS),
         ("allocate.budget", "cost metric", recipe.allocate.budget or (), [*COSTS, *HARDWARE_COSTS, AVERAGE_BITS]),
+        ("reconstruct.methods", "reconstruction method", recipe.reconstruct.methods, RECONSTRUCTIONS),
         ("verify.against", "target", recipe.verify.against, TARGETS),
         ("export.to", "target", recipe.export.to, TARGETS),
     ]

@@ -15,7 +15,7 @@ from dyadiq.pipeline.stage import StageContext
 if TYPE_CHECKING:
     from dyadiq.quant.module import QuantModule
 
-__all__ = ["calibrated", "finetune_"]
+__all__ = ["calibrated", "finetune_", "reconstruct"]
 
 
 def calibrated(context: StageContext, plan: BitPlan) -> QuantModule:
@@ -35,6 +35,32 @@ def calibrated(context: StageContext, plan: BitPlan) -> QuantModule:
     if context.recipe.calibrate.refine:
         refine_ranges_(qmod, batches, progress=context.progress)
     return qmod
+
+
+def reconstruct(context: StageContext, qmod: QuantModule) -> dict[str, Any]:
+    """Run the recipe's post-training methods on a calibrated module, in place, and return what they did."""
+    from dyadiq.quant.reconstruct import reconstruct_
+    from dyadiq.quant.reconstruction import ReconstructConfig
+    from dyadiq.rounding import RoundingConfig
+
+    section = context.recipe.reconstruct
+    if not section.methods:
+        return {"methods": [], "errors": {}, "notes": []}
+    result = reconstruct_(
+        qmod,
+        calibration_batches(context, section.n_samples),
+        section.methods,
+        config=ReconstructConfig(
+            rounding=RoundingConfig(damping=section.damping, sweeps=section.sweeps),
+            iterations=section.iterations,
+            batch_size=section.batch_size,
+            learning_rate=section.learning_rate,
+        ),
+        seed=context.recipe.seed,
+        progress=context.progress,
+    )
+    errors = {name: {"nearest": before, "now": now} for name, (before, now) in result.errors.items()}
+    return {"methods": list(result.methods), "errors": errors, "notes": list(result.notes)}
 
 
 def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ REPORTED = (
     "analyze",
     "allocate",
     "quantize",
+    "reconstruct",
     "finetune",
     "lower",
     "export",

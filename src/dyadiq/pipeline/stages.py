@@ -15,6 +15,7 @@ from dyadiq.pipeline.float_model import STAGE as FLOAT
 from dyadiq.pipeline.hardware import STAGE as HARDWARE
 from dyadiq.pipeline.lower import STAGE as LOWER
 from dyadiq.pipeline.quantize import STAGE as QUANTIZE
+from dyadiq.pipeline.reconstruct import STAGE as RECONSTRUCT
 from dyadiq.pipeline.report import STAGE as REPORT
 from dyadiq.pipeline.stage import Stage
 from dyadiq.pipeline.verify import STAGE as VERIFY
@@ -29,6 +30,7 @@ STAGES: tuple[Stage, ...] = (
     ANALYZE,
     ALLOCATE,
     QUANTIZE,
+    RECONSTRUCT,
     FINETUNE,
     LOWER,
     EXPORT,

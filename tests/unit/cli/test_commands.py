@@ -412,7 +412,10 @@ def test_report_needs_a_finished_run(tiny, cli, tmp_path):
     assert "not a run folder" in cli("report", tmp_path).stderr
 
 
-@pytest.mark.parametrize("kind", ["targets", "methods", "costs", "models", "datasets", "stages", "devices"])
+KINDS = ("targets", "methods", "reconstructions", "costs", "models", "datasets", "stages", "devices", "estimators")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_list_names_every_entry(cli, kind):
     result = cli("list", kind, "--json")
     entries = document(result, "dyadiq.list/1")["entries"]
@@ -423,4 +426,4 @@ def test_list_names_every_entry(cli, kind):
 
 def test_list_without_kind_has_all_kinds(cli):
     entries = document(cli("list", "--json"), "dyadiq.list/1")["entries"]
-    assert {e["kind"] for e in entries} == {"targets", "methods", "costs", "models", "datasets", "stages", "devices"}
+    assert {e["kind"] for e in entries} == set(KINDS)

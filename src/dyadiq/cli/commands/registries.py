@@ -21,6 +21,12 @@ def _methods() -> Mapping[str, Any]:
     return METHODS
 
 
+def _reconstructions() -> Mapping[str, Any]:
+    from dyadiq.quant.reconstruct import METHODS
+
+    return METHODS
+
+
 def _costs() -> Mapping[str, Any]:
     from dyadiq.cost import COSTS
     from dyadiq.fpga.costs import HARDWARE_COSTS
@@ -67,6 +73,7 @@ def _estimators() -> Mapping[str, Any]:
 _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "targets": _targets,
     "methods": _methods,
+    "reconstructions": _reconstructions,
     "costs": _costs,
     "models": _models,
     "datasets": _datasets,
@@ -79,7 +86,7 @@ _KINDS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
 @command("list", "List everything that has a name.")
 @click.argument("kind", type=click.Choice(tuple(_KINDS)), required=False)
 def list_(kind: str | None, as_json: bool) -> None:
-    """List targets, methods, costs, models, data sets, stages, devices, estimators (or one KIND of them)."""
+    """List targets, methods, costs, models, data sets, stages, devices, ... (or one KIND of them)."""
     kinds = tuple(_KINDS) if kind is None else (kind,)
     rows = [(k, name, *_about(entry)) for k in kinds for name, entry in _KINDS[k]().items()]
     if as_json:
