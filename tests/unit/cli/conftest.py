@@ -69,6 +69,7 @@ def _text(result, *, numbers, paths):
         text = re.sub(r"\bu?int\d+n?\b", "int#", text)
         text = re.sub(r"\(gap .*\)", "(certificate)", text)
         text = re.sub(r"next best: \S+", "next best: <tensor>", text)
+        text = re.sub(r"\n next best  .*?(?=regret:)", "\n<next best plans, unsure widths>\n", text, flags=re.DOTALL)
         text = re.sub(r"[ ─]{2,}", "  ", text)
     args = " ".join(result.args)
     text = _named(f"$ dyadiq {args}\n-- exit code {result.exit_code}\n{text}", paths)
