@@ -114,12 +114,30 @@ def test_bound_stays_open_and_true_when_labels_run_out(monkeypatch, native, seed
     )
     best = solve_brute_force(problem).objective
     monkeypatch.setattr(knapsack_module, "_MAX_LABELS", 3)
+    monkeypatch.setattr(knapsack_module, "_FEW_LABELS", 3)
+    monkeypatch.setattr(knapsack_module, "_BRANCHINGS", 0)
     found = Knapsack(problem, native=native).solve()
     assert "the proof needs more than 3 labels at once" in found.method
     assert problem.is_feasible(found.choice)
     assert found.lower_bound < found.objective
     assert found.lower_bound <= best * (1 + 1e-12)
     assert best <= found.objective * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("native", BOTH)
+@pytest.mark.parametrize("few", [1, 3])
+def test_branching_changes_no_answer(monkeypatch, native, few):
+    wanted = [Knapsack(instance(seed, 20), native=native).solve() for seed in range(40)]
+    monkeypatch.setattr(knapsack_module, "_FEW_LABELS", few)
+    branched = 0
+    for seed, truth in enumerate(wanted):
+        found = Knapsack(instance(seed, 20), native=native).solve()
+        assert (found is None) == (truth is None)
+        if found is not None:
+            branched += "branches" in found.method
+            assert found.objective == pytest.approx(truth.objective, rel=1e-15)
+            assert found.lower_bound == found.objective
+    assert branched > 0
 
 
 @pytest.mark.parametrize("native", BOTH)
