@@ -19,6 +19,7 @@ from dyadiq.quant.bias_correction import bias_correction_
 from dyadiq.quant.equalize import equalize_
 from dyadiq.quant.gptq import gptq_
 from dyadiq.quant.learned_rounding import adaround_, brecq_, qdrop_
+from dyadiq.quant.estimators import DEFAULT
 from dyadiq.quant.module import QuantModule
 from dyadiq.quant.reconstruction import ReconstructConfig, Reconstruction
 from dyadiq.quant.walk import read_inputs
@@ -77,7 +78,8 @@ def reconstruct_(
         progress: One task a method.
 
     Raises:
-        ConfigError: Not a quantized module, a disabled quantizer, or limits of signed digits.
+        ConfigError: Not a quantized module, a disabled quantizer, limits of signed digits, or another estimator than
+            the default.
         UnknownNameError: No such method.
         DataError: No batch, or an unusable one.
 
@@ -127,6 +129,11 @@ def _check(module: QuantModule) -> None:
     disabled = [name for name, quantizer in module.quantizers_by_name().items() if not quantizer.enabled]
     if disabled:
         raise ConfigError(f"reconstruct_: the quantizers of {', '.join(disabled)} are disabled. Set enabled = True.")
+    if module.estimator.name != DEFAULT.name:
+        raise ConfigError(
+            f"reconstruct_: the module trains by the estimator {module.estimator.name!r}, whose ranges and transforms "
+            f"rounding does not know. Call set_estimator_({DEFAULT.name!r}) first; what was learned stays."
+        )
     limited = [name for name, quantizer in module.weight_quantizers().items() if quantizer.max_digits is not None]
     if limited:
         raise ConfigError(

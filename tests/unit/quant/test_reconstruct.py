@@ -177,6 +177,9 @@ def test_unusable_arguments_are_refused():
         reconstruct_(module, [{"y": x}])
     with pytest.raises(ConfigError, match="reconstruct: iterations must be positive, got 0"):
         ReconstructConfig(iterations=0)
+    with pytest.raises(ConfigError, match="the module trains by the estimator 'lsq'"):
+        reconstruct_(module.set_estimator_("lsq"), [x])
+    module.set_estimator_("log_lsq")
     module.weight_quantizers()["fc1.weight"].enabled = False
     with pytest.raises(ConfigError, match=r"the quantizers of fc1\.weight are disabled"):
         reconstruct_(module, [x])
