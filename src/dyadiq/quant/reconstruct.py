@@ -17,9 +17,9 @@ from dyadiq.ir.execute import Batch
 from dyadiq.quant.batch_norm import batch_norm_
 from dyadiq.quant.bias_correction import bias_correction_
 from dyadiq.quant.equalize import equalize_
+from dyadiq.quant.estimators import DEFAULT
 from dyadiq.quant.gptq import gptq_
 from dyadiq.quant.learned_rounding import adaround_, brecq_, qdrop_
-from dyadiq.quant.estimators import DEFAULT
 from dyadiq.quant.module import QuantModule
 from dyadiq.quant.reconstruction import ReconstructConfig, Reconstruction
 from dyadiq.quant.walk import read_inputs
