@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.weight_gradient import squared_norm, weight_gradient
+from dyadiq.ir.execute import passing_mask
 
 __all__ = ["sample_norms"]
 
@@ -59,8 +60,9 @@ def sample_norms(
             parts = []
             for node in nodes:
                 delta = gradients[node.output]
-                if node.attrs.get("activation") == "relu":
-                    delta = delta * (values[node.output] > 0)
+                mask = passing_mask(node, values[node.output])
+                if mask is not None:
+                    delta = delta * mask
                 parts.append((node, shape, values[node.inputs[0]].detach(), delta))
             if len(parts) == 1:
                 norms = squared_norm(*parts[0])

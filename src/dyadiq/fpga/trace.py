@@ -157,6 +157,8 @@ def find_untraceable(program: IntegerProgram) -> list[tuple[Node, str]]:
     for node in graph.nodes:
         if node.op not in _OPERATORS:
             found.append((node, "an operator that is not yet drawn as logic"))
+        if node.op == "sum_pool2d" and len(node.inputs) > 2:
+            found.append((node, "an average over windows of different sizes, not yet drawn as logic"))
         if node.op in ("linear", "conv2d"):
             largest = int(np.abs(effective_weight(graph, node)).max(initial=0))
             if largest >= MAX_WEIGHT:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from dyadiq.ir.activation import FUNCTIONS
 from dyadiq.ir.capture_builder import Call, GraphBuilder, UnsupportedError, Value
 from dyadiq.ir.shapes import pool_output_size
 
@@ -21,6 +22,9 @@ __all__ = ["translate"]
 
 Rule = Callable[[GraphBuilder, Call], Value]
 
+_USUAL: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"leaky_relu": {"negative_slope": 0.01}, "gelu": {"approximate": "none"}}
+)
 _LAST_INDEX = (1 << 63) - 1  # what torch writes for x[a:]
 
 
@@ -139,6 +143,38 @@ def _relu(builder: GraphBuilder, call: Call) -> Value:
     return builder.emit(call, "relu", [builder.read(call.args["self"])])
 
 
+def _clamp(builder: GraphBuilder, call: Call) -> Value:
+    """A clamp by numbers, under its names relu6, hardtanh, clip and clamp.
+
+    Raises:
+        UnsupportedError: Limits that are no numbers, none at all, or in the wrong order.
+    """
+    args = call.args
+    default = (0.0, 6.0) if "relu6" in call.operator else (None, None)
+    low = args.get("min", args.get("min_val", default[0]))
+    high = args.get("max", args.get("max_val", default[1]))
+    are_numbers = all(v is None or type(v) in (int, float) for v in (low, high)) and (low, high) != (None, None)
+    if not are_numbers or (low is not None and high is not None and low > high):
+        raise UnsupportedError(f"clamps to [{low}, {high}], expected numbers in order.")
+    if low == 0 and high is None:
+        return _relu(builder, call)
+    limits = tuple(None if v is None else float(v) for v in (low, high))
+    return builder.emit(call, "clamp", [builder.read(args["self"])], {"limits": limits})
+
+
+def _lookup(builder: GraphBuilder, call: Call) -> Value:
+    """A function of single values, with its usual parameters.
+
+    Raises:
+        UnsupportedError: Parameters of its own.
+    """
+    name = call.functional_operator.split(".")[1]
+    extra = {key: value for key, value in call.args.items() if key != "self"}
+    if extra != _USUAL.get(name, {}):
+        raise UnsupportedError(f"got {extra}, expected {dict(_USUAL.get(name, {}))}.")
+    return builder.emit(call, "lookup", [builder.read(call.args["self"])], {"function": name})
+
+
 def _add(builder: GraphBuilder, call: Call) -> Value:
     left, right = call.args["self"], call.args["other"]
     if call.args["alpha"] != 1:
@@ -218,24 +254,16 @@ def _avg_pool2d(builder: GraphBuilder, call: Call) -> Value:
     stride = _pair(args["stride"] or args["kernel_size"])
     if args["divisor_override"] is not None:
         raise UnsupportedError(f"divisor_override={args['divisor_override']}, expected None.")
-    if padding != (0, 0) and not args["count_include_pad"]:
-        raise UnsupportedError("count_include_pad=False with padding divides by a number that depends on the position.")
-    if args["ceil_mode"]:
-        for size, k, s, p in zip(builder.own_shape(x)[1:], kernel, stride, padding, strict=False):
-            if pool_output_size(size, k, s, p) != pool_output_size(size, k, s, p, ceil=True):
-                raise UnsupportedError("ceil_mode=True makes windows that leave the input. Use ceil_mode=False.")
-    return _emit_avg_pool(builder, call, x, kernel, stride, padding)
+    attrs: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
+    attrs["count_include_pad"] = bool(args["count_include_pad"]) or padding == (0, 0)
+    sizes = zip(builder.own_shape(x)[1:], kernel, stride, padding, strict=False)
+    if args["ceil_mode"] and any(pool_output_size(*a) != pool_output_size(*a, ceil=True) for a in sizes):
+        attrs["ceil_mode"] = True
+    return builder.emit(call, "avg_pool2d", [x], attrs)
 
 
-def _emit_avg_pool(
-    builder: GraphBuilder,
-    call: Call,
-    x: str,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int] = (0, 0),
-) -> Value:
-    attrs = {"kernel": kernel, "stride": stride, "padding": padding, "count_include_pad": True}
+def _emit_avg_pool(builder: GraphBuilder, call: Call, x: str, kernel: tuple[int, int]) -> Value:
+    attrs = {"kernel": kernel, "stride": kernel, "padding": (0, 0), "count_include_pad": True}
     return builder.emit(call, "avg_pool2d", [x], attrs)
 
 
@@ -248,7 +276,7 @@ def _adaptive_avg_pool2d(builder: GraphBuilder, call: Call) -> Value:
             "expected an output size that divides the input's."
         )
     kernel = (shape[1] // wanted[0], shape[2] // wanted[1])
-    return _emit_avg_pool(builder, call, x, kernel, kernel)
+    return _emit_avg_pool(builder, call, x, kernel)
 
 
 def _mean(builder: GraphBuilder, call: Call) -> Value:
@@ -260,7 +288,7 @@ def _mean(builder: GraphBuilder, call: Call) -> Value:
             f"averages dimensions {call.args['dim']} of rank {rank}; "
             "only a mean over H and W of [N, C, H, W] is supported."
         )
-    pooled = _emit_avg_pool(builder, call, x, (shape[1], shape[2]), (shape[1], shape[2]))
+    pooled = _emit_avg_pool(builder, call, x, (shape[1], shape[2]))
     return pooled if call.args["keepdim"] else builder.reshape(call, pooled, (pooled.batch, shape[0]))
 
 
@@ -319,11 +347,11 @@ def _hint(builder: GraphBuilder, call: Call) -> str:
 
 _HINTS: Sequence[tuple[tuple[str, ...], str]] = (
     (
-        ("relu6", "hardtanh", "clamp", "clamp_min", "leaky_relu", "elu", "silu", "gelu", "hardswish", "prelu", "tanh"),
-        "an activation function other than relu. Train with nn.ReLU.",
+        ("elu", "selu", "celu", "prelu", "rrelu", "mish", "softplus", "softsign", "hardshrink", "threshold"),
+        "an activation function that has neither limits nor a table (ir.activation). Train with nn.ReLU.",
     ),
     (
-        ("softmax", "log_softmax", "sigmoid", "logsigmoid"),
+        ("softmax", "log_softmax", "logsigmoid"),
         "leave the last activation to the loss function (cross_entropy takes logits).",
     ),
     (
@@ -348,6 +376,13 @@ _RULES: Mapping[str, Rule] = MappingProxyType(
         "aten.linear.default": _linear,
         "aten.batch_norm.default": _batch_norm,
         "aten.relu.default": _relu,
+        "aten.relu6.default": _clamp,
+        "aten.hardtanh.default": _clamp,
+        "aten.clamp.default": _clamp,
+        "aten.clip.default": _clamp,
+        "aten.clamp_min.default": _clamp,
+        "aten.clamp_max.default": _clamp,
+        **{f"aten.{name}.default": _lookup for name in FUNCTIONS},
         "aten.add.Tensor": _add,
         "aten.cat.default": _concat,
         "aten.concat.default": _concat,

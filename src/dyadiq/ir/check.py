@@ -12,18 +12,20 @@ A graph is legal when
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from dyadiq.core.errors import GraphError
+from dyadiq.ir.activation import ACTIVATIONS, FUNCTIONS
 from dyadiq.ir.graph import FLOAT_OPS, OPTIONAL_ATTRS, Graph, Node
 from dyadiq.ir.integer import INTEGER_OPS
 from dyadiq.ir.shapes import Shape, infer_shape
 
 __all__ = ["FUSABLE_OPS", "check_graph", "infer_shape"]
 
-FUSABLE_OPS = ("conv2d", "linear", "add", "avg_pool2d")  # may carry activation="relu" in the float dialect
+FUSABLE_OPS = ("conv2d", "linear", "add", "avg_pool2d")  # may carry an activation in the float dialect
 
 _MANY = 1 << 30
 # operator: fewest and most activations, fewest and most parameters
@@ -34,6 +36,8 @@ _ARITY: Mapping[str, Mapping[str, tuple[int, int, int, int]]] = MappingProxyType
             "linear": (1, 1, 1, 2),
             "batch_norm": (1, 1, 4, 4),
             "relu": (1, 1, 0, 0),
+            "clamp": (1, 1, 0, 0),
+            "lookup": (1, 1, 0, 0),
             "add": (2, 2, 0, 0),
             "concat": (2, _MANY, 0, 0),
             "max_pool2d": (1, 1, 0, 0),
@@ -50,7 +54,8 @@ _ARITY: Mapping[str, Mapping[str, tuple[int, int, int, int]]] = MappingProxyType
             "clip": (1, 1, 0, 0),
             "concat": (2, _MANY, 0, 0),
             "max_pool2d": (1, 1, 0, 0),
-            "sum_pool2d": (1, 1, 1, 1),
+            "sum_pool2d": (1, 1, 1, 2),
+            "lookup": (1, 1, 1, 1),
             "pad": (1, 1, 0, 0),
             "flatten": (1, 1, 0, 0),
         },
@@ -182,22 +187,39 @@ def _check_operator(graph: Graph, node: Node) -> None:
 
 
 def _check_float_attrs(node: Node) -> None:
-    """Check that a float node has no attribute beyond those of its operator and the fused relu.
+    """Check that a float node has no attribute beyond those of its operator and a fused activation.
 
     Raises:
         GraphError: Unknown attribute or illegal activation.
     """
     where = f"{node.name} ({node.op})"
-    extra = sorted(set(node.attrs) - {*FLOAT_OPS[node.op], *OPTIONAL_ATTRS.get(node.op, ()), "activation"})
+    fused = ("activation", "limits") if node.attrs.get("activation") == "clamp" else ("activation",)
+    extra = sorted(set(node.attrs) - {*FLOAT_OPS[node.op], *OPTIONAL_ATTRS.get(node.op, ()), *fused})
     if extra:
         raise GraphError(f"{where}: unknown attribute {extra[0]!r}, expected {sorted(FLOAT_OPS[node.op])}.")
-    if "activation" not in node.attrs:
-        return
-    if node.op not in FUSABLE_OPS or node.attrs["activation"] != "relu":
+    if node.op == "lookup" and node.attrs["function"] not in FUNCTIONS:
+        raise GraphError(f"{where}: function must be one of {', '.join(FUNCTIONS)}, got {node.attrs['function']!r}.")
+    activation = node.attrs.get("activation", node.op if node.op in ACTIVATIONS else None)
+    if "activation" in node.attrs and (node.op not in FUSABLE_OPS or activation not in ACTIVATIONS):
         raise GraphError(
-            f"{where}: activation={node.attrs['activation']!r} is not allowed; "
-            f"expected 'relu', on {', '.join(FUSABLE_OPS)} only."
+            f"{where}: activation={activation!r} is not allowed; "
+            f"expected 'relu' or 'clamp', on {', '.join(FUSABLE_OPS)} only."
         )
+    if activation == "clamp":
+        _check_limits(where, node.attrs.get("limits"))
+
+
+def _check_limits(where: str, limits: Any) -> None:
+    """Check the limits of a clamp.
+
+    Raises:
+        GraphError: Not a pair of numbers or None, both None, or in the wrong order.
+    """
+    are_numbers = isinstance(limits, (tuple, list)) and len(limits) == 2
+    are_numbers = are_numbers and all(v is None or (type(v) in (int, float) and math.isfinite(v)) for v in limits)
+    known = [v for v in limits if v is not None] if are_numbers else []
+    if not known or known != sorted(known):
+        raise GraphError(f"{where}: limits must be (low, high), low <= high, at most one of them None, got {limits!r}.")
 
 
 def _check_numbers(where: str, name: str, value: Any, count: int, lowest: int) -> None:

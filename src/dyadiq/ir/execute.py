@@ -21,9 +21,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dyadiq.core.errors import DataError, GraphError
+from dyadiq.ir.activation import find_limits
 from dyadiq.ir.graph import Graph, Node
 
-__all__ = ["Batch", "Hook", "NamedInputs", "batch_inputs", "graph_params", "iterate_batches", "run_graph", "run_node"]
+__all__ = [
+    "Batch",
+    "Hook",
+    "NamedInputs",
+    "batch_inputs",
+    "graph_params",
+    "iterate_batches",
+    "passing_mask",
+    "run_graph",
+    "run_node",
+]
 
 Batch: TypeAlias = Tensor | NDArray[Any] | Mapping[str, Any] | Sequence[Any]
 Hook: TypeAlias = Callable[[str, Tensor], Tensor | None]
@@ -123,7 +134,22 @@ def run_node(node: Node, arguments: Sequence[Tensor]) -> Tensor:
             f"{node.name}: {node.op!r} is no operator of the float dialect. Known: {', '.join(sorted(_OPERATORS))}."
         )
     result = _OPERATORS[node.op](node.attrs, *arguments)
-    return F.relu(result) if node.attrs.get("activation") == "relu" else result
+    return _ACTIVATIONS[node.attrs["activation"]](node.attrs, result) if "activation" in node.attrs else result
+
+
+def passing_mask(node: Node, output: Tensor) -> Tensor | None:
+    """Return where the activation fused into a node, or that it is, passes gradients, from its output; None: all over.
+
+    Example:
+        >>> passing_mask(Node("a", "relu", ("x",), "a"), torch.tensor([0.0, 2.0]))
+        tensor([False,  True])
+    """
+    limits = find_limits(node)
+    if limits is None:
+        return None
+    low, high = limits
+    above = torch.ones_like(output, dtype=torch.bool) if low is None else output > low
+    return above if high is None else above & (output < high)
 
 
 def batch_inputs(batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor | NamedInputs:
@@ -283,8 +309,33 @@ def _avg_pool2d(attrs: Mapping[str, Any], x: Tensor) -> Tensor:
         tuple(attrs["kernel"]),
         tuple(attrs["stride"]),
         tuple(attrs["padding"]),
+        ceil_mode=attrs.get("ceil_mode", False),
         count_include_pad=attrs["count_include_pad"],
     )
+
+
+def _relu(attrs: Mapping[str, Any], x: Tensor) -> Tensor:
+    return F.relu(x)
+
+
+def _clamp(attrs: Mapping[str, Any], x: Tensor) -> Tensor:
+    low, high = attrs["limits"]
+    return torch.clamp(x, low, high)
+
+
+_ACTIVATIONS: Mapping[str, Callable[..., Tensor]] = MappingProxyType({"relu": _relu, "clamp": _clamp})
+
+_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "gelu": F.gelu,
+        "hardsigmoid": F.hardsigmoid,
+        "hardswish": F.hardswish,
+        "leaky_relu": F.leaky_relu,
+        "sigmoid": torch.sigmoid,
+        "silu": F.silu,
+        "tanh": torch.tanh,
+    }
+)
 
 
 def _pad(attrs: Mapping[str, Any], x: Tensor) -> Tensor:
@@ -297,7 +348,8 @@ _OPERATORS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
         "conv2d": _conv2d,
         "linear": _linear,
         "batch_norm": _batch_norm,
-        "relu": lambda _, x: F.relu(x),
+        **_ACTIVATIONS,
+        "lookup": lambda attrs, x: _FUNCTIONS[attrs["function"]](x),
         "add": lambda _, x, y: x + y,
         "concat": lambda _, *tensors: torch.cat(tensors, dim=1),
         "max_pool2d": _max_pool2d,

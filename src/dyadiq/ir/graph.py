@@ -7,8 +7,8 @@ tensor likewise unless a pass fused something into it (conv1 + bn1 + relu: node 
 Parameters are named as in the model's state dict. Activation shapes leave out the batch dimension.
 
 Float dialect, operators and attributes (`FLOAT_OPS`); integer dialect in `ir.integer`.
-A `conv2d`, `linear`, `add` or `avg_pool2d` node may carry ``activation="relu"`` after fusion, and a
-`conv2d` or `linear` node is free of batch norm after folding. Source: DESIGN sections 1 and 2.
+A `conv2d`, `linear`, `add` or `avg_pool2d` node may carry ``activation="relu"``, or ``"clamp"`` with ``limits``, after
+fusion, and a `conv2d` or `linear` node is free of batch norm after folding. Source: DESIGN sections 1 and 2.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ FLOAT_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "linear": (),  # inputs x, weight[, bias]; x is [N, I]
         "batch_norm": ("eps",),  # inputs x, weight, bias, running_mean, running_var; channel axis 1
         "relu": (),
+        "clamp": ("limits",),  # pair (low, high) of real values, None for no limit
+        "lookup": ("function",),  # a function of single values, one of ir.activation.FUNCTIONS
         "add": (),  # two activations of equal shape
         "concat": (),  # two or more activations, channel axis 1
         "max_pool2d": ("kernel", "stride", "padding", "dilation", "ceil_mode"),
@@ -46,6 +48,7 @@ FLOAT_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 OPTIONAL_ATTRS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "avg_pool2d": ("ceil_mode",),  # False if absent; with it, windows may hang over the padded edge
         # For training only; what a network computes in eval mode does not depend on them.
         # momentum: weight of a batch in the running statistics (None: cumulative average), 0.1 if absent
         # num_batches_tracked: the model's counter (None: it has none), 0 if absent

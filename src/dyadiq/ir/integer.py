@@ -18,7 +18,8 @@ elsewhere are metadata of `TensorInfo`. Parameters of a node are inputs by name,
     clip          x                                            zero_point, clip_min, clip_max
     concat        tensors of one type, channel axis            -
     max_pool2d    x                                            kernel, stride, padding, dilation, ceil_mode
-    sum_pool2d    x, bias []                                   kernel, stride, padding, pad_value
+    sum_pool2d    x, bias [] [, factor [OH, OW]]               kernel, stride, padding, pad_value
+    lookup        x, table [256]                               first
     pad           x                                            before, after, pad_value
     flatten       x                                            -
 
@@ -28,7 +29,8 @@ Meaning, in one line each (shift is arithmetic, floor):
     conv2d/linear  acc = bias + sum (weight - weight_zero_point) * group_factor * padded(x)
     requantize     y = clip(((x * multiplier + r) >> shift) + zero_point, clip_min, clip_max), r = 2^(shift-1) or 0
     clip           y = clip(x + zero_point, clip_min, clip_max)
-    sum_pool2d     acc = bias + sum padded(x)
+    sum_pool2d     acc = (bias + sum padded(x)) * factor
+    lookup         y = table[x - first]
     pad            codes pad_value around x, so many per side of (C, H, W)
 A requantize or clip whose output type is bipolar gives +1 where its value before clipping is >= 0, else -1.
 """
@@ -76,6 +78,7 @@ INTEGER_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "max_pool2d": ("kernel", "stride", "padding", "dilation", "ceil_mode"),
         "sum_pool2d": ("kernel", "stride", "padding", "pad_value"),
         "pad": ("before", "after", "pad_value"),
+        "lookup": ("first",),
         "flatten": (),
     }
 )

@@ -20,10 +20,13 @@ from dyadiq.core.channel_grid import ChannelGrid
 from dyadiq.core.errors import ProofError, QuantError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.qtype import QType, bits_for_range
+from dyadiq.ir.activation import FUNCTIONS, Limits, find_limits
+from dyadiq.ir.average import average_windows
 from dyadiq.ir.dyadic import to_dyadic
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import NARROW_BIAS, WIDE_BIAS, IntegerProgram, effective_weight
 from dyadiq.ir.proof import Bound, accumulator_type, node_bound
+from dyadiq.ir.shapes import TABLE_SIZE
 from dyadiq.ir.sites import Sites, find_sites
 
 __all__ = ["ActivationQuant", "WeightQuant", "lower_graph"]
@@ -110,6 +113,29 @@ def _check_complete(
             raise QuantError(f"{name}: all its scales must be positive and finite.")
 
 
+def _steps(limit: float | None, scale: float) -> int | None:
+    """Return the code, zero point 0, of a limit of real values."""
+    return None if limit is None else math.floor(limit / scale + 0.5)
+
+
+def _clip_bounds(tensor: str, act: ActivationQuant, limits: Limits | None) -> dict[str, int]:
+    """Return the clip bounds of a tensor's codes: those of its type, or of its activation where they are tighter.
+
+    Raises:
+        QuantError: The codes are bipolar, and there are limits.
+    """
+    bottom, top = act.qtype.qmin, act.qtype.qmax
+    if limits is not None:
+        if act.qtype.bipolar:
+            raise QuantError(
+                f"{tensor}: bipolar codes cannot hold what a relu or clamp keeps. Use 1 bit unsigned, or more bits."
+            )
+        low, high = (_steps(limit, act.scale) for limit in limits)
+        codes = (bottom if low is None else low + act.zero_point, top if high is None else high + act.zero_point)
+        bottom, top = (min(max(code, act.qtype.qmin), act.qtype.qmax) for code in codes)
+    return {"clip_min": bottom, "clip_max": top}
+
+
 class _Builder:
     """Collects integer nodes in order, with the bound of every tensor made so far."""
 
@@ -194,10 +220,12 @@ class _Builder:
             "Use fewer weight or activation bits, or a larger product_bits (None if all targets compute in integers)."
         )
 
-    def requantize(self, source: str, ratio: NDArray[np.float64], target: str, node_name: str, relu: bool) -> None:
+    def requantize(
+        self, source: str, ratio: NDArray[np.float64], target: str, node_name: str, limits: Limits | None
+    ) -> None:
         """Rescale an accumulator or codes to the format of a decision and store them as ``target``."""
         act, info = self.act(target), self.info(target)
-        self.codes[target] = self._requantize_to(source, ratio, act, info, target, node_name, relu)
+        self.codes[target] = self._requantize_to(source, ratio, act, info, target, node_name, limits)
 
     def _requantize_to(
         self,
@@ -207,20 +235,12 @@ class _Builder:
         info: TensorInfo,
         output: str,
         node_name: str,
-        relu: bool,
+        limits: Limits | None,
     ) -> str:
         if act.qtype.bipolar:  # the sign of the exact value: no scale, no rounding
             ratio = np.ones_like(ratio)
-            if relu:
-                raise QuantError(
-                    f"{output}: a relu output is never negative, so bipolar codes cannot hold it. Use 1 bit unsigned."
-                )
         multiplier, shift = self.dyadic(node_name, ratio, self.bounds[source].partial)
-        attrs = {
-            "zero_point": act.zero_point,
-            "clip_min": max(act.qtype.qmin, act.zero_point) if relu else act.qtype.qmin,
-            "clip_max": act.qtype.qmax,
-        }
+        attrs = {"zero_point": act.zero_point, **_clip_bounds(output, act, limits)}
         return self.emit(Node(node_name, "requantize", (source, multiplier, shift), output, attrs), info)
 
     def centred(self, tensor: str) -> str:
@@ -256,6 +276,8 @@ class _Builder:
             self._lower_dot_product(node)
         elif node.op == "avg_pool2d":
             self._lower_average(node)
+        elif node.op == "lookup":
+            self._lower_lookup(node)
         elif node.op == "add":
             self._lower_add(node)
         elif node.op == "concat":
@@ -268,8 +290,8 @@ class _Builder:
         if node.output in self.sites.wide:
             self.codes[node.output], self.acc_scale[node.output] = acc, scale
             return
-        relu = node.attrs.get("activation") == "relu"
-        self.requantize(acc, scale / self.act(node.output).scale, node.output, f"{node.name}:requantize", relu)
+        ratio = scale / self.act(node.output).scale
+        self.requantize(acc, ratio, node.output, f"{node.name}:requantize", find_limits(node))
 
     def _lower_dot_product(self, node: Node) -> None:
         x, weight_name = node.inputs[0], node.inputs[1]
@@ -305,14 +327,45 @@ class _Builder:
 
     def _lower_average(self, node: Node) -> None:
         x = node.inputs[0]
-        act = self.act(x)
-        count = node.attrs["kernel"][0] * node.attrs["kernel"][1]
-        bias = self.bias(f"{node.name}:bias", -count * act.zero_point)
+        act, source = self.act(x), self.codes[x]
+        windows = average_windows(node, self.shape(x)[1:], self.shape(node.output)[1:])
+        if any(windows.overhang):
+            if act.qtype.bipolar:
+                raise QuantError(f"{node.name}: bipolar codes have no zero for windows that hang over. Use more bits.")
+            padded = f"{node.name}:padded"
+            shape = tuple(n + more for n, more in zip(self.shape(x), (0, *windows.overhang), strict=True))
+            around = {"before": (0, 0, 0), "after": (0, *windows.overhang), "pad_value": act.zero_point}
+            info = TensorInfo(shape, act.qtype, np.asarray(act.scale), act.zero_point)
+            source = self.emit(Node(padded, "pad", (source,), padded, around), info)
+        bias = self.bias(f"{node.name}:bias", -math.prod(node.attrs["kernel"]) * act.zero_point)
+        inputs = [source, bias]
+        if windows.factor is not None:
+            inputs.append(self.param(f"{node.name}.factor", windows.factor))
         attrs = {k: node.attrs[k] for k in ("kernel", "stride", "padding")} | {"pad_value": act.zero_point}
-        scale = np.asarray([act.scale / count])
-        lowered = Node(node.name, "sum_pool2d", (self.codes[x], bias), f"{node.output}:acc", attrs, node.source)
+        scale = np.asarray([act.scale / windows.divisor])
+        lowered = Node(node.name, "sum_pool2d", tuple(inputs), f"{node.output}:acc", attrs, node.source)
         acc = self.emit(lowered, TensorInfo(self.shape(node.output), None, scale.reshape(())))
         self._finish_accumulator(node, acc, scale)
+
+    def _lower_lookup(self, node: Node) -> None:
+        source, target = self.act(node.inputs[0]), self.act(node.output)
+        if source.qtype.qmax - source.qtype.qmin >= TABLE_SIZE:
+            raise QuantError(
+                f"{node.name}: looks up codes of {source.qtype.bits} bits, a table has {TABLE_SIZE} entries. "
+                f"Use at most 8 bits for {self.sites.decision_of[node.inputs[0]]!r}."
+            )
+        last = source.qtype.qmax - source.qtype.qmin
+        codes = source.qtype.qmin + np.minimum(np.arange(TABLE_SIZE), last)
+        values = FUNCTIONS[node.attrs["function"]]((codes - source.zero_point) * source.scale)
+        if target.qtype.bipolar:
+            table = np.where(values >= 0, 1, -1)
+        else:
+            steps = np.floor(values / target.scale + 0.5) + target.zero_point
+            table = np.clip(steps, target.qtype.qmin, target.qtype.qmax)
+        name = self.param(f"{node.name}.table", table.astype(np.int64))
+        attrs = {"first": source.qtype.qmin}
+        lowered = Node(node.name, "lookup", (self.codes[node.inputs[0]], name), node.output, attrs, node.source)
+        self.codes[node.output] = self.emit(lowered, self.info(node.output))
 
     def _lower_add(self, node: Node) -> None:
         act = self.act(node.output)
@@ -322,28 +375,21 @@ class _Builder:
             Node(node.name, "add", tuple(branches), total, {}, node.source),
             TensorInfo(self.shape(node.output), None, np.asarray(act.scale)),
         )
-        relu = node.attrs.get("activation") == "relu"
-        attrs = {
-            "zero_point": act.zero_point,
-            "clip_min": max(act.qtype.qmin, act.zero_point) if relu else act.qtype.qmin,
-            "clip_max": act.qtype.qmax,
-        }
-        if relu and act.qtype.bipolar:
-            raise QuantError(f"{node.output}: bipolar codes cannot hold a relu output. Use 1 bit unsigned.")
+        attrs = {"zero_point": act.zero_point, **_clip_bounds(node.output, act, find_limits(node))}
         clip = Node(f"{node.name}:clip", "clip", (total,), node.output, attrs)
         self.codes[node.output] = self.emit(clip, self.info(node.output))
 
-    def _branch_ratio(self, tensor: str, act: ActivationQuant) -> tuple[str, NDArray[np.float64], bool]:
-        """Return the integer tensor of a branch, its ratio to the join's scale, and whether a relu is due."""
+    def _branch_ratio(self, tensor: str, act: ActivationQuant) -> tuple[str, NDArray[np.float64], Limits | None]:
+        """Return the integer tensor of a branch, its ratio to the join's scale, and the limits that are still due."""
         if tensor in self.sites.wide:
             producer = self.source.producer(tensor)
-            relu = producer is not None and producer.attrs.get("activation") == "relu"
-            return self.codes[tensor], self.acc_scale[tensor] / act.scale, relu
-        return self.centred(tensor), np.asarray([self.act(tensor).scale / act.scale]), False
+            limits = None if producer is None else find_limits(producer)
+            return self.codes[tensor], self.acc_scale[tensor] / act.scale, limits
+        return self.centred(tensor), np.asarray([self.act(tensor).scale / act.scale]), None
 
     def _wide_branch(self, node: Node, position: int, tensor: str, act: ActivationQuant) -> str:
         """Rescale one branch of an add to the output's scale, zero point 0, without clipping."""
-        source, ratio, relu = self._branch_ratio(tensor, act)
+        source, ratio, limits = self._branch_ratio(tensor, act)
         name = f"{node.name}:branch{position}"
         multiplier, shift = self.dyadic(name, ratio, self.bounds[source].partial)
         bound = self.bounds[source]
@@ -351,7 +397,9 @@ class _Builder:
         rounding = np.where(e > 0, np.int64(1) << np.maximum(e - 1, 0), 0)
         low = int(((bound.low * m + rounding) >> e).min())
         high = int(((bound.high * m + rounding) >> e).max())
-        low, high = (max(low, 0), max(high, 0)) if relu else (low, high)
+        if limits is not None:
+            bottom, top = (_steps(limit, act.scale) for limit in limits)
+            low, high = (int(np.clip(value, bottom, top)) for value in (low, high))
         attrs = {"zero_point": 0, "clip_min": low, "clip_max": high}
         info = TensorInfo(self.shape(tensor), bits_for_range(min(low, -1), max(high, 0)), np.asarray(act.scale))
         return self.emit(Node(name, "requantize", (source, multiplier, shift), name, attrs), info)
@@ -360,19 +408,18 @@ class _Builder:
         act = self.act(node.output)
         branches = []
         for position, tensor in enumerate(node.inputs):
-            source, ratio, relu = self._branch_ratio(tensor, act)
+            source, ratio, limits = self._branch_ratio(tensor, act)
             name = f"{node.name}:branch{position}"
             info = TensorInfo(self.shape(tensor), act.qtype, np.asarray(act.scale), act.zero_point)
-            branches.append(self._requantize_to(source, ratio, act, info, name, name, relu))
+            branches.append(self._requantize_to(source, ratio, act, info, name, name, limits))
         output = Node(node.name, "concat", tuple(branches), node.output, {}, node.source)
         self.codes[node.output] = self.emit(output, self.info(node.output))
 
     def _lower_pass_through(self, node: Node) -> None:
         source, act = self.codes[node.inputs[0]], self.act(node.output)
-        if node.op == "relu":
-            if act.qtype.bipolar:
-                raise QuantError(f"{node.output}: bipolar codes cannot hold a relu output. Use more bits.")
-            attrs = {"zero_point": 0, "clip_min": act.zero_point, "clip_max": act.qtype.qmax}
+        limits = find_limits(node)
+        if limits is not None:
+            attrs = {"zero_point": 0, **_clip_bounds(node.output, act, limits)}
             lowered = Node(node.name, "clip", (source,), node.output, attrs, node.source)
         elif node.op == "pad":
             if act.qtype.bipolar:

@@ -12,7 +12,7 @@ filled in the order of the nodes; their lengths follow from the structure, so th
     @clip          uint32   clip bounds, ends of grids: int64, low word first
     @scale         float64  of input quantizers, outputs, and tensors that have a single one
     @bias          int32, or int64 as in @clip where ``param_types`` says so
-    @multiplier, @shift, @group_factor    uint32, uint8, int32
+    @multiplier, @shift, @group_factor, @lookup    uint32, uint8, int32, int32
 
 Not stored: scales per channel of tensors that are no output (no operator reads them), the order in which tensors and
 parameters are listed, sources of nodes, ``meta`` and ``provenance``: they are facts about a program, not the program.
@@ -52,6 +52,7 @@ _TABLES: Mapping[str, QType | None] = MappingProxyType(  # in the order of the f
         "@multiplier": _UINT32,
         "@shift": _UINT8,
         "@group_factor": _INT32,
+        "@lookup": _INT32,
     }
 )
 _WEIGHT = ("weight", "")
@@ -74,11 +75,18 @@ _PARAMS: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
         "conv2d": _DOT,
         "linear": _DOT,
         "requantize": (("@multiplier", "{node}.multiplier"), ("@shift", "{node}.shift")),
-        "sum_pool2d": (("@bias", "{node}:bias"),),
+        "sum_pool2d": (("@bias", "{node}:bias"), ("@group_factor", "{node}.factor")),
+        "lookup": (("@lookup", "{node}.table"),),
     }
 )
 _ATTRIBUTES = MappingProxyType(
-    {"zero_point": "@zero_point", "pad_value": "@zero_point", "clip_min": "@clip", "clip_max": "@clip"}
+    {
+        "zero_point": "@zero_point",
+        "pad_value": "@zero_point",
+        "first": "@zero_point",
+        "clip_min": "@clip",
+        "clip_max": "@clip",
+    }
 )
 _ONE_SCALE, _CHANNEL_SCALES = 8, 16  # flags of a tensor, besides those of its type
 

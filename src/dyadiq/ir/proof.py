@@ -101,6 +101,8 @@ def node_bound(graph: Graph, node: Node, bounds: Mapping[str, Bound]) -> Bound:
         return _plain(np.concatenate([s.low for s in sources]), np.concatenate([s.high for s in sources]))
     if node.op == "sum_pool2d":
         return _sum_pool(graph, node, sources[0])
+    if node.op == "lookup":
+        return _lookup(graph, node, sources[0])
     if node.op == "pad":
         return _pad(node, sources[0])
     if node.op == "flatten":
@@ -161,7 +163,26 @@ def _sum_pool(graph: Graph, node: Node, x: Bound) -> Bound:
     if any(node.attrs["padding"]):
         low, high = np.minimum(low, node.attrs["pad_value"]), np.maximum(high, node.attrs["pad_value"])
     partial = np.abs(bias) + count * np.maximum(np.abs(low), np.abs(high))
-    return Bound(bias + count * low, bias + count * high, partial, partial)
+    low, high = bias + count * low, bias + count * high
+    if len(node.inputs) > 2:
+        factor = np.asarray(graph.params[node.inputs[2]], dtype=np.int64)
+        if factor.min() < 1 or float(partial.max()) * float(factor.max()) >= _LIMIT:
+            raise ProofError(f"{node.name}: its factors must be positive, and its sum times them below 63 bits.")
+        least, most = factor.min(), factor.max()
+        low, high = np.minimum(low * least, low * most), np.maximum(high * least, high * most)
+        partial = partial * most
+    return Bound(low, high, partial, partial)
+
+
+def _lookup(graph: Graph, node: Node, x: Bound) -> Bound:
+    table, first = np.asarray(graph.params[node.inputs[1]], dtype=np.int64), node.attrs["first"]
+    if int(x.low.min()) < first or int(x.high.max()) >= first + len(table):
+        raise ProofError(
+            f"{node.name}: looks up codes from {int(x.low.min())} to {int(x.high.max())} in a table of "
+            f"{first} to {first + len(table) - 1}."
+        )
+    seen = [table[low - first : high - first + 1] for low, high in zip(x.low.tolist(), x.high.tolist(), strict=True)]
+    return _plain(np.array([part.min() for part in seen]), np.array([part.max() for part in seen]))
 
 
 def _pad(node: Node, x: Bound) -> Bound:

@@ -214,7 +214,12 @@ def _sum_pool2d(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
     for i in range(a["kernel"][0]):
         for j in range(a["kernel"][1]):
             acc += _window(x, i, j, a["stride"], (1, 1), (out_h, out_w))
-    return acc
+    return acc * graph.params[node.inputs[2]] if len(node.inputs) > 2 else acc
+
+
+def _lookup(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
+    codes: Codes = graph.params[node.inputs[1]][values[node.inputs[0]] - node.attrs["first"]]
+    return codes
 
 
 def _pad_node(graph: Graph, node: Node, values: Mapping[str, Codes]) -> Codes:
@@ -242,6 +247,7 @@ _OPS: Mapping[str, Any] = {
     "concat": _concat,
     "max_pool2d": _max_pool2d,
     "sum_pool2d": _sum_pool2d,
+    "lookup": _lookup,
     "pad": _pad_node,
     "flatten": _flatten,
 }

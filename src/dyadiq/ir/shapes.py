@@ -13,7 +13,10 @@ from typing import Any, TypeAlias
 from dyadiq.core.errors import GraphError
 from dyadiq.ir.graph import Node
 
-__all__ = ["Shape", "infer_shape", "pool_output_size"]
+__all__ = ["TABLE_SIZE", "Shape", "infer_shape", "pool_output_size"]
+
+TABLE_SIZE = 256
+"""Entries of a lookup table, whatever the bits of what is looked up (ADR on lookups): structure follows no bits."""
 
 Shape: TypeAlias = tuple[int, ...]
 Params: TypeAlias = Sequence[tuple[str, Shape]]
@@ -147,6 +150,11 @@ def _same(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Params
     return activations[0]
 
 
+def _lookup(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Params) -> Shape:
+    _expect_param(params, 0, (TABLE_SIZE,))
+    return activations[0]
+
+
 def _quantize(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Params) -> Shape:
     for position in (0, 1):
         _expect_param(params, position, ())
@@ -185,10 +193,12 @@ def _pool2d(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Para
     if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         raise GraphError(f"padding {padding} must be at most half of kernel {kernel}.")
     dilation, ceil = attrs.get("dilation", (1, 1)), attrs.get("ceil_mode", False)
-    sizes = (
+    sizes: Shape = tuple(
         pool_output_size(x[1 + i], kernel[i], attrs["stride"][i], padding[i], dilation[i], ceil=ceil) for i in (0, 1)
     )
-    return _expect_positive((x[0], *sizes), of=x)
+    sizes = _expect_positive((x[0], *sizes), of=x)
+    _expect_param(params, 1, sizes[1:])  # the factors of sum_pool2d
+    return sizes
 
 
 def _pad(attrs: Mapping[str, Any], activations: Sequence[Shape], params: Params) -> Shape:
@@ -207,6 +217,8 @@ _SHAPE_RULES: Mapping[str, Callable[[Mapping[str, Any], Sequence[Shape], Params]
         "linear": _linear,
         "batch_norm": _batch_norm,
         "relu": _same,
+        "clamp": _same,
+        "lookup": _lookup,
         "clip": _same,
         "quantize": _quantize,
         "requantize": _requantize,

@@ -4,10 +4,10 @@ Used by cost (facts), curvature, quant and lowering, so that all of them mean th
 Works on a canonical float graph (batch norm folded, relu fused); values play no part.
 
 Rules (docs/spec/integer-program.md, section "Quantization sites"):
-- every graph input, and every output of conv2d, linear, add, concat and avg_pool2d, is a site;
-- max_pool2d, pad, flatten and a relu left alone keep codes, scale and decision of their input;
+- every graph input, and every output of conv2d, linear, add, concat, avg_pool2d and lookup, is a site;
+- max_pool2d, pad, flatten and a relu or clamp left alone keep codes, scale and decision of their input;
 - a conv2d, linear or avg_pool2d whose only consumer is an add or concat is *wide*: its accumulator
-  is rescaled once, straight to the format of that add or concat (its own relu becomes the lower clip
+  is rescaled once, straight to the format of that add or concat (its own relu or clamp becomes the clip
   of that rescale), and it is no decision of its own;
 - a tensor with several consumers is one decision, because it is quantized once, where it is made;
 - decisions of network inputs and outputs have fixed widths.
@@ -19,12 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dyadiq.core.errors import GraphError
+from dyadiq.ir.activation import find_limits, is_nonnegative_activation
 from dyadiq.ir.graph import Graph
 
 __all__ = ["PASS_THROUGH_OPS", "SITE_OPS", "Sites", "find_clipped", "find_sites"]
 
-SITE_OPS = ("conv2d", "linear", "add", "concat", "avg_pool2d")
-PASS_THROUGH_OPS = ("max_pool2d", "pad", "flatten", "relu")
+SITE_OPS = ("conv2d", "linear", "add", "concat", "avg_pool2d", "lookup")
+PASS_THROUGH_OPS = ("max_pool2d", "pad", "flatten", "relu", "clamp")
 _ACCUMULATOR_OPS = ("conv2d", "linear", "avg_pool2d")
 _JOIN_OPS = ("add", "concat")
 
@@ -69,13 +70,13 @@ def find_sites(graph: Graph) -> Sites:
         if node.op in PASS_THROUGH_OPS:
             source = graph.activations(node)[0]
             decision_of[node.output] = decision_of[source]
-            if node.op == "relu" or source in nonnegative:
+            if is_nonnegative_activation(node) or (source in nonnegative and node.op != "clamp"):
                 nonnegative.add(node.output)
             continue
         inherited = node.op in ("concat", "avg_pool2d", "add") and all(
             i in nonnegative for i in graph.activations(node)
         )
-        if node.attrs.get("activation") == "relu" or inherited:
+        if is_nonnegative_activation(node) or (inherited and find_limits(node) is None):
             nonnegative.add(node.output)
         readers = graph.consumers(node.output)
         if (
@@ -105,8 +106,8 @@ def find_sites(graph: Graph) -> Sites:
 def find_clipped(graph: Graph, sites: Sites) -> frozenset[str]:
     """Return the decisions whose codes must hold a zero; lowering refuses bipolar codes there, which have none.
 
-    These are the decisions of nodes with a fused relu, of what lone relus read, of concats that a wide branch with
-    a relu ends in, and of what is padded by a node of its own.
+    These are the decisions of nodes with a fused activation, of what lone ones read, of concats that a wide branch with
+    one ends in, and of what is padded by a node of its own.
 
     Example:
         >>> from dyadiq.ir.graph import Node, TensorInfo
@@ -117,7 +118,7 @@ def find_clipped(graph: Graph, sites: Sites) -> frozenset[str]:
     """
     clipped = set()
     for node in graph.nodes:
-        if node.op not in ("relu", "pad") and node.attrs.get("activation") != "relu":
+        if node.op != "pad" and find_limits(node) is None:
             continue
         if node.output not in sites.wide:
             clipped.add(sites.decision_of[node.output])

@@ -114,7 +114,10 @@ class ExactExecutor:
             kernel = tuple(a["kernel"])
             padded = _pad(x[0], a["padding"], a["pad_value"]).double()
             total = F.avg_pool2d(padded, kernel, tuple(a["stride"]), divisor_override=1)
-            return total.long() + self.params[node.inputs[1]]
+            total = total.long() + self.params[node.inputs[1]]
+            return total * self.params[node.inputs[2]] if len(node.inputs) > 2 else total
+        if node.op == "lookup":
+            return torch.take(self.params[node.inputs[1]], x[0] - a["first"])
         if node.op == "pad":
             sides = zip(reversed(a["before"]), reversed(a["after"]), strict=True)  # torch starts from the last axis
             return F.pad(x[0], [amount for side in sides for amount in side], value=a["pad_value"])

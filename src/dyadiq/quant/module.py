@@ -341,7 +341,9 @@ class QuantModule(nn.Module):
             if quantizers and node.op in _JOINS:
                 arguments = [_activation(quantizers, node.output).round(x) for x in arguments]
             result = run_node(node, arguments)
-        return quantizers[node.output](result) if node.output in quantizers else result
+        # A clamp of codes keeps their decision, and its limits are taken to their grid.
+        name = self.sites.decision_of[node.output] if node.op == "clamp" else node.output
+        return quantizers[name](result) if name in quantizers else result
 
     def _raw_weights(self) -> list[str]:
         """Return the names of the weights that the estimator transforms."""

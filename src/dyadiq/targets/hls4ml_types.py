@@ -72,6 +72,10 @@ def find_inexact(program: IntegerProgram, *, streaming: bool) -> Problems:
     for node in graph.nodes:
         info, attrs = graph.tensors[node.output], node.attrs
         assert info.qtype is not None
+        if node.op == "lookup":
+            problems.add(node, "a lookup table, for which no layer is compared yet. Use relu or clamp")
+        if node.op == "sum_pool2d" and len(node.inputs) > 2:
+            problems.add(node, "an average over windows of different sizes. Use count_include_pad=True, no ceil_mode")
         if node.op == "pad":
             problems.add(
                 node, "padding by a node of its own, for which no exact layer is known. Pad in the convolution"

@@ -302,7 +302,22 @@ class _Emitter:
         amounts = self.onnx.constant([0, *a["before"], 0, *a["after"]], np.int64)
         return self.onnx.node("Pad", [value, amounts, self.onnx.constant(a["pad_value"], dtype)], hint=node.name)
 
+    def lookup(self, node: Node, dtype: str) -> str:
+        index = self.as_type(self.source(node), "int64", node.name)
+        if node.attrs["first"]:
+            index = self.arithmetic("Sub", index, node.attrs["first"], "int64", node.name)
+        table = self.onnx.constant(self.graph.params[node.inputs[1]], dtype, f"{node.name}/table")
+        return self.onnx.node("Gather", [table, index], hint=node.name)
+
     def sum_pool2d(self, node: Node, dtype: str) -> str:
+        if len(node.inputs) == 2:
+            return self.window_sum(node, dtype)
+        work = "int64" if dtype == "int64" else "int32"
+        total = self.window_sum(node, work)  # factors are positive, so that the sum fits where the product does
+        total = self.arithmetic("Mul", total, self.graph.params[node.inputs[2]], work, node.name)
+        return self.cast_from(total, work, dtype, node.name)
+
+    def window_sum(self, node: Node, dtype: str) -> str:
         in_shape, a = self.graph.tensors[node.inputs[0]].shape, node.attrs
         if tuple(a["kernel"]) != tuple(in_shape[1:]) or any(a["padding"]):
             return self.dot_product(node, dtype)
@@ -362,6 +377,7 @@ _EMIT: Mapping[str, Any] = {
     "concat": _Emitter.concat,
     "max_pool2d": _Emitter.max_pool2d,
     "sum_pool2d": _Emitter.sum_pool2d,
+    "lookup": _Emitter.lookup,
     "pad": _Emitter.pad,
     "flatten": _Emitter.flatten,
 }

@@ -273,6 +273,20 @@ class _Emitter:
         joined = self.onnx.node("Concat", [self.values[i] for i in node.inputs], hint=node.name, axis=1)
         return self.again(joined, node)
 
+    def lookup(self, node: Node) -> str:
+        """The table in real values, found by the codes of x."""
+        x, info, source = (
+            self.values[node.inputs[0]],
+            self.graph.tensors[node.output],
+            self.graph.tensors[node.inputs[0]],
+        )
+        codes = self.onnx.node("Div", [x, self.real(self.scale(node.inputs[0]))], hint=node.name)
+        shifted = self.onnx.node("Add", [codes, self.real(source.zero_point - node.attrs["first"])], hint=node.name)
+        index = self.onnx.cast(self.onnx.node("Round", [shifted], hint=node.name), np.int64, hint=node.name)
+        table = (np.asarray(self.graph.params[node.inputs[1]]) - info.zero_point) * self.scale(node.output)
+        found = self.onnx.node("Gather", [self.real(table), index], hint=node.name)
+        return self.again(found, node)
+
     def pad(self, node: Node) -> str:
         amounts = self.onnx.constant([0, *node.attrs["before"], 0, *node.attrs["after"]], np.int64)
         zero = self.real(
@@ -314,7 +328,11 @@ class _Emitter:
         count, scale = kernel[0] * kernel[1], self.accumulator_scale(node.output)
         pooled = self.times(pooled, np.asarray(count * scale / self.scale(node.inputs[0])), 4, node.name)
         rest = int(self.graph.params[node.inputs[1]]) + count * self.graph.tensors[node.inputs[0]].zero_point
-        return self.onnx.node("Add", [pooled, self.real(_shaped(rest * scale, 4))], hint=node.name) if rest else pooled
+        if rest:
+            pooled = self.onnx.node("Add", [pooled, self.real(_shaped(rest * scale, 4))], hint=node.name)
+        if len(node.inputs) > 2:
+            pooled = self.onnx.node("Mul", [pooled, self.real(self.graph.params[node.inputs[2]])], hint=node.name)
+        return pooled
 
 
 def _storage(qtype: QType) -> np.dtype[Any]:
@@ -342,6 +360,7 @@ _EMIT: Mapping[str, Any] = {
     "concat": _Emitter.concat,
     "max_pool2d": _Emitter.max_pool2d,
     "sum_pool2d": _Emitter.sum_pool2d,
+    "lookup": _Emitter.lookup,
     "pad": _Emitter.pad,
     "flatten": _Emitter.flatten,
 }

@@ -49,11 +49,14 @@ class QonnxTarget(Target):
         """Return the mode, why it is not pow2, and what the executor or importers may round.
 
         Raises:
-            ExportError: A pooling window that ONNX cannot pad.
+            ExportError: A pooling window that ONNX cannot pad, or a lookup table.
             ProofError: A tensor may leave its declared type.
         """
         problems = Problems(self.name)
         find_unpaddable_pools(program.graph, problems)
+        for node in program.graph.nodes:
+            if node.op == "lookup":
+                problems.add(node, "QONNX has no operator that looks codes up. Use relu or clamp, or target onnx")
         problems.raise_if_any()
         obstacles = pow2_obstacles(program)
         notes = [f"mode {'dyadic' if obstacles else 'pow2'}"]

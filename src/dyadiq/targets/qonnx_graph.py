@@ -283,7 +283,7 @@ class _Emitter:
         """AveragePool where the output step is 1/count of the input step (pow2), else a depthwise Conv of ones."""
         a, x = node.attrs, self.values[node.inputs[0]]
         ratio = float(self.scale(node.output) / self.scale(node.inputs[0]))
-        if ratio * a["kernel"][0] * a["kernel"][1] == 1.0 and not self.dyadic:
+        if ratio * a["kernel"][0] * a["kernel"][1] == 1.0 and not self.dyadic and len(node.inputs) == 2:
             (ph, pw), kernel = a["padding"], list(a["kernel"])
             return self.onnx.node(
                 "AveragePool",
@@ -299,7 +299,10 @@ class _Emitter:
         w = self.quant_constant(ones, ratio, f"{node.name}/ones")
         total = self.conv(node, [x, w], tuple(a["kernel"]), channels)
         bias = int(self.graph.params[node.inputs[1]])
-        return self.onnx.node("Add", [total, self.constant(float(bias))], hint=node.name) if bias else total
+        total = self.onnx.node("Add", [total, self.constant(float(bias))], hint=node.name) if bias else total
+        if len(node.inputs) == 2:
+            return total
+        return self.onnx.node("Mul", [total, self.constant(self.graph.params[node.inputs[2]])], hint=node.name)
 
 
 def quant_range(qtype: QType) -> QType:

@@ -94,7 +94,10 @@ def test_legal_graph_passes():
         (with_node("fc", op="gelu"), r"fc \(gelu\): no operator of the float dialect. Known: add, avg_pool2d"),
         (with_node("pool", attrs=POOL), r"pool \(avg_pool2d\): attribute 'count_include_pad' is missing"),
         (with_attrs("fc", bits=3), r"fc \(linear\): unknown attribute 'bits'"),
-        (with_attrs("flat", activation="relu"), r"'relu' is not allowed; expected 'relu', on conv2d, linear"),
+        (
+            with_attrs("flat", activation="relu"),
+            r"'relu' is not allowed; expected 'relu' or 'clamp', on conv2d, linear",
+        ),
         (with_attrs("fc", activation="gelu"), "activation='gelu' is not allowed"),
         (with_attrs("conv", stride=2), r"stride must be a pair of integers >= 1, got 2"),
         (with_attrs("conv", dilation=(1, 0)), r"dilation must be a pair of integers >= 1, got \(1, 0\)"),

@@ -4,7 +4,7 @@ A pass is a function from Graph to Graph that preserves what the network compute
 nothing when run twice. To add one: write ``passes/<name>.py``, put it into `CANONICAL_PASSES` where it belongs, and
 the tests of tests/unit/ir/test_passes.py run over it. No torch.
 
-A canonical graph has no batch norm, no dead node, and no relu that could be part of a node before it.
+A canonical graph has no batch norm, no dead node, and no activation that could be part of a node before it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from dyadiq.ir.passes.fold_batchnorm import (
     fold_batchnorm_forward,
 )
 from dyadiq.ir.passes.fuse_activation import fuse_activation
+from dyadiq.ir.passes.fuse_pad import fuse_pad
 from dyadiq.ir.passes.hoist_relu import hoist_relu
+from dyadiq.ir.passes.merge_steps import merge_steps
 
 __all__ = ["CANONICAL_PASSES", "canonicalize", "find_batchnorm_pairs"]
 
@@ -34,6 +36,8 @@ CANONICAL_PASSES: Mapping[str, Callable[[Graph], Graph]] = MappingProxyType(
     {
         # in this order
         "drop_dead": drop_dead,
+        "merge_steps": merge_steps,
+        "fuse_pad": fuse_pad,  # before batch norms are turned into convolutions that would need a padding of their own
         "fold_batchnorm": fold_batchnorm,
         "fold_batchnorm_forward": fold_batchnorm_forward,  # of what is left: on [N, C], before a linear
         "convert_batchnorm": convert_batchnorm,  # what folding left over

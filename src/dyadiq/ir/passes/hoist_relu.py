@@ -1,14 +1,16 @@
-"""Move a relu above the max pool, pad or flatten whose result it alone reads.
+"""Move a relu or clamp above the max pool, pad or flatten whose result it alone reads.
 
 Before `fuse_activation`, so that conv, pool, relu becomes one node and a pool: the conv's codes then are unsigned,
 where they would spend half of them on values that the relu clips. Exact: relu is monotone, so ``relu(max(x)) =
-max(relu(x))``, and pads of zeros and flattens change no value. Integer programs compute the same way around.
+max(relu(x))``, and flattens and pads of zeros change no value (of a clamp that keeps zero). Integer programs compute
+the same way around.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from dyadiq.ir.activation import ACTIVATIONS, find_limits
 from dyadiq.ir.graph import Graph, Node
 
 __all__ = ["hoist_relu"]
@@ -39,17 +41,23 @@ def hoist_relu(graph: Graph) -> Graph:
 def _find_pair(graph: Graph) -> tuple[Node, Node] | None:
     """Return the first (pool, pad or flatten, relu) to swap."""
     for relu in graph.nodes:
-        if relu.op != "relu" or relu.output in graph.outputs:
+        if relu.op not in ACTIVATIONS or relu.output in graph.outputs:
             continue
         above = graph.producer(relu.inputs[0])
         if (
             above is not None
             and above.op in _COMMUTING_OPS
+            and (above.op != "pad" or _keeps_zero(relu))
             and above.output not in graph.outputs
             and len(graph.consumers(above.output)) == 1
         ):
             return above, relu
     return None
+
+
+def _keeps_zero(activation: Node) -> bool:
+    low, high = find_limits(activation) or (None, None)
+    return (low is None or low <= 0) and (high is None or high >= 0)
 
 
 def _swapped(graph: Graph, above: Node, relu: Node) -> Graph:
