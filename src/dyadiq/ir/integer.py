@@ -60,7 +60,7 @@ __all__ = [
     "input_grid",
 ]
 
-SPEC_VERSION = 2
+SPEC_VERSION = 3
 """Newest version of the specification that is implemented; programs have the oldest that says all they use."""
 
 NARROW_BIAS, WIDE_BIAS = QType(32, signed=True), QType(64, signed=True)
@@ -110,13 +110,13 @@ class IntegerProgram:
         for node in self.graph.nodes:
             if node.op not in INTEGER_OPS:
                 raise GraphError(f"{node.name}: {node.op!r} is no operator of the integer dialect.")
-        with_grid = [node.name for node in self.graph.nodes if node.op == "quantize" and len(node.inputs) > 3]
-        oldest = 2 if with_grid else 1
+        newer = [(*_version_of(node), node.name) for node in self.graph.nodes]
+        oldest, what, name = max(newer, key=lambda entry: entry[0], default=(1, "", ""))
         if self.spec_version == 0:
             object.__setattr__(self, "spec_version", oldest)
         if self.spec_version < oldest:
             raise GraphError(
-                f"{with_grid[0]}: a grid for every channel is part of version 2 of the integer specification, but the "
+                f"{name}: {what} is part of version {oldest} of the integer specification, but the "
                 f"program says version {self.spec_version}."
             )
 
@@ -135,6 +135,17 @@ class IntegerProgram:
 def input_grid(graph: Graph, node: Node) -> ChannelGrid | None:
     """Return the grid of every channel of a quantize node; None where all have that of the type."""
     return ChannelGrid(*(graph.params[name] for name in node.inputs[3:6])) if len(node.inputs) > 3 else None
+
+
+def _version_of(node: Node) -> tuple[int, str]:
+    """Return the version of the specification that a node needs, and for what."""
+    if node.op in ("pad", "lookup"):
+        return 3, f"the operator {node.op}"
+    if node.op == "sum_pool2d" and len(node.inputs) > 2:
+        return 3, "a factor for every window"
+    if node.op == "quantize" and len(node.inputs) > 3:
+        return 2, "a grid for every channel"
+    return 1, ""
 
 
 def effective_weight(graph: Graph, node: Node) -> NDArray[np.int64]:

@@ -23,10 +23,16 @@ from dyadiq.zoo.data import Dataset, Split
 from dyadiq.zoo.digits import digits_resnet
 from dyadiq.zoo.digits_cnn import digits_cnn
 from dyadiq.zoo.digits_data import load_digits_dataset
+from dyadiq.zoo.inception_v3 import inception_v3
 from dyadiq.zoo.jets import jet_tagger
 from dyadiq.zoo.jets_data import load_jets_dataset
+from dyadiq.zoo.mobilenet_v2 import mobilenet_v2
 from dyadiq.zoo.npz_data import load_npz_dataset
 from dyadiq.zoo.pretrained import PRETRAINED, load_pretrained_, pretrained_file
+from dyadiq.zoo.resnet import resnet18, resnet50
+from dyadiq.zoo.squeezenet import squeezenet1_0, squeezenet1_1
+from dyadiq.zoo.squeezenext import squeezenext23
+from dyadiq.zoo.tf_mobilenet import tf_mobilenet_v1, tf_mobilenet_v2
 
 __all__ = [
     "DATASETS",
@@ -48,7 +54,16 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         "cifar_resnet56": cifar_resnet56,
         "digits_cnn": digits_cnn,
         "digits_resnet": digits_resnet,
+        "inception_v3": inception_v3,
         "jet_tagger": jet_tagger,
+        "mobilenet_v2": mobilenet_v2,
+        "resnet18": resnet18,
+        "resnet50": resnet50,
+        "squeezenet1_0": squeezenet1_0,
+        "squeezenet1_1": squeezenet1_1,
+        "squeezenext23": squeezenext23,
+        "tf_mobilenet_v1": tf_mobilenet_v1,
+        "tf_mobilenet_v2": tf_mobilenet_v2,
     }
 )
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dyadiq.core.data_folder import data_folder
 from dyadiq.core.errors import ArtifactError, ConfigError, UnknownNameError
-from dyadiq.zoo.npz_data import read_npz
+from dyadiq.zoo.pretrained_files import read_npz_state
+from dyadiq.zoo.squeezenet import read_squeezenet_state
+from dyadiq.zoo.tf_mobilenet import read_tf_quantized
 
 __all__ = ["PRETRAINED", "Weights", "load_pretrained_", "pretrained_file"]
 
@@ -38,28 +39,16 @@ class Weights:
     source: str
 
 
-def read_npz_state(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the arrays of an ``.npz`` file as a state dict in float32; it must hold every name but counters.
-
-    Raises:
-        DataError: No such file, or a name is missing.
-        ArtifactError: The file is damaged.
-    """
-    needed = [name for name in wanted if not name.endswith(".num_batches_tracked")]
-    arrays = read_npz(path, needed, [name for name in wanted if name not in needed])
-    return {name: torch.from_numpy(np.array(array, dtype=_dtype(array))) for name, array in arrays.items()}
-
-
-def _dtype(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
-    return "float32" if array.dtype.kind == "f" else "int64"
-
-
+_CORAL = "google-coral/test_data, Apache-2.0"
 _AKAMASTER = "akamaster/pytorch_resnet_cifar10, BSD-2"
 
 PRETRAINED: Mapping[str, Weights] = MappingProxyType(
     {
         "cifar_resnet20": Weights("models/cifar10_resnet20.npz", read_npz_state, _AKAMASTER),
         "cifar_resnet56": Weights("models/cifar10_resnet56.npz", read_npz_state, _AKAMASTER),
+        "squeezenet1_1": Weights("models/squeezenet1_1_fp16.npz", read_squeezenet_state, "forresti/SqueezeNet, BSD-2"),
+        "tf_mobilenet_v1": Weights("models/mobilenet_v1_0.5_160_quant.npz", read_tf_quantized, _CORAL),
+        "tf_mobilenet_v2": Weights("models/mobilenet_v2_1.0_224_quant.npz", read_tf_quantized, _CORAL),
     }
 )
 

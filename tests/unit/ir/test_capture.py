@@ -74,7 +74,7 @@ def test_model_is_left_as_it_was():
 
 
 def test_mode_is_restored_when_capture_fails():
-    model = nn.Sequential(nn.Linear(3, 3), nn.SiLU()).train()
+    model = nn.Sequential(nn.Linear(3, 3), nn.Mish()).train()
     with pytest.raises(CaptureError):
         capture(model, torch.randn(2, 3))
     assert all(m.training for m in model.modules())
