@@ -23,6 +23,7 @@ from dyadiq.zoo.data import Dataset, Split
 from dyadiq.zoo.digits import digits_resnet
 from dyadiq.zoo.digits_cnn import digits_cnn
 from dyadiq.zoo.digits_data import load_digits_dataset
+from dyadiq.zoo.imagenet_data import load_imagenet_sample_dataset
 from dyadiq.zoo.inception_v3 import inception_v3
 from dyadiq.zoo.jets import jet_tagger
 from dyadiq.zoo.jets_data import load_jets_dataset
@@ -33,6 +34,7 @@ from dyadiq.zoo.resnet import resnet18, resnet50
 from dyadiq.zoo.squeezenet import squeezenet1_0, squeezenet1_1
 from dyadiq.zoo.squeezenext import squeezenext23
 from dyadiq.zoo.tf_mobilenet import tf_mobilenet_v1, tf_mobilenet_v2
+from dyadiq.zoo.tiny_imagenet_data import load_tiny_imagenet_dataset
 
 __all__ = [
     "DATASETS",
@@ -71,8 +73,10 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType(
     {
         "cifar10": load_cifar10_dataset,
         "digits": load_digits_dataset,
+        "imagenet_sample": load_imagenet_sample_dataset,
         "jets": load_jets_dataset,
         "npz": load_npz_dataset,
+        "tiny_imagenet": load_tiny_imagenet_dataset,
     }
 )
 

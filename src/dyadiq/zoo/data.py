@@ -120,8 +120,11 @@ def make_dataset(
     classes: tuple[str, ...],
     feature_names: tuple[str, ...] = (),
     preprocessing: Mapping[str, Any] | None = None,
+    every_class: bool = True,
 ) -> Dataset:
     """Check three splits and return them as a data set with its hash.
+
+    With ``every_class``, each split must hold every class; samples of large tasks cannot.
 
     Raises:
         DataError: A split holds NaN or infinity, a label outside the classes, or lacks a class; or the splits
@@ -133,7 +136,7 @@ def make_dataset(
         (2,)
     """
     for part, split in (("train", train), ("validation", validation), ("test", test)):
-        _check_split(f"{name}, {part} split", split, classes, feature_names)
+        _check_split(f"{name}, {part} split", split, classes, feature_names, every_class)
         if split.x.shape[1:] != train.x.shape[1:]:
             raise DataError(
                 f"{name}, {part} split: samples have shape {list(split.x.shape[1:])}, "
@@ -171,14 +174,16 @@ def check_finite(where: str, x: NDArray[np.float32], feature_names: tuple[str, .
         )
 
 
-def _check_split(where: str, split: Split, classes: tuple[str, ...], feature_names: tuple[str, ...]) -> None:
+def _check_split(
+    where: str, split: Split, classes: tuple[str, ...], feature_names: tuple[str, ...], every_class: bool
+) -> None:
     check_finite(where, split.x, feature_names)
     low, high = int(split.y.min()), int(split.y.max())
     if low < 0 or high >= len(classes):
         raise DataError(f"{where}: labels go from {low} to {high}, expected 0 to {len(classes) - 1}.")
     counts = np.bincount(split.y, minlength=len(classes))
     missing = [classes[k] for k in np.flatnonzero(counts == 0)]
-    if missing:
+    if missing and every_class:
         raise DataError(
             f"{where}: no sample of class {_few(missing)}; expected every one of the "
             f"{len(classes)} classes. Use more samples, or leave the class out of the task."
