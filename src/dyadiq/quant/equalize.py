@@ -86,6 +86,8 @@ def find_pairs(module: QuantModule) -> list[Pair]:
     graph = module.canonical
     pairs = []
     for name, first in layers.items():
+        if first.node.attrs.get("activation") == "clamp":
+            continue  # an upper limit does not scale with a channel
         tensor, linear = first.node.output, first.node.attrs.get("activation") != "relu"
         while tensor not in graph.outputs and len(graph.consumers(tensor)) == 1:
             (reader,) = graph.consumers(tensor)
@@ -95,7 +97,7 @@ def find_pairs(module: QuantModule) -> list[Pair]:
                     n_first, n_second = _n_outputs(module, first), _n_inputs(module, second)
                     pairs.append(Pair(layers[name], second, n_second // n_first, linear))
                 break
-            if reader.op not in _BETWEEN:
+            if reader.op not in _BETWEEN or reader.attrs.get("activation") == "clamp":
                 break
             linear = linear and reader.op != "relu" and reader.attrs.get("activation") != "relu"
             tensor = reader.output

@@ -1,7 +1,7 @@
 """The ``tiny_imagenet`` data set: 64x64 colour images of 200 classes, from JPEG bytes in ``.npz`` files.
 
 Used by the registry in `zoo`. Needs Pillow (extra ``data``). Folder ``tiny_imagenet`` of the data pack: ``train.npz``
-and ``val.npz`` with arrays ``bytes``, ``offset`` and ``label``; ``wnids.txt`` (order of the labels), ``words.txt`` (names).
+and ``val.npz`` with arrays ``bytes``, ``offset`` and ``label``; ``wnids.txt`` (order of labels), ``words.txt`` (names).
 Validation is carved from the training images; the images of ``val.npz`` are the test split.
 Source: Le and Yang 2015, "Tiny ImageNet Visual Recognition Challenge".
 """
