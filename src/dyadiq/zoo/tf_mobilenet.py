@@ -99,7 +99,8 @@ def tf_mobilenet_v2(*, width: float = 1.0, n_classes: int = 1001) -> TfMobileNet
         for i in range(count):
             stride, n_mid = (first_stride if i == 0 else 1), n_in * expansion
             layers += [] if expansion == 1 else [_Layer(n_in, n_mid)]
-            shortcut = 3 if stride == 1 and n_in == n_out else 0
+            n_back = 2 if expansion == 1 else 3  # layers of the block
+            shortcut = n_back if stride == 1 and n_in == n_out else 0
             layers += [
                 _Layer(n_mid, n_mid, 3, stride, depthwise=True),
                 _Layer(n_mid, n_out, relu6=False, shortcut=shortcut),
