@@ -76,8 +76,8 @@ def test_save_refuses_when_an_attribute_is_not_json(tmp_path):
 
 
 def test_load_refuses_when_program_follows_a_newer_specification(tmp_path):
-    save_program(tmp_path / "p", IntegerProgram(PROGRAMS["mlp"](np.random.default_rng(0)).graph, spec_version=3))
-    with pytest.raises(ArtifactError, match=r"version 3 of the integer specification.*implements versions up to 2"):
+    save_program(tmp_path / "p", IntegerProgram(PROGRAMS["mlp"](np.random.default_rng(0)).graph, spec_version=4))
+    with pytest.raises(ArtifactError, match=r"version 4 of the integer specification.*implements versions up to 3"):
         load_program(tmp_path / "p")
 
 
