@@ -198,6 +198,6 @@ def test_read_refuses_when_graph_is_not_legal(tmp_path):
 
 def test_read_refuses_when_program_follows_a_newer_specification(tmp_path):
     program = linear_program(QType(3, signed=True))
-    write_dyq(IntegerProgram(program.graph, spec_version=3), tmp_path / "p.dyq")
-    with pytest.raises(ArtifactError, match=r"version 3 of the integer .*, this Dyadiq implements versions up to 2"):
+    write_dyq(IntegerProgram(program.graph, spec_version=4), tmp_path / "p.dyq")
+    with pytest.raises(ArtifactError, match=r"version 4 of the integer .*, this Dyadiq implements versions up to 3"):
         read_dyq(tmp_path / "p.dyq")
