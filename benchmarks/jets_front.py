@@ -60,9 +60,14 @@ def row(runs, budget, seed, epochs):
     """Return one network, trained and measured unless it was."""
     trained, graph = runs.float_network(False, 0.0, seed)
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
-    n_updates, n_polish = (1, 256) if runs.quick else (30, 32768)
+    n_updates, n_polish, n_exchanges = (1, 16, 0) if runs.quick else (30, 32768, 2)
     sparsify = SparsifyConfig(
-        lut=budget, n_updates=n_updates, end_frac=END_FRAC, input_grids=True, polish_samples=n_polish, exchanges=2
+        lut=budget,
+        n_updates=n_updates,
+        end_frac=END_FRAC,
+        input_grids=True,
+        polish_samples=n_polish,
+        exchanges=n_exchanges,
     )
     key = {"kind": "front", "float": runs.config(FLOAT, seed, 0.0).to_json(), "finetune": training.to_json()}
     activation_bits, config = BUDGETS[budget], replace(CONFIG, input_bits=INPUT_BITS)

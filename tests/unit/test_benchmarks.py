@@ -81,7 +81,8 @@ def test_front_has_a_synthesised_network_within_its_budget_when_training_is_shor
     (row,) = json.loads((tmp_path / "front.json").read_text())["rows"]
     assert row["verify"]["exact"] == {"samples": 500, "compared": 2500, "mismatches": 0}
     assert row["weight_bits"] == [8] * 4
-    assert row["activation_bits"] == [6, 4, 4, 4]
+    assert row["activation_bits"] == [10, 4, 4, 4]
+    assert len(row["feature_bits"]) == 16
     assert 0 < row["lut_yosys"] < 1.1 * 1700
     assert (tmp_path / "work" / row["program"]).is_file()
 
