@@ -114,7 +114,8 @@ class NumpyKnapsack:
         shift = _LOSS_BITS - math.frexp(spread)[1]
         lam, ceiling = math.ldexp(multiplier, shift), math.ldexp(spread, shift)
         margin = _MARGIN * (ceiling + lam * room)
-        losses = [np.ldexp(group.loss - group.loss[-1], shift) for group in groups]
+        with np.errstate(over="ignore"):  # infinite: above every ceiling, as it would be with more digits
+            losses = [np.ldexp(group.loss - group.loss[-1], shift) for group in groups]
         best, best_cost, best_loss = self._complete(relaxed, broken, room, losses)
         core = _core(groups, relaxed, losses, lam, ceiling, best_loss + lam * room + margin)
         search = _Search(core, lam, room, margin, best_cost, best_loss)
