@@ -41,6 +41,20 @@ def _bits_colour(bits: int) -> str:
     return f"#10{bits:02x}00"
 
 
+def _legend_of_widths(figure: Any, axes: Any) -> None:
+    """Add a legend of labels such as ``4 bit``, by width."""
+    handles, labels = axes.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: int(labels[i].split()[0]))
+    figure.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        frameon=False,
+        loc="outside upper center",
+        fontsize=9,
+        ncols=max(1, min(8, len(order))),
+    )
+
+
 def _finish(figure: Any, title: str) -> str:
     """Turn a figure into an SVG string with CSS variables for colours and a title for screen readers."""
     buffer = io.StringIO()
@@ -160,16 +174,7 @@ def sensitivity_svg(table: SensitivityTable, plan: BitPlan) -> str:
         axes.invert_yaxis()
         axes.set_xlabel(f"loss increase if this tensor alone is quantized ({table.unit}), bars: two standard errors")
         axes.grid(visible=True, axis="x", linewidth=0.5)
-        handles, labels = axes.get_legend_handles_labels()
-        order = sorted(range(len(labels)), key=lambda i: int(labels[i].split()[0]))
-        figure.legend(
-            [handles[i] for i in order],
-            [labels[i] for i in order],
-            frameon=False,
-            loc="outside upper center",
-            fontsize=9,
-            ncols=max(1, min(8, len(order))),
-        )
+        _legend_of_widths(figure, axes)
         return _finish(figure, "Sensitivities")
 
 
@@ -202,14 +207,5 @@ def stability_svg(plan: BitPlan) -> str:
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.set_xlabel(f"share of {plan.stability.n_replicas:,} redrawn tables")
-        handles, labels = axes.get_legend_handles_labels()
-        order = sorted(range(len(labels)), key=lambda i: int(labels[i].split()[0]))
-        figure.legend(
-            [handles[i] for i in order],
-            [labels[i] for i in order],
-            frameon=False,
-            loc="outside upper center",
-            fontsize=9,
-            ncols=max(1, min(8, len(order))),
-        )
+        _legend_of_widths(figure, axes)
         return _finish(figure, "How sure each width is")
