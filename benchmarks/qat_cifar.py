@@ -90,7 +90,7 @@ def chosen_plan(folder, graph, images, case, seed):
 
 def integer_accuracy(program, split):
     """Return the accuracy of an integer program, and its logit codes."""
-    found = run_exact(program, split.x, chunk_size=500)[program.graph.outputs[0]]
+    found = run_exact(program, split.x)[program.graph.outputs[0]]
     return float((found.argmax(axis=1) == split.y).mean()), found
 
 

@@ -1,12 +1,14 @@
-"""Runs an IntegerProgram in torch: dot products in float64, everything else in int64. Equals the reference.
+"""Runs an IntegerProgram in torch: dot products in floating point, everything else in int64. Equals the reference.
 
 Used by `QuantModule` in exact mode, by accuracy measurements and by `verify`. Fast enough for whole test sets.
-float64 holds every integer up to 2**53, so sums of products are exact wherever the proof stays below that;
-a program that cannot be proven so is refused. Written apart from `ir.reference`, to disagree where either is wrong.
+float32 holds every integer up to 2**24 and float64 up to 2**53, so a sum of products is exact in any order wherever
+the proof stays below that: each layer takes the narrower type that holds its partial sums, and a program that needs
+more than 53 bits is refused. Written apart from `ir.reference`, to disagree where either is wrong.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,16 +21,24 @@ from torch import Tensor
 from dyadiq.core.errors import GraphError, ProofError
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
-from dyadiq.ir.proof import prove
+from dyadiq.ir.proof import Bound, prove
 from dyadiq.ir.reference import named_inputs
 
 __all__ = ["ExactExecutor", "run_exact"]
 
+_EXACT = {torch.float32: 1 << 24, torch.float64: (1 << 53) - 1}
+_CACHE_ELEMENTS = 1 << 19
+
 
 def run_exact(
-    program: IntegerProgram, inputs: NDArray[Any] | Mapping[str, NDArray[Any]], *, chunk_size: int = 1024
+    program: IntegerProgram, inputs: NDArray[Any] | Mapping[str, NDArray[Any]], *, chunk_size: int | None = None
 ) -> dict[str, NDArray[np.int64]]:
     """Return the output codes of a program, computed in torch.
+
+    Args:
+        program: The program.
+        inputs: As for `ir.reference.run_reference`.
+        chunk_size: Samples at once, which changes no result; None: as many as keep the largest tensor in the cache.
 
     Raises:
         DataError: As `ir.reference.run_reference`.
@@ -37,6 +47,7 @@ def run_exact(
     executor = ExactExecutor(program)
     arrays = named_inputs(program.graph, inputs)
     n_samples = len(next(iter(arrays.values())))
+    chunk_size = chunk_size or executor.chunk_size
     parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in program.graph.outputs}
     for start in range(0, n_samples, chunk_size):
         chunk = {k: torch.from_numpy(v[start : start + chunk_size]) for k, v in arrays.items()}
@@ -59,15 +70,18 @@ class ExactExecutor:
             ProofError: An accumulator may leave 53 bits.
         """
         self.graph: Graph = program.graph
-        for name, bound in prove(program).items():
-            if int(bound.partial.max()) >= 1 << 53:
+        bounds = prove(program)
+        for name, bound in bounds.items():
+            if int(bound.partial.max()) > _EXACT[torch.float64]:
                 raise ProofError(f"{name}: partial sums may leave 53 bits; the exact mode computes in float64.")
         self.weights: dict[str, Tensor] = {
-            node.name: torch.from_numpy(effective_weight(self.graph, node).astype(np.float64))
+            node.name: torch.from_numpy(effective_weight(self.graph, node)).to(_dot_type(bounds[node.output]))
             for node in self.graph.nodes
             if node.op in ("conv2d", "linear")
         }
         self.params = {name: torch.from_numpy(np.array(value)) for name, value in self.graph.params.items()}
+        largest = max(math.prod(tensor.shape) for tensor in self.graph.tensors.values())
+        self.chunk_size = max(1, _CACHE_ELEMENTS // largest)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return output name to int64 codes for float64 inputs by name."""
@@ -82,13 +96,14 @@ class ExactExecutor:
         if node.op == "quantize":
             return self._quantize(node, x[0])
         if node.op == "conv2d":
-            padded = _pad(x[0], a["padding"], a["pad_value"]).double()
-            bias = self.params[node.inputs[2]].double()
-            stride, dilation = tuple(a["stride"]), tuple(a["dilation"])
             weight = self.weights[node.name]
+            padded = _pad(x[0].to(weight.dtype), a["padding"], a["pad_value"])
+            bias = self.params[node.inputs[2]].to(weight.dtype)
+            stride, dilation = tuple(a["stride"]), tuple(a["dilation"])
             return F.conv2d(padded, weight, bias, stride, 0, dilation, a["groups"]).long()
         if node.op == "linear":
-            return F.linear(x[0].double(), self.weights[node.name], self.params[node.inputs[2]].double()).long()
+            weight = self.weights[node.name]
+            return F.linear(x[0].to(weight.dtype), weight, self.params[node.inputs[2]].to(weight.dtype)).long()
         if node.op == "requantize":
             shape = (1, -1, *([1] * (x[0].ndim - 2)))
             multiplier, shift = (self.params[i].reshape(shape) for i in node.inputs[1:])
@@ -144,6 +159,11 @@ class ExactExecutor:
         if qtype is not None and qtype.bipolar:
             return torch.where(wide >= 0, 1, -1)
         return wide.clamp(node.attrs["clip_min"], node.attrs["clip_max"])
+
+
+def _dot_type(bound: Bound) -> torch.dtype:
+    """Return the narrower floating-point type in which every partial sum of a dot product is exact."""
+    return torch.float32 if int(bound.partial.max()) <= _EXACT[torch.float32] else torch.float64
 
 
 def _pad(x: Tensor, padding: Any, value: int) -> Tensor:

@@ -84,6 +84,23 @@ def test_weights_use_zero_points_and_group_factors():
     assert np.array_equal(run_exact(prog, x)["acc"], x @ real.T + [1, -1])
 
 
+@pytest.mark.parametrize("top", [2**24 - 1, 2**24, 2**24 + 1, 2**40 + 1, 2**53 - 1])
+def test_dot_products_are_exact_whatever_floating_type_holds_them(top):
+    wide = QType(16, signed=True)
+    x = np.array([[1, 1], [-1, -1], [1, 0], [0, 1]])
+    w = np.array([[top // 32768 - 1, 1], [1 - top // 32768, -1]])
+    bias = np.array([1, -1]) * (top - int(np.abs(w[0]).sum()) * 32768)  # partial sums reach `top` and no more
+    for op, shape, node_x in (("linear", (2,), x), ("conv2d", (2, 1, 1), x[:, :, None, None])):
+        attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "pad_value": 0}
+        weight = w if op == "linear" else w[:, :, None, None]
+        node = Node("dot", op, ("q", "w", "b"), "acc", attrs if op == "conv2d" else {})
+        out = (2,) if op == "linear" else (2, 1, 1)
+        prog = program(shape, wide, node, out, QType(54, signed=True), {"w": weight, "b": bias})
+        samples = np.concatenate([node_x, node_x * 32767, -32768 * node_x])
+        assert int(prove(prog)["acc"].partial.max()) == top
+        assert np.array_equal(run_exact(prog, samples)["acc"], run_reference(prog, samples)["acc"])
+
+
 def test_requantize_is_round_half_up_of_the_exact_quotient():
     x = np.arange(-300, 301)[:, None] * np.ones((1, 3), dtype=int)
     m, e = np.array([77, 1, 3]), np.array([8, 1, 0])
@@ -160,6 +177,8 @@ def test_chunks_change_nothing():
     node = Node("fc", "linear", ("q", "w", "b"), "acc")
     prog = program((4,), INT8, node, (2,), QType(32, signed=True), {"w": rng.integers(-8, 8, (2, 4)), "b": [0, 0]})
     assert np.array_equal(run_reference(prog, x, chunk_size=2)["acc"], run_reference(prog, x)["acc"])
+    for size in (1, 2, 7, None):
+        assert np.array_equal(run_exact(prog, x, chunk_size=size)["acc"], run_reference(prog, x)["acc"])
 
 
 def test_taps_return_inner_tensors_and_refuse_unknown_ones():
