@@ -89,7 +89,7 @@ def test_dot_products_are_exact_whatever_floating_type_holds_them(top):
     wide = QType(16, signed=True)
     x = np.array([[1, 1], [-1, -1], [1, 0], [0, 1]])
     w = np.array([[top // 32768 - 1, 1], [1 - top // 32768, -1]])
-    bias = np.array([1, -1]) * (top - int(np.abs(w[0]).sum()) * 32768)  # partial sums reach `top` and no more
+    bias = np.array([-1, 1]) * (top - int(np.abs(w[0]).sum()) * 32768)  # partial sums reach `top` and no more
     for op, shape, node_x in (("linear", (2,), x), ("conv2d", (2, 1, 1), x[:, :, None, None])):
         attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "pad_value": 0}
         weight = w if op == "linear" else w[:, :, None, None]
