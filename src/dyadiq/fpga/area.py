@@ -88,12 +88,14 @@ class _ClipUses:
     """How the bits of clips are used, on which their LUTs depend.
 
     A bit that adders of the same stage read as second operand only is taken into their LUTs. A bit that a carry chain
-    needs inverted is a second LUT; of any other wire's bit it is an inverter, which is not counted. Where a clip goes
-    into registers only, its outer limit is their synchronous reset.
+    needs inverted is a second LUT, unless the circuit is deep enough for an inverter behind the first; of any other
+    wire's bit it is an inverter always. Inverters are not counted. Where a clip goes into registers only, its outer
+    limit is their synchronous reset.
 
     Attributes:
         deep: Whether some path between registers and carry chains has two LUTs. Mapping keeps the depth of the deepest:
-            with one LUT everywhere there is no room for an inverter, and a difference shares no LUT with a sum.
+            with one LUT everywhere there is no room for an inverter; a difference then shares no LUT with a sum, and
+            the two signs of a clip's bit share none.
     """
 
     def __init__(self, net: Netlist, stages: Sequence[int] | None) -> None:
@@ -171,7 +173,8 @@ class _ClipUses:
         self.deep = self.deep or tests > 0
         if wire not in self._near and sides == 1:
             return max(tests, int(examined > 1))
-        return len(self._plain.get(wire, set()) | registered) + len(self._inverted.get(wire, set())) + tests
+        plain, inverted = self._plain.get(wire, set()) | registered, self._inverted.get(wire, set())
+        return tests + (len(plain | inverted) if self.deep else len(plain) + len(inverted))
 
 
 def _examined_bits(net: Netlist, op: Op) -> int:

@@ -8,10 +8,8 @@ import pytest
 pytest.importorskip("da4ml", reason="the adder graphs need da4ml")
 
 from dyadiq.core.qtype import QType
-from dyadiq.fpga.area import estimate_luts, made_bits, wire_luts
 from dyadiq.fpga.estimate import estimate_hardware
 from dyadiq.fpga.interface import read_interface
-from dyadiq.fpga.netlist import Netlist, Value
 from dyadiq.fpga.synth import synthesize
 from dyadiq.targets.verilog import VerilogConfig, VerilogTarget
 from programs import INT4N, UINT8, ProgramBuilder
@@ -74,32 +72,3 @@ def test_joins_and_pools_are_layers():
     assert list(ops) == ["quantize", "conv2d", "requantize", "add", "max_pool2d"]
     assert ops["add"].lut > 0
     assert ops["max_pool2d"].lut > 0
-
-
-def test_sum_and_difference_share_luts_only_where_an_inverter_fits():
-    net = Netlist()
-    x, y = net.input(-8, 7), net.input(-8, 7)
-    wires = [net.add(x, y).wire, net.add(x, Value(y.wire, negative=True)).wire]
-    assert wire_luts(net, wires)[wires[0]] == 4
-    assert estimate_luts(net, wires) == 8
-    deeper = net.maximum(x, y).wire
-    assert estimate_luts(net, [*wires, deeper]) == 4 + 8
-
-
-def test_copies_of_bits_are_found():
-    net = Netlist()
-    x, y = net.input(0, 15), net.input(0, 15)
-    total = net.add(x, Value(y.wire, shift=2))
-    assert made_bits(net, total.wire)[:2] == [(x.wire, 0), (x.wire, 1)]
-    shifted = net.wire_of(Value(x.wire, shift=3))
-    assert made_bits(net, shifted) == made_bits(net, x.wire)
-    assert made_bits(net, net.wire_of(Value(-1, offset=5))) == []
-
-
-def test_clip_is_free_where_it_goes_into_registers_only():
-    net = Netlist()
-    relu = net.clip(net.input(-8, 7), 0, 7)
-    assert estimate_luts(net, [relu.wire]) == 0
-    net = Netlist()
-    both = net.clip(net.input(-32, 31), 0, 7)
-    assert estimate_luts(net, [both.wire]) == 3
