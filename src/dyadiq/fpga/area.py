@@ -60,9 +60,9 @@ def wire_luts(net: Netlist, wires: Iterable[int], stages: Sequence[int] | None =
                 uses.read_whole(source, wire)
     for wire in kept:
         uses.read_whole(wire, None)
-    for wire in needed:
-        if net.ops[wire].kind == "clip":
-            luts[wire] = uses.luts(wire)
+    clips = [wire for wire in needed if net.ops[wire].kind == "clip"]
+    uses.deep = uses.deep or any(_tests(net, net.ops[wire]) for wire in clips)
+    luts |= {wire: uses.luts(wire) for wire in clips}
     made: set[tuple[Bit, Bit, bool]] = set()
     for wire, joined in pairs.items():
         known, inverted = len(made), net.ops[wire].kind == "sub" and not uses.deep
@@ -168,11 +168,9 @@ class _ClipUses:
         source = net.ops[op.a]
         registered = self._registered.get(wire, set())
         sides = (op.arg > source.low) + (op.arg2 < source.high)
-        examined = _examined_bits(net, op)
-        tests = -(-(examined - 1) // _TEST_BITS) if examined >= _LUT_INPUTS else 0
-        self.deep = self.deep or tests > 0
+        tests = _tests(net, op)
         if wire not in self._near and sides == 1:
-            return max(tests, int(examined > 1))
+            return max(tests, int(_examined_bits(net, op) > 1))
         plain, inverted = self._plain.get(wire, set()) | registered, self._inverted.get(wire, set())
         return tests + (len(plain | inverted) if self.deep else len(plain) + len(inverted))
 
@@ -185,6 +183,12 @@ def _examined_bits(net: Netlist, op: Op) -> int:
         if active and limit:
             most = max(most, bits - ((limit & -limit).bit_length() - 1))
     return most
+
+
+def _tests(net: Netlist, op: Op) -> int:
+    """Return how many LUTs of a clip look at upper bits only, in front of those that make its bits."""
+    examined = _examined_bits(net, op)
+    return -(-(examined - 1) // _TEST_BITS) if examined >= _LUT_INPUTS else 0
 
 
 def made_bits(net: Netlist, wire: int) -> list[Bit]:
