@@ -1,6 +1,6 @@
 // dyadiq._native: what Python sees of the native parts. Arrays in, arrays out; no logic.
 //
-// INTERFACE is compared with dyadiq.allocation.native.INTERFACE: raise both when a signature or a meaning changes.
+// INTERFACE is compared with dyadiq.core.native.INTERFACE: raise both when a signature or a meaning changes.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/tuple.h>
@@ -10,12 +10,13 @@
 #include <stdexcept>
 
 #include "allocation/knapsack.hpp"
+#include "bindings/engine.hpp"
 
 namespace nb = nanobind;
 
 namespace {
 
-constexpr int kInterface = 1;
+constexpr int kInterface = 2;
 
 template <typename T>
 using Flat = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -29,6 +30,7 @@ std::span<const T> view(const Flat<T>& array) {
 
 NB_MODULE(_native, m) {
     m.attr("INTERFACE") = kInterface;
+    bind_engine(m);
 
     nb::class_<dyadiq::KnapsackAnswer>(m, "KnapsackAnswer")
         .def_ro("feasible", &dyadiq::KnapsackAnswer::feasible)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.allocation.knapsack_numpy import NumpyKnapsack
-from dyadiq.allocation.native import native_module
+from dyadiq.core.native import native_module
 from dyadiq.allocation.problem import Choice, Problem, Solution
 from dyadiq.core.errors import ConfigError
 

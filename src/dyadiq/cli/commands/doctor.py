@@ -115,7 +115,7 @@ def _programs() -> list[Finding]:
 
 
 def _native() -> list[Finding]:
-    from dyadiq.allocation.native import native_state
+    from dyadiq.core.native import native_state
 
     state = native_state()
     if state.module is not None:

@@ -1,6 +1,6 @@
 """Whether the native parts are here: `dyadiq._native`, built from native/ by `pip install` where there is a compiler.
 
-Used by `knapsack` (which works without, more slowly) and by `dyadiq doctor`. A module built from other sources than
+Used by `allocation.knapsack` (which works without, more slowly), `engine.runtime` and `dyadiq doctor`. A module built from other sources than
 these counts as missing, since its answers could differ; nothing falls back in silence: plans name their solver.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["INTERFACE", "NativeState", "native_module", "native_state"]
 
-INTERFACE = 1  # as kInterface in native/bindings/module.cpp
+INTERFACE = 2  # as kInterface in native/bindings/module.cpp
 
 
 @dataclass(frozen=True, slots=True)

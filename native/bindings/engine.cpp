@@ -1,0 +1,133 @@
+// The engine as Python sees it: a file's bytes in, codes out. No logic beyond checks of sizes.
+#include "bindings/engine.hpp"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "engine/image.hpp"
+#include "engine/kernels.hpp"
+#include "engine/run.hpp"
+
+namespace nb = nanobind;
+namespace engine = dyadiq::engine;
+
+namespace {
+
+using Bytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Real = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Codes = nb::ndarray<std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+const engine::Kernels& kernels_named(const std::string& isa) {
+    const engine::Kernels* kernels = isa.empty() ? engine::choose_kernels() : engine::find_kernels(isa);
+    if (kernels == nullptr) {
+        throw std::invalid_argument("no such kernels on this machine");
+    }
+    return *kernels;
+}
+
+class Engine {
+   public:
+    // Keeps `file`, into which the plan points.
+    Engine(Bytes file, const std::string& isa)
+        : file_(file), plan_(engine::open(file_.data(), file_.shape(0))), kernels_(kernels_named(isa)) {
+        constexpr std::size_t kAlignment = 64;
+        arena_.reset(new (std::align_val_t{kAlignment}) std::uint8_t[static_cast<std::size_t>(plan_.arena_bytes)]());
+    }
+
+    void run(const std::vector<Real>& inputs, const std::vector<Codes>& outputs) {
+        check(inputs, plan_.input_sizes, "inputs");
+        check(outputs, plan_.output_sizes, "outputs");
+        const std::size_t n = inputs.front().shape(0);
+        for (const Codes& codes : outputs) {
+            if (codes.shape(0) != n) {
+                throw std::invalid_argument("outputs have another number of samples");
+            }
+        }
+        std::vector<engine::Input> values(inputs.size());
+        std::vector<std::int32_t*> codes(outputs.size());
+        bool finite = true;
+        {
+            nb::gil_scoped_release released;
+            for (std::size_t sample = 0; sample < n && finite; ++sample) {
+                for (std::size_t i = 0; i < inputs.size(); ++i) {
+                    const std::size_t at = sample * inputs[i].shape(1);
+                    if (inputs[i].dtype() == nb::dtype<double>()) {
+                        values[i].f64 = static_cast<const double*>(inputs[i].data()) + at;
+                    } else {
+                        values[i].f32 = static_cast<const float*>(inputs[i].data()) + at;
+                    }
+                }
+                for (std::size_t i = 0; i < outputs.size(); ++i) {
+                    codes[i] = outputs[i].data() + sample * outputs[i].shape(1);
+                }
+                finite = engine::run(plan_, kernels_, arena_.get(), values, codes);
+            }
+        }
+        if (!finite) {
+            throw std::invalid_argument("an input is NaN or infinite");
+        }
+    }
+
+    std::string isa() const { return std::string(kernels_.name); }
+    std::int64_t arena_bytes() const { return plan_.arena_bytes; }
+    std::size_t n_steps() const { return plan_.steps.size(); }
+
+   private:
+    template <typename Array>
+    static void check(const std::vector<Array>& arrays, const std::vector<std::int64_t>& sizes, const char* what) {
+        bool fits = arrays.size() == sizes.size() && !arrays.empty();
+        for (std::size_t i = 0; fits && i < sizes.size(); ++i) {
+            fits = static_cast<std::int64_t>(arrays[i].shape(1)) == sizes[i] &&
+                   arrays[i].shape(0) == arrays[0].shape(0) &&
+                   (arrays[i].dtype() == nb::dtype<double>() || arrays[i].dtype() == nb::dtype<float>() ||
+                    arrays[i].dtype() == nb::dtype<std::int32_t>());
+        }
+        if (!fits) {
+            throw std::invalid_argument(std::string(what) + " do not fit the program");
+        }
+    }
+
+    struct Free {
+        void operator()(std::uint8_t* p) const { ::operator delete[](p, std::align_val_t{64}); }
+    };
+
+    Bytes file_;
+    engine::Plan plan_;
+    const engine::Kernels& kernels_;
+    std::unique_ptr<std::uint8_t[], Free> arena_;
+};
+
+}  // namespace
+
+void bind_engine(nb::module_& m) {
+    nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+        try {
+            std::rethrow_exception(p);
+        } catch (const engine::BadImage& error) {
+            PyErr_SetString(PyExc_ValueError, error.what());
+        }
+    });
+    m.def("engine_isas", [] {
+        std::vector<std::string> names;
+        for (const engine::Kernels* kernels : engine::all_kernels()) {
+            if (kernels->supported()) {
+                names.emplace_back(kernels->name);
+            }
+        }
+        return names;
+    });
+    nb::class_<Engine>(m, "Engine")
+        .def(nb::init<Bytes, const std::string&>(), nb::arg("file"), nb::arg("isa"))
+        .def("run", &Engine::run, nb::arg("inputs"), nb::arg("outputs"))
+        .def_prop_ro("isa", &Engine::isa)
+        .def_prop_ro("arena_bytes", &Engine::arena_bytes)
+        .def_prop_ro("n_steps", &Engine::n_steps);
+}

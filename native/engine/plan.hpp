@@ -1,0 +1,147 @@
+// What a compiled program is once it has been read and checked: tensors in an arena, and steps that run in order.
+//
+// Made by `open` (image.hpp) from a file, run by `run` (run.hpp). docs/spec/engine.md is the normative text of the
+// file; numbers of steps and fields are those of dyadiq.engine.plan. Pointers lead into the file, which must stay.
+//
+// A tensor lies in the arena as [height][width][channel], with margins around it that hold the code of zero. Codes of
+// at most 8 bits are bytes, `code + code_offset` (0 for unsigned types, 128 for signed ones); others are int32.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <variant>
+#include <vector>
+
+namespace dyadiq::engine {
+
+inline constexpr std::int32_t kPlanVersion = 1;
+inline constexpr std::int32_t kNone = -1;
+inline constexpr int kBlock = 16;  // output channels of one block of packed weights
+inline constexpr int kQuad = 4;    // input channels of one dot product
+
+struct Buffer {
+    std::int64_t offset;  // bytes from the start of the arena, a multiple of 64
+    bool wide;            // int32, else bytes
+    std::int32_t height, width;
+    std::int32_t pixel_stride;  // elements from one pixel to the next: channels, and padding to a multiple of kQuad
+    std::int32_t top, left, bottom, right;
+    std::int32_t fill;  // element that margins hold
+
+    std::int64_t rows() const { return std::int64_t{top} + height + bottom; }
+    std::int64_t row_stride() const { return (std::int64_t{left} + width + right) * pixel_stride; }  // elements
+    std::int64_t bytes() const { return rows() * row_stride() * (wide ? 4 : 1); }
+};
+
+struct Tensor {  // some channels of a buffer
+    Buffer buffer;
+    std::int32_t first_channel, channels;
+    std::int32_t code_offset;
+
+    // Bytes from the start of the arena to the first channel of a pixel; margins have negative positions.
+    std::int64_t at(std::int64_t y, std::int64_t x) const {
+        const std::int64_t element =
+            (y + buffer.top) * buffer.row_stride() + (x + buffer.left) * buffer.pixel_stride + first_channel;
+        return buffer.offset + element * (buffer.wide ? 4 : 1);
+    }
+};
+
+// y = clip(sum + zero_point, low, high), or its sign; what a sum is, the step says.
+struct Finish {
+    std::int32_t zero_point, low, high;
+    bool sign;
+};
+
+// (x * multiplier + 2^(shift-1)) >> shift by channel; null: x itself.
+struct Dyadic {
+    const std::int32_t* multiplier = nullptr;
+    const std::int32_t* shift = nullptr;
+};
+
+// One summand of a join: clip(dyadic(x + before), low, high).
+struct Branch {
+    Tensor x;
+    std::int32_t before;
+    Dyadic dyadic;
+    std::int32_t low, high;
+};
+
+struct Quantize {  // real values [C, H, W] of a program's input
+    std::int32_t input;
+    Tensor out;
+    double scale;
+    std::int32_t zero_point, low, high;
+    bool sign;
+    const std::int32_t* grid;  // [3, C]: shift, low, high; null: none
+};
+
+enum class ConvKind { kPacked, kDepthwise, kGeneric };
+
+struct Conv {
+    ConvKind kind;
+    Tensor in, out;
+    std::int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
+    const void* weights;       // layouts: run.hpp
+    const std::int32_t* bias;  // padded to whole blocks where packed
+    bool finished;             // requantized, else the accumulator is what is stored
+    Dyadic dyadic;
+    bool has_residual;
+    Branch residual;
+    Finish finish;
+};
+
+struct Join {
+    Tensor out;
+    std::vector<Branch> branches;
+    Finish finish;
+};
+
+struct MaxPool {
+    Tensor in, out;
+    std::int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
+};
+
+struct SumPool {
+    Tensor in, out;
+    std::int32_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, pad_value, bias;
+    const std::int32_t* factor;  // [OH, OW]; null: 1
+};
+
+struct Lookup {
+    Tensor in, out;
+    std::int32_t first;
+    const std::int32_t* table;  // [256]
+};
+
+struct Pad {
+    Tensor in, out;
+    std::int32_t channels, rows, columns;  // before
+    std::int32_t value;
+};
+
+struct Copy {  // codes as they are; into another type or place
+    Tensor in, out;
+};
+
+struct Flatten {  // [C, H, W] row-major becomes channels
+    Tensor in, out;
+};
+
+struct Fill {  // margins
+    Buffer buffer;
+};
+
+struct Output {  // codes [C, H, W] as int32
+    Tensor in;
+    std::int32_t output;
+};
+
+using Step =
+    std::variant<Quantize, Conv, Join, MaxPool, SumPool, Lookup, Pad, Copy, Flatten, Fill, Output>;
+
+struct Plan {
+    std::int64_t arena_bytes = 0;
+    std::vector<std::int64_t> input_sizes, output_sizes;  // elements
+    std::vector<Step> steps;
+};
+
+}  // namespace dyadiq::engine

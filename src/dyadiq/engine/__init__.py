@@ -1,0 +1,15 @@
+"""The CPU engine: compiles integer programs and runs them natively, with the reference's integers."""
+
+from dyadiq.engine.compile import compile_program, find_uncompilable
+from dyadiq.engine.file import write_engine_file
+from dyadiq.engine.plan import EnginePlan
+from dyadiq.engine.runtime import EngineProgram, available_isas
+
+__all__ = [
+    "EnginePlan",
+    "EngineProgram",
+    "available_isas",
+    "compile_program",
+    "find_uncompilable",
+    "write_engine_file",
+]

@@ -1,0 +1,198 @@
+"""What the engine runs: buffers in one arena, tensors in them, steps in order. And how that becomes words of a file.
+
+Made by `compile`, placed by `arena`, written by `file`; read and checked again by native/engine/image.cpp.
+Normative text: docs/spec/engine.md. Knows no graph.
+
+A tensor lies as ``[height][width][channel]``, with margins around it that hold the code of zero. Codes of at most 8 bits
+are bytes, ``code + code_offset`` (0 for unsigned types, 128 for signed ones); others are int32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["INT32_RANGE", "NONE", "PLAN_VERSION", "Branch", "Buffer", "EnginePlan", "Finish", "Step", "TensorRef"]
+
+PLAN_VERSION = 1
+NONE = -1
+INT32_RANGE = (-(1 << 31), (1 << 31) - 1)
+
+_OPCODES = {
+    "quantize": 1,
+    "conv": 2,
+    "join": 3,
+    "max_pool": 4,
+    "sum_pool": 5,
+    "lookup": 6,
+    "pad": 7,
+    "copy": 8,
+    "flatten": 9,
+    "fill": 10,
+    "output": 11,
+}
+
+
+@dataclass
+class Buffer:
+    """A piece of the arena; may hold several tensors side by side in channels.
+
+    Attributes:
+        wide: int32, else bytes.
+        height: Rows without margins.
+        width: Columns without margins.
+        channels: Of all its tensors.
+        margins: Rows and columns at the top, left, bottom and right.
+        fill: Element that margins hold.
+        offset: Bytes from the start of the arena, a multiple of 64; None until it is placed.
+    """
+
+    wide: bool
+    height: int
+    width: int
+    channels: int
+    margins: tuple[int, int, int, int] = (0, 0, 0, 0)
+    fill: int | None = None
+    offset: int | None = None
+
+    @property
+    def pixel_stride(self) -> int:
+        """Elements from one pixel to the next: bytes come in whole quads."""
+        return self.channels if self.wide else -(-self.channels // 4) * 4
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes with margins."""
+        top, left, bottom, right = self.margins
+        n_pixels = (top + self.height + bottom) * (left + self.width + right)
+        return n_pixels * self.pixel_stride * (4 if self.wide else 1)
+
+    def words(self) -> list[int]:
+        """Return the buffer as words of a plan."""
+        offset = 0 if self.offset is None else self.offset
+        sizes = [int(self.wide), self.height, self.width, self.pixel_stride]
+        return [offset // 64, *sizes, *self.margins, self.fill or 0]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """Some channels of a buffer.
+
+    Attributes:
+        buffer: Index among the buffers.
+        first_channel: Where it starts.
+        channels: How many.
+        code_offset: What is added to codes in memory.
+    """
+
+    buffer: int
+    first_channel: int
+    channels: int
+    code_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """``clip(sum + zero_point, low, high)``, or the sign of ``sum + zero_point``."""
+
+    zero_point: int = 0
+    low: int = INT32_RANGE[0]
+    high: int = INT32_RANGE[1]
+    sign: bool = False
+
+    def words(self) -> list[int]:
+        """Return the fields in the order of a plan."""
+        return [self.zero_point, self.low, self.high, int(self.sign)]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One summand: ``clip((x + before) * multiplier >> shift, low, high)``; without a multiplier, x + before, clipped."""
+
+    x: TensorRef
+    before: int = 0
+    multiplier: NDArray[np.int64] | None = None
+    shift: NDArray[np.int64] | None = None
+    low: int = INT32_RANGE[0]
+    high: int = INT32_RANGE[1]
+
+
+@dataclass
+class Step:
+    """One step: what it is, whom it reads and writes, and its fields as words.
+
+    Attributes:
+        op: Key of the opcodes.
+        name: Of the node it ends with, for people.
+        reads: Tensors it reads.
+        writes: Tensors it writes; at most one.
+        words: Its fields, without the opcode.
+    """
+
+    op: str
+    name: str
+    reads: tuple[TensorRef, ...]
+    writes: tuple[TensorRef, ...]
+    words: list[int]
+
+    def encoded(self) -> list[int]:
+        """Return opcode and fields."""
+        return [_OPCODES[self.op], *self.words]
+
+
+@dataclass
+class EnginePlan:
+    """A compiled program.
+
+    Attributes:
+        inputs: Name and shape of every input.
+        outputs: Name and shape of every output.
+        buffers: Pieces of the arena.
+        tensors: What steps refer to by index.
+        steps: In order.
+        payloads: Name and values of everything steps point to: int8, int32 or float64.
+        arena_bytes: Size of the arena; 0 until buffers are placed.
+    """
+
+    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+    buffers: list[Buffer] = field(default_factory=list)
+    tensors: list[TensorRef] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    payloads: list[tuple[str, NDArray[Any]]] = field(default_factory=list)
+    arena_bytes: int = 0
+
+    def tensor_index(self, ref: TensorRef) -> int:
+        """Return the index of a tensor, which is entered when it is new."""
+        if ref not in self.tensors:
+            self.tensors.append(ref)
+        return self.tensors.index(ref)
+
+    def payload_index(self, name: str, values: NDArray[Any]) -> int:
+        """Enter values and return their index in the file, where the plan itself comes first."""
+        taken = {known for known, _ in self.payloads}
+        unique = name if name not in taken else f"{name}#{len(self.payloads)}"
+        self.payloads.append((unique, values))
+        return len(self.payloads)
+
+    def words(self) -> NDArray[np.int32]:
+        """Return the plan as the words of a file."""
+        sizes = [_size(shape) for _, shape in (*self.inputs, *self.outputs)]
+        low, high = self.arena_bytes & 0xFFFFFFFF, self.arena_bytes >> 32
+        counts = [len(self.buffers), len(self.tensors), len(self.inputs), len(self.outputs), len(self.steps)]
+        words: list[int] = [PLAN_VERSION, low - (1 << 32) if low >> 31 else low, high, *counts, *sizes]
+        for buffer in self.buffers:
+            words += buffer.words()
+        for ref in self.tensors:
+            words += [ref.buffer, ref.first_channel, ref.channels, ref.code_offset]
+        for step in self.steps:
+            words += step.encoded()
+        return np.array(words, dtype=np.int32)
+
+
+def _size(shape: Sequence[int]) -> int:
+    return int(np.prod(shape, dtype=np.int64))

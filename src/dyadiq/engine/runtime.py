@@ -1,0 +1,106 @@
+"""Runs compiled programs: the Python face of native/engine. One sample after another, in one thread.
+
+Used by target `engine`. Needs the native module; says so where it was not built. `DYADIQ_ISA` forces kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dyadiq.core.container import read_container
+from dyadiq.core.errors import ArtifactError, DataError, MissingDependencyError, UnknownNameError
+from dyadiq.core.native import native_state
+
+__all__ = ["EngineProgram", "available_isas"]
+
+
+def available_isas() -> tuple[str, ...]:
+    """Return the instruction sets whose kernels this machine runs, the best last; none without the native module."""
+    module = native_state().module
+    return () if module is None else tuple(module.engine_isas())
+
+
+class EngineProgram:
+    """A compiled program, mapped into memory and ready to run.
+
+    Attributes:
+        inputs: Shape of every input by name.
+        outputs: Shape of every output by name.
+        isa: Instruction set of its kernels.
+        arena_bytes: Memory it works in, beside the mapped file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, isa: str | None = None) -> None:
+        """Map and check a file.
+
+        Args:
+            path: What `write_engine_file` wrote.
+            isa: Of `available_isas`; None: the best, or that of ``DYADIQ_ISA``.
+
+        Raises:
+            ArtifactError: Missing, damaged or newer file, or one that holds no compiled program.
+            MissingDependencyError: The native module was not built.
+            UnknownNameError: This machine has no such kernels.
+        """
+        state = native_state()
+        if state.module is None:
+            raise MissingDependencyError(f"the native module ({state.found})", "")
+        wanted = os.environ.get("DYADIQ_ISA", "") if isa is None else isa
+        if wanted and wanted not in available_isas():
+            raise UnknownNameError("instruction set", wanted, available_isas())
+        container = read_container(path)
+        try:
+            structure = json.loads(container.structure)
+            self.inputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["inputs"]}
+            self.outputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["outputs"]}
+            self._native = state.module.Engine(np.memmap(path, dtype=np.uint8, mode="r"), wanted)
+        except (ValueError, KeyError, TypeError) as err:
+            raise ArtifactError(f"{path}: holds no compiled program: {err}. Export the program again.") from err
+        self.path = Path(path)
+        self.isa: str = self._native.isa
+        self.arena_bytes: int = self._native.arena_bytes
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.int64]]:
+        """Return output codes for real inputs ``[N, ...]`` by name.
+
+        Raises:
+            DataError: Inputs missing, of the wrong shape, or not finite.
+        """
+        feeds = self._feeds(inputs)
+        n = len(feeds[0])
+        codes = [np.empty((n, int(np.prod(shape))), dtype=np.int32) for shape in self.outputs.values()]
+        try:
+            self._native.run(feeds, codes)
+        except ValueError as err:
+            raise DataError(f"{self.path}: {err}. Clean the data first.") from err
+        return {
+            name: part.reshape(n, *shape).astype(np.int64)
+            for (name, shape), part in zip(self.outputs.items(), codes, strict=True)
+        }
+
+    def _feeds(self, inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+        """Return inputs in order, flat; float32 stays, everything else becomes float64.
+
+        Raises:
+            DataError: Names, shapes or numbers of samples are wrong.
+        """
+        if set(inputs) != set(self.inputs):
+            raise DataError(f"{self.path}: inputs must be named {sorted(self.inputs)}, got {sorted(inputs)}.")
+        feeds = []
+        for name, shape in self.inputs.items():
+            array = np.asarray(inputs[name])
+            if array.ndim == 0 or array.shape[1:] != shape or len(array) == 0:
+                expected = ", ".join(str(size) for size in ("N", *shape))
+                raise DataError(f"input {name!r}: got shape {list(array.shape)}, expected [{expected}] with N >= 1.")
+            array = array if array.dtype == np.float32 else array.astype(np.float64)
+            feeds.append(np.ascontiguousarray(array.reshape(len(array), -1)))
+        if len({len(feed) for feed in feeds}) != 1:
+            raise DataError(f"{self.path}: inputs have different numbers of samples.")
+        return feeds
