@@ -1,7 +1,7 @@
 #include "engine/container.hpp"
 
+#include <algorithm>
 #include <cstring>
-#include <string>
 
 #include "engine/crc32.hpp"
 #include "engine/image.hpp"
@@ -47,6 +47,9 @@ Record read_record(const std::uint8_t* at, const std::uint8_t* data, std::uint64
     require(number<std::uint64_t>(at + 32) == start, "a payload does not lie where it must");
     require(bytes <= end - start, "a payload lies outside the file");
     require(crc32(data + start, bytes) == number<std::uint32_t>(at + 48), "the checksum of a tensor is wrong");
+    for (std::uint64_t i = start + bytes; i < std::min(start + aligned(bytes), end); ++i) {
+        require(data[i] == 0, "padding after a tensor is not zero");
+    }
     return record;
 }
 

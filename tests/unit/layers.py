@@ -18,6 +18,7 @@ LAYERS = {
     "quant": 2,
     "allocation": 2,
     "fpga": 2,
+    "engine": 2,
     "train": 3,
     "targets": 3,
     "zoo": 3,
@@ -31,7 +32,7 @@ LAYERS = {
 }
 # Within one layer: the only imports allowed between different modules where the order matters.
 L1_ORDER = ("curvature", "zero_shot", "rounding", "cost", "ir")  # left may import right
-TORCH_FREE = ("core", "cost", "allocation", "ir", "rounding")
+TORCH_FREE = ("core", "cost", "allocation", "ir", "rounding", "engine")
 TORCH_EXCEPTIONS = ("ir.capture", "ir.execute")
 
 

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.allocation.knapsack_numpy import NumpyKnapsack
-from dyadiq.core.native import native_module
 from dyadiq.allocation.problem import Choice, Problem, Solution
 from dyadiq.core.errors import ConfigError
+from dyadiq.core.native import native_module
 
 __all__ = ["Knapsack", "solve_knapsack", "supported_choices"]
 

@@ -161,7 +161,11 @@ class _Compiler:
         kernel = self.graph.params[dot.inputs[1]].shape[2:]
         _, *out = self.plane(dot.output)
         after = [
-            (out[i] - 1) * a["stride"][i] - a["padding"][i] + (kernel[i] - 1) * a["dilation"][i] + 1 - (height, width)[i]
+            (out[i] - 1) * a["stride"][i]
+            - a["padding"][i]
+            + (kernel[i] - 1) * a["dilation"][i]
+            + 1
+            - (height, width)[i]
             for i in (0, 1)
         ]
         ref = self.ref(dot.inputs[0])
@@ -188,7 +192,9 @@ class _Compiler:
         """Enter int32 values."""
         return self.plan.payload_index(name, np.ascontiguousarray(values).astype(np.int32).ravel())
 
-    def dyadic_words(self, name: str, multiplier: NDArray[np.int64] | None, shift: NDArray[np.int64] | None) -> list[int]:
+    def dyadic_words(
+        self, name: str, multiplier: NDArray[np.int64] | None, shift: NDArray[np.int64] | None
+    ) -> list[int]:
         """Return the words of a rescaling."""
         if multiplier is None or shift is None:
             return [NONE, NONE]
@@ -256,10 +262,12 @@ class _Compiler:
         def ordered(values: NDArray[np.int64]) -> NDArray[np.int64]:
             return by_blocks(values, groups).astype(np.int64) if kind == _PACKED else values
 
-        pack: Callable[[NDArray[np.int64]], NDArray[np.int8] | NDArray[np.int32]]
-        pack = {_PACKED: lambda w: pack_dense(w, groups), _DEPTHWISE: pack_depthwise, _GENERIC: pack_generic}[kind]
+        if kind == _PACKED:
+            packed: NDArray[np.int8] | NDArray[np.int32] = pack_dense(weight, groups)
+        else:
+            packed = pack_depthwise(weight) if kind == _DEPTHWISE else pack_generic(weight)
         words = [kind, self.index(x), self.index(out), *geometry, groups]
-        words.append(self.plan.payload_index(f"{dot.name}.weight", pack(weight)))
+        words.append(self.plan.payload_index(f"{dot.name}.weight", packed))
         words.append(self.payload(f"{dot.name}.bias", ordered(bias)))
         reads = [x]
         if fusion.requantize is None:

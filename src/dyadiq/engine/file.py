@@ -16,7 +16,11 @@ from dyadiq.engine.plan import EnginePlan
 
 __all__ = ["write_engine_file"]
 
-_TYPES = {np.dtype(np.int8): QType(8, signed=True), np.dtype(np.int32): QType(32, signed=True), np.dtype(np.float64): None}
+_TYPES = {
+    np.dtype(np.int8): QType(8, signed=True),
+    np.dtype(np.int32): QType(32, signed=True),
+    np.dtype(np.float64): None,
+}
 
 
 def write_engine_file(plan: EnginePlan, path: str | os.PathLike[str]) -> int:

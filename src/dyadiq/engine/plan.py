@@ -3,8 +3,8 @@
 Made by `compile`, placed by `arena`, written by `file`; read and checked again by native/engine/image.cpp.
 Normative text: docs/spec/engine.md. Knows no graph.
 
-A tensor lies as ``[height][width][channel]``, with margins around it that hold the code of zero. Codes of at most 8 bits
-are bytes, ``code + code_offset`` (0 for unsigned types, 128 for signed ones); others are int32.
+A tensor lies as ``[height][width][channel]``, with margins around it that hold the code of zero. Codes of at most
+8 bits are bytes, ``code + code_offset`` (0 for unsigned types, 128 for signed ones); others are int32.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class Branch:
-    """One summand: ``clip((x + before) * multiplier >> shift, low, high)``; without a multiplier, x + before, clipped."""
+    """One summand: ``clip((x + before) * multiplier >> shift, low, high)``; without a multiplier, ``x + before``."""
 
     x: TensorRef
     before: int = 0

@@ -63,6 +63,8 @@ class EngineProgram:
             self._native = state.module.Engine(np.memmap(path, dtype=np.uint8, mode="r"), wanted)
         except (ValueError, KeyError, TypeError) as err:
             raise ArtifactError(f"{path}: holds no compiled program: {err}. Export the program again.") from err
+        except MemoryError as err:
+            raise ArtifactError(f"{path}: asks for more memory than there is. Export the program again.") from err
         self.path = Path(path)
         self.isa: str = self._native.isa
         self.arena_bytes: int = self._native.arena_bytes

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from dyadiq.core.errors import UnknownNameError
 from dyadiq.targets.base import Target
 from dyadiq.targets.dyq import DyqTarget
+from dyadiq.targets.engine import EngineTarget
 from dyadiq.targets.exact import ExactTarget
 from dyadiq.targets.hls4ml import Hls4mlTarget
 from dyadiq.targets.onnx_integer import OnnxTarget
@@ -32,6 +33,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             QonnxTarget(),
             QdqTarget(),
             DyqTarget(),
+            EngineTarget(),
             Hls4mlTarget(),
             VerilogTarget(),
             VerilogStreamTarget(),

@@ -13,7 +13,7 @@ from dyadiq.allocation import Constraint, Problem, solve_brute_force
 from dyadiq.allocation import knapsack as knapsack_module
 from dyadiq.allocation import native as native_parts
 from dyadiq.allocation.knapsack import Knapsack
-from dyadiq.allocation.native import native_module, native_state
+from dyadiq.core.native import native_module, native_state
 
 needs_native = pytest.mark.skipif(native_module() is None, reason=f"native code: {native_state().found}")
 BOTH = [pytest.param(True, marks=needs_native, id="native"), pytest.param(False, id="numpy")]

@@ -13,6 +13,7 @@ from dyadiq.core.errors import ArtifactError, DataError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import BitPlan, uniform_plan
 from dyadiq.cost.facts import network_facts
+from dyadiq.engine import available_isas
 from dyadiq.ir.capture import capture
 from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.lower import lower
@@ -20,6 +21,8 @@ from dyadiq.quant.module import quantize
 from dyadiq.targets.verify import verify
 from dyadiq.zoo import MODELS, PRETRAINED, build_model, pretrained_file
 from dyadiq.zoo.layers import pad_same, scaled_width
+
+ENGINE = ["engine"] if available_isas() else []  # tests/unit/engine says so where it was not built
 
 # Arguments that make it small, and the shape of an input; odd sizes where the network allows them.
 SMALL = {
@@ -71,7 +74,7 @@ def test_network_has_the_same_integers_everywhere(name):
     if len(name) % 2:  # asymmetric activations for every other network or so
         config = replace(config, activation=replace(config.activation, scheme="asymmetric"))
     program = lower(quantize(graph, mixed_plan(graph, config), [x], config=config))
-    results = verify(program, x[:2], against=["exact", "onnx"])
+    results = verify(program, x[:2], against=["exact", "onnx", *ENGINE])
     assert all(row.mismatches == 0 and row.compared >= 10 for row in results.values())
     (output,) = program.graph.outputs
     ops = {node.op for node in program.graph.nodes}

@@ -120,7 +120,7 @@ def _native() -> list[Finding]:
     state = native_state()
     if state.module is not None:
         return [Finding("native code", "ok", state.found)]
-    advice = "for allocation some ten times faster: with a C++ compiler, pip install dyadiq again"
+    advice = "for the engine, and allocation some ten times faster: with a C++ compiler, pip install dyadiq again"
     return [Finding("native code", "missing", state.found, advice)]
 
 

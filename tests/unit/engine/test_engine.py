@@ -1,0 +1,164 @@
+"""The engine against the reference: every feature, awkward shapes, every instruction set of this machine."""
+
+import numpy as np
+import pytest
+
+from dyadiq.core.errors import ArtifactError, DataError, ExportError, MissingDependencyError, UnknownNameError
+from dyadiq.core.native import native_state
+from dyadiq.core.qtype import QType
+from dyadiq.engine import EngineProgram, available_isas, compile_program, find_uncompilable, write_engine_file
+from dyadiq.ir.reference import run_reference
+from dyadiq.targets import get_target
+from programs import BIPOLAR, INT4N, INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
+
+ISAS = available_isas()
+built = pytest.mark.skipif(not ISAS, reason=f"the engine was not built: {native_state().found}")
+SIZES = (1, 7, 15, 17, 33)
+
+
+def feeds(program, rng, n_samples=5):
+    return {name: rng.normal(size=(n_samples, *program.graph.tensors[name].shape)) * 4 for name in program.graph.inputs}
+
+
+def assert_equal(program, rng, path):
+    """The reference's integers from every instruction set."""
+    write_engine_file(compile_program(program), path)
+    inputs = feeds(program, rng)
+    expected = run_reference(program, inputs)
+    for isa in ISAS:
+        engine = EngineProgram(path, isa=isa)
+        assert engine.isa == isa
+        for _ in range(2):  # what a first run leaves in the arena changes nothing
+            codes = engine.run(inputs)
+            assert codes.keys() == expected.keys()
+            for name, wanted in expected.items():
+                assert np.array_equal(codes[name], wanted), (isa, name)
+
+
+@built
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "wide"])
+def test_every_feature_equals_the_reference(name, seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    assert_equal(PROGRAMS[name](rng), rng, tmp_path / "program.dyqe")
+
+
+def random_network(rng):
+    """Convolutions of random geometry, a residual, a pool, concat, a linear layer; sizes around those of vectors."""
+    b = ProgramBuilder(rng)
+    channels, height, width = (int(rng.choice(SIZES)) for _ in range(3))
+    x = b.input((channels, height, width), UINT8 if rng.random() < 0.5 else INT8)
+    out, kernel = int(rng.choice(SIZES)), int(rng.integers(1, 4))
+    padding, dilation = int(rng.integers(0, 3)), int(rng.integers(1, 3))
+    if min(height, width) + 2 * padding < (kernel - 1) * dilation + 1:
+        padding, dilation, kernel = 0, 1, 1
+    stride = int(rng.integers(1, 3))
+    x = b.conv2d(x, out, kernel, stride, padding, dilation, qtype=INT8 if rng.random() < 0.7 else INT4N)
+    x = b.requantize(x, UINT8 if rng.random() < 0.5 else INT8, multipliers(rng, out))
+    if rng.random() < 0.5:  # depthwise
+        x = b.requantize(b.conv2d(x, out, 3, 1, 1, groups=out), UINT8, multipliers(rng, out))
+    y = b.conv2d(x, out, 3, padding=1)
+    scale = b.scale(y).max()
+    z = b.clip(b.add(b.branch(y, scale), b.branch(x, scale)), UINT8, clip=(0, 200))
+    z = b.concat(z, z) if rng.random() < 0.5 else z
+    z = b.max_pool2d(z, 2, 1, padding=1)
+    return b.program(z, b.linear(b.flatten(z), int(rng.choice(SIZES))))
+
+
+@built
+@pytest.mark.parametrize("seed", range(40))
+def test_random_shapes_equal_the_reference(seed, tmp_path):
+    rng = np.random.default_rng(1000 + seed)
+    assert_equal(random_network(rng), rng, tmp_path / "program.dyqe")
+
+
+@built
+@pytest.mark.parametrize("qtype", [INT8, INT4N, BIPOLAR, QType.parse("int2n"), QType.parse("uint8")], ids=str)
+@pytest.mark.parametrize("codes", [UINT8, INT8], ids=str)
+def test_extreme_codes_neither_saturate_nor_wrap(qtype, codes, tmp_path):
+    rng = np.random.default_rng(0)
+    b = ProgramBuilder(rng, worst=True)
+    x = b.input((33, 7, 7), codes, scale=1.0)
+    x = b.conv2d(x, 17, 3, padding=1, qtype=qtype)
+    program = b.program(x, b.requantize(x, INT8, multipliers(rng, 17)))
+    write_engine_file(compile_program(program), tmp_path / "p.dyqe")
+    for value in (-1000.0, 1000.0):
+        inputs = {"x0": np.full((1, 33, 7, 7), value)}
+        expected = run_reference(program, inputs)
+        for isa in ISAS:
+            found = EngineProgram(tmp_path / "p.dyqe", isa=isa).run(inputs)
+            assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@built
+def test_float32_and_float64_inputs_are_both_taken_literally(tmp_path):
+    rng = np.random.default_rng(1)
+    program = PROGRAMS["mlp"](rng)
+    write_engine_file(compile_program(program), tmp_path / "p.dyqe")
+    engine = EngineProgram(tmp_path / "p.dyqe")
+    inputs = {name: value.astype(np.float32) for name, value in feeds(program, rng, 33).items()}
+    wide = {name: value.astype(np.float64) for name, value in inputs.items()}
+    expected = run_reference(program, inputs)
+    for found in (engine.run(inputs), engine.run(wide)):
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_conv_requantize_residual_and_clip_are_one_step():
+    plan = compile_program(PROGRAMS["residual"](np.random.default_rng(0)))
+    assert [step.op for step in plan.steps].count("join") == 1  # behind the pool; the add is part of a convolution
+
+
+def test_concat_is_no_work_where_its_parts_can_lie_side_by_side():
+    plan = compile_program(PROGRAMS["joins"](np.random.default_rng(0)))
+    assert "copy" not in [step.op for step in plan.steps]
+
+
+def test_values_beyond_int32_are_refused_by_name():
+    program = PROGRAMS["wide"](np.random.default_rng(0))
+    assert [node.name for node, _ in find_uncompilable(program)] == ["conv2d1"]
+    with pytest.raises(ExportError, match=r"conv2d1 \(conv2d\): its values or partial sums may leave 32 bits"):
+        get_target("engine").check(program)
+
+
+@built
+def test_bad_inputs_are_refused(tmp_path):
+    program = PROGRAMS["mlp"](np.random.default_rng(0))
+    write_engine_file(compile_program(program), tmp_path / "p.dyqe")
+    engine = EngineProgram(tmp_path / "p.dyqe")
+    ((name, shape),) = engine.inputs.items()
+    with pytest.raises(DataError, match="inputs must be named"):
+        engine.run({"y": np.zeros((1, *shape))})
+    with pytest.raises(DataError, match=r"got shape \[1, 2\], expected \[N, "):
+        engine.run({name: np.zeros((1, 2))})
+    with pytest.raises(DataError, match="NaN or infinite"):
+        engine.run({name: np.full((3, *shape), np.nan)})
+
+
+@built
+def test_unknown_instruction_set_is_refused(tmp_path, monkeypatch):
+    program = PROGRAMS["mlp"](np.random.default_rng(0))
+    write_engine_file(compile_program(program), tmp_path / "p.dyqe")
+    with pytest.raises(UnknownNameError, match="instruction set"):
+        EngineProgram(tmp_path / "p.dyqe", isa="z80")
+    monkeypatch.setenv("DYADIQ_ISA", "z80")
+    with pytest.raises(UnknownNameError, match="instruction set"):
+        EngineProgram(tmp_path / "p.dyqe")
+    monkeypatch.setenv("DYADIQ_ISA", "portable")
+    assert EngineProgram(tmp_path / "p.dyqe").isa == "portable"
+
+
+def test_missing_native_module_is_named(tmp_path, monkeypatch):
+    from dyadiq.core import native
+    from dyadiq.engine import runtime
+
+    monkeypatch.setattr(runtime, "native_state", lambda: native.NativeState(None, "not built"))
+    with pytest.raises(MissingDependencyError, match=r"native module \(not built\)"):
+        EngineProgram(tmp_path / "p.dyqe")
+
+
+@built
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    program = PROGRAMS["mlp"](np.random.default_rng(0))
+    get_target("dyq").write(program, tmp_path / "p.dyq")
+    with pytest.raises(ArtifactError, match="holds no compiled program"):
+        EngineProgram(tmp_path / "p.dyq")
