@@ -113,14 +113,16 @@ class _Compiler:
     def new_ref(self, name: str) -> TensorRef:
         """Return a tensor in a buffer of its own."""
         channels, height, width = self.plane(name)
-        wide = self.qtype(name).bits > 8
-        self.plan.buffers.append(Buffer(wide, height, width, channels))
+        self.plan.buffers.append(Buffer(self.is_wide(name), height, width, channels))
         return TensorRef(len(self.plan.buffers) - 1, 0, channels, self.code_offset(name))
+
+    def is_wide(self, name: str) -> bool:
+        """Whether a tensor is int32: what does not fit bytes, and sums, which are taken where they lie."""
+        return self.qtype(name).bits > 8 or self.maker[name].op in ("conv2d", "linear", "sum_pool2d")
 
     def code_offset(self, name: str) -> int:
         """Return what is added to codes in memory."""
-        qtype = self.qtype(name)
-        return 128 if qtype.bits <= 8 and qtype.signed else 0
+        return 128 if self.qtype(name).signed and not self.is_wide(name) else 0
 
     def index(self, ref: TensorRef) -> int:
         """Return the index of a tensor in the plan."""
@@ -145,7 +147,11 @@ class _Compiler:
             whole, first = self.ref(node.output), 0
             for name in node.inputs:
                 channels = self.plane(name)[0]
-                if name not in self.refs and name not in self.aliases:
+                if (
+                    name not in self.refs
+                    and name not in self.aliases
+                    and self.is_wide(name) == self.is_wide(node.output)
+                ):
                     self.refs[name] = TensorRef(
                         whole.buffer, whole.first_channel + first, channels, self.code_offset(name)
                     )

@@ -113,6 +113,16 @@ def test_concat_is_no_work_where_its_parts_can_lie_side_by_side():
     assert "copy" not in [step.op for step in plan.steps]
 
 
+@built
+def test_sums_of_few_bits_are_sums_all_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    b = ProgramBuilder(rng)
+    x = b.input((2, 4, 4), QType.parse("uint2"), scale=1.0)
+    summed, dot = b.sum_pool2d(x, 2, 2), b.conv2d(x, 3, 1, qtype=QType.parse("int2n"), bias_bits=1)
+    assert max(b.tensors[name].qtype.bits for name in (summed, dot)) <= 8
+    assert_equal(b.program(summed, dot), rng, tmp_path / "program.dyqe")
+
+
 def test_values_beyond_int32_are_refused_by_name():
     program = PROGRAMS["wide"](np.random.default_rng(0))
     assert [node.name for node, _ in find_uncompilable(program)] == ["conv2d1"]
