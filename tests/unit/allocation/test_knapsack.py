@@ -11,8 +11,8 @@ import pytest
 
 from dyadiq.allocation import Constraint, Problem, solve_brute_force
 from dyadiq.allocation import knapsack as knapsack_module
-from dyadiq.allocation import native as native_parts
 from dyadiq.allocation.knapsack import Knapsack
+from dyadiq.core import native as native_parts
 from dyadiq.core.native import native_module, native_state
 
 needs_native = pytest.mark.skipif(native_module() is None, reason=f"native code: {native_state().found}")

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from dyadiq.allocation import native as native_parts
 from dyadiq.cli.commands import doctor
+from dyadiq.core import native as native_parts
 
 
 def findings(cli):
