@@ -3,10 +3,12 @@
 Run: python benchmarks/ptq_vs_peers.py --tool dyadiq      (then brevitas, nncf: where each is installed)
      python benchmarks/ptq_vs_peers.py --table            prints Markdown from results/ptq_vs_peers.json
 
-Every tool gets the same 512 training images of a seed, activations of 8 bits, and weights of so many bits on average.
+Every tool gets the same training images of a seed (510: 51 of each class), activations of 8 bits, and weights of so
+many bits on average.
 Accuracy is that on all 8,000 test images, which nothing is chosen by; Dyadiq's is that of the integer program. A row is
 written as soon as it is measured, and rows that are there are not measured again. What a tool cannot do is a row with
-the reason. The flows are in the functions `run_*`. There are no results yet: the script was not run to its end.
+the reason. The flows are in the functions `run_*`. Dyadiq's rows are measured; the flows of the peers were not yet run
+to their end.
 """
 
 import argparse
