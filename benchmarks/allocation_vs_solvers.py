@@ -30,8 +30,8 @@ from scipy.sparse import csr_array, kron, vstack
 from scipy.sparse import eye as identity
 
 from dyadiq.allocation import Constraint, Knapsack, Problem, solve, solve_milp
-from dyadiq.allocation.native import native_state
 from dyadiq.allocation.pareto import pareto_front
+from dyadiq.core.native import native_state
 from dyadiq.core.storage import atomic_write_text
 
 RESULTS = Path(__file__).parent / "results" / "allocation_vs_solvers.json"
