@@ -1,23 +1,26 @@
-"""Which bits are best at equal size: every sensitivity method through the same exact solver, beside measured refining.
+"""Which bits are best at equal size: HAWQ-V2's trace, single divergences and measured exchanges, on real networks.
 
-    DYADIQ_DATA=... python benchmarks/allocation_quality.py [--networks resnet20 resnet56] [--seeds 0 1 2]
+    DYADIQ_DATA=... python benchmarks/allocation_quality.py [--networks NAME ...] [--seeds 0 1 2] [--averages 3 4]
 
 For every network, seed and average width of weights: allocate, quantize the weights (per channel, ranges by least
 squares, round to nearest; activations stay float, as in the papers' comparison), and measure on test images the KL
-divergence from the float network. A seed draws the calibration images from the training images; test images are used
-for this last number only. Plans of one row have the same budget, and the same candidates {2, 3, 4, 5, 6, 8}.
+divergence from the float network. A seed draws the calibration images; test images are used for this last number only.
+Plans of one row have the same budget and the same candidates {2, 3, 4, 5, 6, 8}.
 
-Methods: the papers' (trace: HAWQ-V2, eigenvalue: HAWQ-V1, fisher, kl: ZeroQ), the forward Gram, and `refined`:
-the best of four plans by measurement, then `allocation.refine`, which proposes on blends of training images and is
-judged on real ones that the network is unsure about. Ratios are to `trace`.
-Rows are kept in the work folder (--work), so that a run that was stopped goes on.
+    trace     HAWQ-V2: the exact Gauss-Newton trace of plain calibration images (random probes with 1,000 classes)
+    kl        ZeroQ: single divergences, here on `unsure_samples`
+    refined   `allocation.refine` from the better of these two, on the same samples, behind a guard of others
+
+The networks were chosen before anything was measured on three of them: all of the zoo with trained float weights, and
+the smaller of the two MobileNets. Ratios are to `trace`. Rows are kept in the work folder (--work), so that a run that
+was stopped goes on; --summary writes the results of what is there.
 """
 
 import argparse
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,72 +33,56 @@ from dyadiq.allocation.refine import refine
 from dyadiq.core.facts import QuantConfig
 from dyadiq.cost import network_facts
 from dyadiq.curvature import METHODS
-from dyadiq.curvature.importance import draw
-from dyadiq.curvature.losses import divergence, root_transposed_times
-from dyadiq.curvature.mix import blend
-from dyadiq.curvature.outputs import PerturbedOutputs
+from dyadiq.curvature.losses import divergence
+from dyadiq.curvature.mix import uncertainty, unsure_samples
+from dyadiq.curvature.perturb import Network as FloatNetwork
 from dyadiq.curvature.plan_loss import PlanLoss
 from dyadiq.curvature.problem import Problem as Measured
 from dyadiq.curvature.samples import read_samples
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.sites import find_sites
-from dyadiq.zoo import Dataset, build_model, load_dataset
-from dyadiq.zoo.pretrained import load_pretrained_
+from dyadiq.zoo import build_model, load_dataset
 
 BITS = (2, 3, 4, 5, 6, 8)
 AVERAGES = (2.5, 3.0, 3.5, 4.0, 5.0)
 RESULTS = Path(__file__).parent / "results" / "allocation_quality.json"
 BASELINE = "trace"
-STARTS = ("trace", "kl", "gram_blends", "kl_blends")
+METHODS_MEASURED = ("trace", "kl", "refined")
 
 
-@dataclass
-class Network:
-    """A trained network with its images, and how many each part of the measurement uses."""
+@dataclass(frozen=True)
+class Case:
+    """A trained network, its data, and how many images each part of the measurement uses."""
 
-    name: str
-    graph: Graph
-    data: Dataset
+    data: str
+    options: dict
     n_test: int
-    n_table: int
-    n_eigen: int
-    n_blends: int
+    n_trace: int
     n_refine: int
-    n_pool: int = 2000
-
-    def __post_init__(self):
-        self.train_x, self.train_y = self.data.train.x, self.data.train.y
-        self.test_x, self.test_y = self.data.test.x[: self.n_test], self.data.test.y[: self.n_test]
+    n_guard: int
+    n_pool: int
+    n_probes: int | None = None
 
 
-def cifar(depth, **counts):
-    name = f"cifar_resnet{depth}"
-    data = load_dataset("cifar10", n_train=5000, n_validation=1000)
-    model = load_pretrained_(build_model(name), name).eval()
-    graph = canonicalize(dq.capture(model, (torch.from_numpy(data.train.x[:2]),)))
-    return Network(f"resnet{depth}", graph, data, **counts)
-
-
-NETWORKS = {
-    "resnet20": lambda: cifar(20, n_test=1500, n_table=128, n_eigen=32, n_blends=96, n_refine=96),
-    "resnet56": lambda: cifar(56, n_test=800, n_table=64, n_eigen=8, n_blends=64, n_refine=64),
+CIFAR = {"n_train": 8000, "n_validation": 100}
+SAMPLE = {"n_train": 380, "n_validation": 20, "n_test": 400}
+CASES = {
+    "cifar_resnet20": Case("cifar10", CIFAR, 2000, 128, 384, 384, 3000),
+    "squeezenet1_1": Case("imagenet_sample", {"preparation": "caffe", **SAMPLE}, 400, 64, 64, 64, 220, 2),
+    "tf_mobilenet_v1": Case(
+        "imagenet_sample", {"preparation": "tensorflow", "size": 160, **SAMPLE}, 400, 64, 128, 128, 220, 2
+    ),
+    "cifar_resnet56": Case("cifar10", CIFAR, 1000, 64, 128, 256, 2000),
 }
 
 
-def measured(network, x, y=None):
+def measured(graph, x):
     """Return the problem of measuring the network's weights on some images."""
-    facts = network_facts(network.graph, QuantConfig())
+    facts = network_facts(graph, QuantConfig())
     names = [d.name for d in facts.decisions if d.kind == "weight"]
-    samples = read_samples([(x, y)] if y is not None else [x], "float32", labelled=y is not None)
-    return Measured(
-        network.graph,
-        facts,
-        find_sites(network.graph),
-        samples.inputs,
-        dict.fromkeys(names, BITS),
-        labels=samples.labels,
-    )
+    inputs = read_samples([x], "float32").inputs
+    return Measured(graph, facts, find_sites(graph), inputs, dict.fromkeys(names, BITS))
 
 
 def allocation(problem, losses, average):
@@ -107,201 +94,168 @@ def allocation(problem, losses, average):
     return Problem(problem.weights, tuple(BITS for _ in sizes), rows, (size,))
 
 
-def table_losses(table):
-    return {(name, bits): entry.value for name, row in table.entries.items() for bits, entry in row.items()}
-
-
-def forward_losses(problem):
-    """Return the losses of `gram` and of `kl` from the same forward passes."""
-    gram, kl, outputs = [], [], PerturbedOutputs(problem)
-    for chunk in range(len(problem.batches)):
-        reference, perturbed = outputs(chunk)
-        u = root_transposed_times(reference, perturbed - reference, problem.loss)
-        gram.append(0.5 * u.square().sum(-1).numpy())
-        kl.append(divergence(reference, perturbed, problem.loss).numpy())
-    return [dict(zip(problem.index, np.concatenate(rows, axis=1).mean(1), strict=True)) for rows in (gram, kl)]
-
-
-def judged_blends(network, blends, pool, seed):
-    """Return samples of which every third, those that `refine` holds back, is an image of the pool, not a blend.
-
-    Drawn by uncertainty: proposals come from blends, and must hold on real images that the network is unsure about.
-    """
-    outputs = Outputs(measured(network, pool)).float
-    p = torch.cat(outputs).softmax(1)
-    n = len(blends) // 2
-    drawn = draw((1.0 - p.square().sum(1)).numpy(), n, np.random.default_rng(seed)).indices
-    return np.stack([blends[:n], blends[n : 2 * n], pool[drawn]], axis=1).reshape(3 * n, *pool.shape[1:])
-
-
-def score(losses):
-    """Return the mean of the logarithms of the mean losses on blends and on images: both count alike."""
-    held = np.arange(len(losses)) % 3 == 2
-    return math.log(losses[~held].mean()) + math.log(losses[held].mean())
-
-
-def one_seed(network, seed, work, averages):
+def one_seed(name, seed, work, averages):
     """Measure every method; rows are written as they come."""
-    path = work / f"{network.name}_{seed}.json"
+    case = CASES[name]
+    path = work / f"{name}_{seed}.json"
     done = json.loads(path.read_text()) if path.exists() else {"tables": {}, "plans": {}, "seconds": {}}
+    if all("kl" in done["plans"].get(str(a), {}).get("refined", {}) for a in averages):
+        return
+    data = load_dataset(case.data, **case.options)
+    graph = canonicalize(dq.capture(build_model(name, pretrained=True).eval(), torch.from_numpy(data.train.x[:2])))
+    order = np.random.default_rng(seed).permutation(len(data.train.x))
+    plain, pool, others = np.split(order, [case.n_trace, case.n_trace + case.n_pool])
+    problem = measured(graph, data.train.x[plain])
 
     def keep():
-        path.write_text(json.dumps(done))
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(done))
+        temporary.replace(path)
 
     def timed(what, make):
         if what not in done["tables"]:
             begin = time.process_time()
-            for name, losses in make().items():
-                done["tables"][name] = [[n, b, float(v)] for (n, b), v in losses.items()]
+            done["tables"][what] = [[n, b, float(v)] for (n, b), v in make().items()]
             done["seconds"][what] = time.process_time() - begin
             keep()
 
-    order = np.random.default_rng(seed).permutation(len(network.train_x))
-    plain, rest = order[: network.n_table], order[network.n_table :]
-    x, y = network.train_x[plain], network.train_y[plain]
-    problem, labelled = measured(network, x), measured(network, x, y)
-    few = measured(network, x[: network.n_eigen])
-    blends = blend(network.train_x[rest[: network.n_blends + network.n_refine]], seed=seed)
-    pool = network.train_x[rest[network.n_blends + network.n_refine :][: network.n_pool]]
-    timed("trace", lambda: {"trace": table_losses(METHODS["trace"](problem))})
-    timed("eigenvalue", lambda: {"eigenvalue": table_losses(METHODS["eigenvalue"](few))})
-    timed("fisher", lambda: {"fisher": table_losses(METHODS["fisher"](labelled))})
-    timed("gram", lambda: dict(zip(("gram", "kl"), forward_losses(problem), strict=True)))
-    timed(
-        "kl_blends",
-        lambda: dict(
-            zip(
-                ("gram_blends", "kl_blends"), forward_losses(measured(network, blends[: network.n_blends])), strict=True
-            )
-        ),
-    )
-    tables = {name: {(n, b): v for n, b, v in rows} for name, rows in done["tables"].items()}
-    on_test = measurement = None
+    def samples(indices, n):
+        x = data.train.x[indices]
+        problem_of_pool = measured(graph, x)
+        return unsure_samples(x, uncertainty(problem_of_pool, FloatNetwork(problem_of_pool)), n, seed=seed)
+
+    def traces():
+        table = METHODS["trace"](replace(problem, n_probes=case.n_probes, seed=seed))
+        return {(n, bits): entry.value for n, row in table.entries.items() for bits, entry in row.items()}
+
+    timed("trace", traces)
+    measurement = PlanLoss(measured(graph, samples(pool, case.n_refine)))
+    timed("kl", lambda: {(n, b): measurement({n: b}).mean() for n, b in problem.index})
+    tables = {what: {(n, b): v for n, b, v in rows} for what, rows in done["tables"].items()}
+    guard = on_test = None
     for average in averages:
         plans = done["plans"].setdefault(str(average), {})
-        for name, losses in tables.items():
-            if name not in plans:
-                choice = solve(allocation(problem, losses, average)).choice
-                plans[name] = {"bits": [BITS[o] for o in choice]}
+        choices = {what: solve(allocation(problem, losses, average)).choice for what, losses in tables.items()}
+        for what, choice in choices.items():
+            plans.setdefault(what, {"bits": [BITS[o] for o in choice]})
         if "refined" not in plans:
+            guard = guard or Whole(measured(graph, samples(others, case.n_guard)))
             begin = time.process_time()
-            if measurement is None:
-                measurement = PlanLoss(
-                    measured(network, judged_blends(network, blends[network.n_blends :], pool, seed))
-                )
-            starts = {name: tuple(BITS.index(b) for b in plans[name]["bits"]) for name in STARTS}
-            named = {name: dict(zip(problem.weights, plans[name]["bits"], strict=True)) for name in STARTS}
-            start = min(STARTS, key=lambda name: score(measurement(named[name])))
-            found = refine(allocation(problem, tables[start], average), starts[start], measurement)
+            starts = [choices["trace"], choices["kl"]]
+            found = refine(allocation(problem, tables["kl"], average), starts, measurement, guard)
             plans["refined"] = {
                 "bits": [BITS[o] for o in found.choice],
-                "start": start,
                 "before": found.before,
                 "after": found.after,
                 "n_measured": found.n_measured,
+                "n_accepted": found.n_accepted,
                 "reason": found.reason,
                 "cpu_s": time.process_time() - begin,
             }
             keep()
-        known = {tuple(p["bits"]): (p["kl"], p["accuracy"]) for p in plans.values() if "kl" in p}
+        on_test = on_test or Whole(measured(graph, data.test.x[: case.n_test]), data.test.y[: case.n_test])
+        known = {tuple(p["bits"]): p for p in plans.values() if "kl" in p}
         for plan in plans.values():
-            if "kl" in plan:
-                continue
-            if tuple(plan["bits"]) not in known:
-                on_test = on_test or OnTest(network)
-                known[tuple(plan["bits"])] = on_test(dict(zip(problem.weights, plan["bits"], strict=True)))
-            plan["kl"], plan["accuracy"] = known[tuple(plan["bits"])]
-            keep()
-        print(
-            network.name,
-            seed,
-            average,
-            {k: round(p["kl"] / plans[BASELINE]["kl"], 3) for k, p in plans.items()},
-            flush=True,
-        )
-    return done
+            if "kl" not in plan:
+                same = known.get(tuple(plan["bits"]))
+                if same is None:
+                    kl = on_test(dict(zip(problem.weights, plan["bits"], strict=True)))
+                    same = {"kl": float(kl.mean()), "accuracy": on_test.accuracy}
+                plan["kl"], plan["accuracy"] = same["kl"], same["accuracy"]
+                known[tuple(plan["bits"])] = plan
+        keep()
+        ratios = {k: round(p["kl"] / plans[BASELINE]["kl"], 3) for k, p in plans.items()}
+        print(name, seed, average, ratios, round(plans[BASELINE]["kl"], 4), plans["refined"]["reason"], flush=True)
 
 
-class OnTest:
-    """KL and accuracy on test images, chunk by chunk: the tensors of one chunk at a time."""
-
-    def __init__(self, network):
-        self.problem = measured(network, network.test_x)
-        self.labels = network.test_y
-        self.measurement = Outputs(self.problem)
-
-    def __call__(self, bits):
-        return self.measurement(bits, self.labels)
-
-
-class Outputs:
+class Whole:
     """Whole forward passes of a plan; unlike `PlanLoss` keeps no tensors."""
 
-    def __init__(self, problem):
-        from dyadiq.curvature.perturb import Network, quantized_weight
+    def __init__(self, problem, labels=None):
+        self.problem, self.labels, self.accuracy = problem, labels, math.nan
+        self.measure = None
+        from dyadiq.curvature.perturb import quantized_weight
 
-        self.problem, self.network = problem, Network(problem)
         self.weights = {
-            (n, b): torch.from_numpy(quantized_weight(problem, n, b)).float() for n in problem.weights for b in BITS
+            (n, b): torch.from_numpy(quantized_weight(problem, n, b))
+            .float()
+            .contiguous(memory_format=layout(problem, n))
+            for n in problem.weights
+            for b in BITS
         }
-        self.float = [self.run(batch, {}) for batch in problem.batches]
+        self.params = {
+            n: torch.tensor(v, dtype=torch.float32).contiguous(memory_format=layout(problem, n))
+            for n, v in problem.graph.params.items()
+        }
+        self.batches = [
+            x.contiguous(memory_format=torch.channels_last) for (b,) in problem.batches for x in b.split(16)
+        ]
+        self.float = [self.run(batch, {}) for batch in self.batches]
 
     def run(self, batch, changed):
         from dyadiq.ir.execute import run_graph
 
         with torch.no_grad():
-            params = {name: self.network.parameter(name) for name in self.problem.graph.params} | changed
-            return run_graph(self.problem.graph, batch, params)[0].to(torch.float64)
+            return run_graph(self.problem.graph, batch, self.params | changed)[0].to(torch.float64)
 
-    def __call__(self, bits, labels):
+    def __call__(self, bits):
         changed = {n: self.weights[n, b] for n, b in bits.items()}
-        outputs = [self.run(batch, changed) for batch in self.problem.batches]
-        kl = torch.cat([divergence(a, b, "cross_entropy") for a, b in zip(self.float, outputs, strict=True)])
-        right = torch.cat(outputs).argmax(1).numpy() == labels
-        return float(kl.mean()), float(right.mean())
+        outputs = [self.run(batch, changed) for batch in self.batches]
+        if self.labels is not None:
+            self.accuracy = float((torch.cat(outputs).argmax(1).numpy() == self.labels).mean())
+        pairs = zip(self.float, outputs, strict=True)
+        return torch.cat([divergence(a, b, "cross_entropy") for a, b in pairs]).numpy()
 
 
-def summary(runs):
-    """Return geometric means of KL ratios to the baseline, per network and average, and the worst cell."""
-    rows, ratios = [], {}
-    for name, seeds in runs.items():
-        for average in next(iter(seeds.values()))["plans"]:
-            row = {"network": name, "average_bits": float(average)}
-            for method in next(iter(seeds.values()))["plans"][average]:
-                cells = [s["plans"][average] for s in seeds.values()]
-                values = [c[method]["kl"] / c[BASELINE]["kl"] for c in cells]
-                ratios.setdefault(method, []).extend(values)
-                row[method] = {
-                    "kl": float(np.mean([c[method]["kl"] for c in cells])),
-                    "ratios": values,
-                    "accuracy": float(np.mean([c[method]["accuracy"] for c in cells])),
-                }
-            rows.append(row)
-    overall = {
-        method: {"geometric_mean": math.exp(np.mean(np.log(values))), "worst": max(values), "n": len(values)}
-        for method, values in ratios.items()
+def layout(problem, name):
+    return torch.channels_last if problem.graph.params[name].ndim == 4 else torch.contiguous_format
+
+
+def summary(work):
+    """Return geometric means of KL ratios to the baseline, per network and average, and the worst cells."""
+    cells = []
+    for path in sorted(work.glob("*.json")):
+        name, seed = path.stem.rsplit("_", 1)
+        for average, plans in json.loads(path.read_text())["plans"].items():
+            if all("kl" in plans.get(what, {}) for what in METHODS_MEASURED):
+                rows = {what: plans[what] | {"ratio": plans[what]["kl"] / plans[BASELINE]["kl"]} for what in plans}
+                cells.append({"network": name, "seed": int(seed), "average_bits": float(average), **rows})
+    networks = {}
+    for name in CASES:
+        own = [c for c in cells if c["network"] == name]
+        if own:
+            networks[name] = {what: overall([c[what]["ratio"] for c in own]) for what in METHODS_MEASURED}
+    everything = {what: overall([c[what]["ratio"] for c in cells]) for what in METHODS_MEASURED}
+    return {"overall": everything, "networks": networks, "cells": cells}
+
+
+def overall(ratios):
+    return {
+        "geometric_mean": math.exp(np.mean(np.log(ratios))),
+        "worst": max(ratios),
+        "n_above_1_05": sum(r > 1.05 for r in ratios),
+        "n": len(ratios),
     }
-    return {"overall": overall, "rows": rows}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--averages", type=float, nargs="+", default=list(AVERAGES))
     parser.add_argument("--work", type=Path, default=Path("runs/allocation_quality"))
-    parser.add_argument("--only-measure", action="store_true", help="write no results file")
+    parser.add_argument("--summary", action="store_true", help="measure nothing, write the results of what is there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    runs = {}
-    for name in arguments.networks:
-        network = NETWORKS[name]()
-        runs[name] = {str(s): one_seed(network, s, arguments.work, arguments.averages) for s in arguments.seeds}
-    result = summary(runs)
-    print(json.dumps(result["overall"], indent=1))
-    if not arguments.only_measure:
-        RESULTS.write_text(json.dumps({"environment": environment(), **result, "runs": runs}, indent=1) + "\n")
+    if not arguments.summary:
+        for seed in arguments.seeds:
+            for name in arguments.networks:
+                one_seed(name, seed, arguments.work, arguments.averages)
+    found = summary(arguments.work)
+    counts = {name: case.__dict__ for name, case in CASES.items()}
+    RESULTS.write_text(json.dumps({"environment": environment(), "cases": counts, **found}, indent=1) + "\n")
+    print({k: found[k] for k in ("overall", "networks")})
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
-"""A plan improved by measuring plans: sensitivities at the operating point, and swaps that are kept only if they help.
+"""A plan improved by measuring plans: sensitivities at the operating point, and exchanges that are kept if they help.
 
 Tables of sensitivities are made with one decision quantized and all others float. Where many are narrow, that is no
-longer what one more step costs: refining measures it there. One round:
+longer what one more step costs: refining measures it there. The best of the plans to start from, by measurement, is
+the first base. One round:
 
-1. every decision is moved to its next narrower and next wider option, alone, from the plan as it is: the measured
-   change of the loss is its conditional sensitivity;
-2. the allocation problem restricted to these options is solved exactly for the measured changes: one proposal, of
-   many changes at once;
-3. where that does not help, single changes and pairs are tried in the order of their predicted sum.
+1. every decision is moved to its next narrower and next wider option, alone, from the base: the measured change of
+   the loss is its conditional sensitivity;
+2. the allocation problem restricted to these options is solved exactly for the measured changes, with a price on
+   every decision that moves: from bold proposals of many moves to timid ones of few;
+3. then single moves and exchanges of two, in the order of their predicted sum.
 
-A plan takes the place of the last one only if its measured loss is lower on the samples that proposed it *and* on
-others held back: what merely fits the samples is not kept. So the answer is never worse than the start on either.
+A proposal becomes the base if its loss is lower by more than ``significance`` standard errors of the paired
+differences. After the last round a *guard*, other samples that proposed nothing, compares the answer with the first
+start: the answer is taken only if it is not worse there.
 
-Used by the pipeline, with `curvature.plan_loss` as the measurement. Knows no network: a measurement is a call.
-Source: conditional sensitivities as in coordinate descent; docs/validation.md says what they gain.
+Used by `pipeline.refined_plan`, with `curvature.plan_loss` as the measurement. Knows no network: a measurement is a
+call. Source: coordinate descent with exchanges; docs/validation.md says what it gains.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -33,6 +36,10 @@ from dyadiq.core.progress import NO_PROGRESS, Progress
 __all__ = ["Measurement", "Refinement", "refine"]
 
 Floats = NDArray[np.float64]
+Move = tuple[tuple[int, int], ...]
+
+_PRICES = (0.0, 0.01, 0.03, 0.1)
+"""Of one move, as shares of the base's loss: the larger, the fewer decisions a proposal moves."""
 
 
 class Measurement(Protocol):
@@ -51,7 +58,7 @@ class Refinement:
 
     Attributes:
         choice: Options, as in the problem.
-        before: Measured loss of the start: mean over the proposing samples, mean over those held back.
+        before: Measured mean loss of the first start: over the samples that proposed, over the guard (NaN: none).
         after: The same of ``choice``.
         n_measured: Plans measured.
         n_accepted: Proposals accepted.
@@ -68,30 +75,30 @@ class Refinement:
 
 def refine(
     problem: Problem,
-    start: Choice,
+    starts: Sequence[Choice],
     measurement: Measurement,
+    guard: Measurement | None = None,
     *,
-    weights: Sequence[float] | None = None,
-    held_back: float = 1 / 3,
+    significance: float = 1.0,
     max_rounds: int = 3,
     max_trials: int = 8,
     progress: Progress = NO_PROGRESS,
 ) -> Refinement:
-    """Return a feasible choice whose measured loss is at most that of the start.
+    """Return a feasible choice whose measured loss is at most that of every start.
 
     Args:
         problem: Options, costs and limits; its losses play no part.
-        start: A feasible choice.
+        starts: Feasible choices; the first is the one the answer must not be worse than.
         measurement: Measures a plan given as decision name to bits.
-        weights: Of the samples (importance sampling), mean about 1; None for equal ones.
-        held_back: Share of the samples that only judge.
+        guard: Measures on other samples, for the last comparison; None leaves it out.
+        significance: Standard errors of the paired differences by which a proposal must be better.
         max_rounds: Most rounds.
         max_trials: Proposals of one round that may fail in a row.
         progress: Told of each plan measured.
 
     Raises:
-        ConfigError: The start does not meet the limits, or ``held_back`` is not inside (0, 1).
-        DataError: Too few samples to hold some back, or a loss that is not finite.
+        ConfigError: No start, or one that does not meet the limits, or a negative ``significance``.
+        DataError: Fewer than two samples, or a loss that is not finite.
 
     Example:
         >>> from dyadiq.allocation.problem import Constraint
@@ -101,117 +108,130 @@ def refine(
         ...     def __call__(self, bits):
         ...         return np.full(6, (bits["a"] == 4) * 1.0 + (bits["b"] == 4) * 2.0)
         ...     def rebase(self, bits): ...
-        >>> found = refine(problem, (1, 0), Truth())
+        >>> found = refine(problem, [(1, 0)], Truth(), Truth())
         >>> found.choice, found.before, found.after
         ((0, 1), (2.0, 2.0), (1.0, 1.0))
     """
-    if not 0.0 < held_back < 1.0:
-        raise ConfigError(f"refine: held_back is a share inside (0, 1), got {held_back}.")
-    if not problem.is_feasible(start):
-        raise ConfigError("refine: the plan to start from does not meet the budget. Start from that of `allocate`.")
-    search = _Search(problem, measurement, weights, held_back, progress)
+    if significance < 0.0:
+        raise ConfigError(f"refine: significance counts standard errors and is not negative, got {significance}.")
+    if not starts:
+        raise ConfigError("refine: no plan to start from. Give that of `allocate`.")
+    for choice in starts:
+        if not problem.is_feasible(choice):
+            raise ConfigError("refine: the plan to start from does not meet the budget. Start from that of `allocate`.")
+    search = _Search(problem, measurement, significance, progress)
     progress.start("plans measured", None)
-    now, loss = start, search.measure(start)
-    before, accepted, reason = loss, 0, f"{max_rounds} rounds were allowed"
+    losses = {choice: search.measure(choice) for choice in starts}
+    first, now = starts[0], min(starts, key=lambda choice: float(losses[choice].mean()))
+    loss, accepted, reason = losses[now], 0, f"{max_rounds} rounds were allowed"
     for _ in range(max_rounds):
         measurement.rebase(problem.bits(now))
         changes = search.single_changes(now, loss)
+        moved: set[int] = set()
         failed, accepted_before = 0, accepted
-        for proposal in _proposals(problem, now, changes):
+        for move in _moves(problem, now, changes, float(loss.mean())):
+            if moved & {d for d, _ in move} or failed == max_trials:
+                continue
+            proposal = _after(now, move)
+            if not problem.is_feasible(proposal):
+                continue
             measured = search.measure(proposal)
-            if measured[0] < loss[0] and measured[1] < loss[1]:
-                now, loss, accepted = proposal, measured, accepted + 1
-                break
-            failed += 1
-            if failed == max_trials:
-                break
+            if search.is_better(measured, loss):
+                now, loss, accepted, failed = proposal, measured, accepted + 1, 0
+                moved |= {d for d, _ in move}
+                measurement.rebase(problem.bits(now))
+            else:
+                failed += 1
         if accepted == accepted_before:
-            reason = f"{failed} proposals in a row did not lower the measured loss on both sets of samples"
+            reason = f"{failed} proposals in a row did not lower the measured loss by {significance:g} standard errors"
             break
+    before, after = (float(losses[first].mean()), math.nan), (float(loss.mean()), math.nan)
+    if guard is not None:
+        judged = [float(_finite(guard(problem.bits(choice))).mean()) for choice in (first, now)]
+        before, after = (before[0], judged[0]), (after[0], judged[1])
+        if judged[1] > judged[0]:
+            now, after = first, before
+            reason = "on the samples of the guard the refined plan was worse, so that the first start was kept"
     progress.finish()
-    return Refinement(now, before, loss, search.n_measured, accepted, reason)
+    return Refinement(now, before, after, search.n_measured, accepted, reason)
 
 
 class _Search:
     """Measures choices and keeps count."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        measurement: Measurement,
-        weights: Sequence[float] | None,
-        held_back: float,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, problem: Problem, measurement: Measurement, significance: float, progress: Progress) -> None:
         self.problem, self.measurement, self.progress = problem, measurement, progress
-        self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
-        self.every = held_back
+        self.significance = significance
         self.n_measured = 0
 
-    def measure(self, choice: Choice) -> tuple[float, float]:
-        """Return the mean loss over the proposing samples and over those held back.
+    def measure(self, choice: Choice) -> Floats:
+        """Return the loss of every sample.
 
         Raises:
             DataError: A loss is not finite, or the samples are too few.
         """
-        losses = self.measurement(self.problem.bits(choice))
+        losses = _finite(self.measurement(self.problem.bits(choice)))
         self.n_measured += 1
         self.progress.advance()
-        if not np.isfinite(losses).all():
-            raise DataError("refine: the measured loss of a plan is NaN or infinite. Look at the calibration data.")
-        # Spread evenly: sample i is held back when the running count of held-back samples passes a whole number.
-        held = np.diff(np.floor(np.arange(len(losses) + 1) * self.every)) > 0
-        if not held.any() or held.all():
-            raise DataError(f"refine: {len(losses)} samples are too few to hold some back. Give more.")
-        weighted = losses if self.weights is None else losses * self.weights
-        return float(weighted[~held].mean()), float(weighted[held].mean())
+        return losses
 
-    def single_changes(self, now: Choice, loss: tuple[float, float]) -> dict[tuple[int, int], float]:
+    def is_better(self, losses: Floats, than: Floats) -> bool:
+        """Return whether the mean is lower by more than the standard errors asked for, of the paired differences."""
+        change = losses - than
+        stderr = float(change.std(ddof=1)) / math.sqrt(len(change))
+        return float(change.mean()) < -self.significance * stderr
+
+    def single_changes(self, now: Choice, loss: Floats) -> dict[tuple[int, int], float]:
         """Return the measured change of the loss of every neighbouring option, zero for the present one."""
         changes = {}
         for d, option in enumerate(now):
             changes[d, option] = 0.0
             for other in (option - 1, option + 1):
                 if 0 <= other < len(self.problem.options[d]):
-                    moved = (*now[:d], other, *now[d + 1 :])
-                    changes[d, other] = self.measure(moved)[0] - loss[0]
+                    changes[d, other] = float((self.measure(_after(now, ((d, other),))) - loss).mean())
         return changes
 
 
-def _proposals(problem: Problem, now: Choice, changes: Mapping[tuple[int, int], float]) -> Iterator[Choice]:
-    """Yield feasible choices that are predicted to be better: the optimum of the measured changes, then swaps."""
+def _finite(losses: Floats) -> Floats:
+    if len(losses) < 2:
+        raise DataError(f"refine: plans are compared on at least 2 samples, got {len(losses)}. Give more.")
+    if not np.isfinite(losses).all():
+        raise DataError("refine: the measured loss of a plan is NaN or infinite. Look at the calibration data.")
+    return losses
+
+
+def _after(now: Choice, move: Move) -> Choice:
+    changed = dict(move)
+    return tuple(changed.get(d, option) for d, option in enumerate(now))
+
+
+def _moves(problem: Problem, now: Choice, changes: Mapping[tuple[int, int], float], scale: float) -> Iterator[Move]:
+    """Yield moves that are predicted to help: optima of the measured changes, then single moves and exchanges."""
     rows = [sorted(o for d, o in changes if d == i) for i in range(len(now))]
-    local = Problem(
-        problem.names,
-        tuple(tuple(problem.options[d][o] for o in row) for d, row in enumerate(rows)),
-        tuple(tuple(changes[d, o] for o in row) for d, row in enumerate(rows)),
-        tuple(_restricted(problem, rows, i) for i in range(len(problem.constraints))),
-    )
-    found = solve(local)
-    seen = {now}
-    if found is not None:
-        best = tuple(rows[d][o] for d, o in enumerate(found.choice))
-        if best not in seen and found.objective < 0.0:
-            seen.add(best)
-            yield best
+    seen: set[Move] = set()
+    for price in _PRICES:
+        losses = tuple(tuple(changes[d, o] + price * scale * (o != now[d]) for o in row) for d, row in enumerate(rows))
+        options = tuple(tuple(problem.options[d][o] for o in row) for d, row in enumerate(rows))
+        limits = tuple(_restricted(c, rows) for c in problem.constraints)
+        found = solve(Problem(problem.names, options, losses, limits))
+        if found is None or found.objective >= 0.0:
+            continue
+        move = tuple((d, rows[d][o]) for d, o in enumerate(found.choice) if rows[d][o] != now[d])
+        if move and move not in seen:
+            seen.add(move)
+            yield move
     singles = [(change, d, o) for (d, o), change in changes.items() if o != now[d]]
-    moves: list[tuple[float, tuple[tuple[int, int], ...]]] = [(c, ((d, o),)) for c, d, o in singles]
+    moves: list[tuple[float, Move]] = [(c, ((d, o),)) for c, d, o in singles]
     for i, (first, a, p) in enumerate(singles):
-        moves += [(first + second, ((a, p), (b, q))) for second, b, q in singles[:i] if b != a]
+        moves += [(first + second, ((b, q), (a, p))) for second, b, q in singles[:i] if b != a]
     for change, move in sorted(moves):
         if change >= 0.0:
             return
-        choice = list(now)
-        for d, o in move:
-            choice[d] = o
-        proposal = tuple(choice)
-        if proposal not in seen and problem.is_feasible(proposal):
-            seen.add(proposal)
-            yield proposal
+        if move not in seen:
+            yield move
 
 
-def _restricted(problem: Problem, rows: Sequence[Sequence[int]], index: int) -> Constraint:
-    constraint = problem.constraints[index]
+def _restricted(constraint: Constraint, rows: Sequence[Sequence[int]]) -> Constraint:
     return replace(
         constraint,
         unary=tuple(tuple(constraint.unary[d][o] for o in row) for d, row in enumerate(rows)),
