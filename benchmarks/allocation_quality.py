@@ -11,8 +11,8 @@ Plans of one row have the same budget and the same candidates {2, 3, 4, 5, 6, 8}
     kl        ZeroQ: single divergences, here on `unsure_samples`
     refined   `allocation.refine` from the better of these two, on the same samples, behind a guard of others
 
-The networks were chosen before anything was measured on three of them: all of the zoo with trained float weights, and
-the smaller of the two MobileNets. Ratios are to `trace`. Rows are kept in the work folder (--work), so that a run that
+The networks were chosen before anything was measured on three of them: those of the zoo with trained weights, of the
+two MobileNets the smaller one. Ratios are to `trace`. Rows are kept in the work folder (--work), so that a run that
 was stopped goes on; --summary writes the results of what is there.
 """
 
@@ -39,7 +39,6 @@ from dyadiq.curvature.perturb import Network as FloatNetwork
 from dyadiq.curvature.plan_loss import PlanLoss
 from dyadiq.curvature.problem import Problem as Measured
 from dyadiq.curvature.samples import read_samples
-from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.sites import find_sites
 from dyadiq.zoo import build_model, load_dataset

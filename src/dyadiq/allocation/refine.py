@@ -14,8 +14,8 @@ A proposal becomes the base if its loss is lower by more than ``significance`` s
 differences. After the last round a *guard*, other samples that proposed nothing, compares the answer with the first
 start: the answer is taken only if it is not worse there.
 
-Used by `pipeline.refined_plan`, with `curvature.plan_loss` as the measurement. Knows no network: a measurement is a
-call. Source: coordinate descent with exchanges; docs/validation.md says what it gains.
+Used by benchmarks/allocation_quality.py, with `curvature.plan_loss` as the measurement; no recipe asks for it yet.
+Knows no network: a measurement is a call. Source: coordinate descent with exchanges.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 A network at the end of training is certain about almost all its training samples, and says nothing about what
 quantization will do to new ones: the divergence is carried by a handful. Blends ``(1 - share) a + share b`` of two
 samples are new to it, and it is about as unsure about them as about held-out data; no labels are needed.
-They rank whole plans better than as many plain samples (docs/validation.md).
+Seen to rank whole plans better than as many plain samples, on one network in scratch: no number is claimed.
 
 `unsure_samples` takes blends and real samples by turns: what holds on both is more than a trait of blends.
 
-Used by `pipeline.refined_plan`, `sampled_trace`.
+Used with `allocation.refine`, by benchmarks/allocation_quality.py.
 Source: Zhang et al. 2018, mixup, for the blends; their use here is this project's.
 """
 

@@ -1,6 +1,6 @@
 """The loss of a whole plan, measured: every sample's divergence from the float network with all decisions quantized.
 
-Used by `allocation.refine` through the pipeline, which asks for many plans that differ in one or two decisions. The
+Used with `allocation.refine`, which asks for many plans that differ in one or two decisions. The
 tensors of one plan, the base, are kept; of another plan only what lies behind its changed decisions is computed.
 
     loss_n(plan) = KL(p_n || p_n(plan))      (cross_entropy)

@@ -39,7 +39,7 @@ def problem_of(n, limit, pairs=()):
 def test_refined_plan_is_feasible_never_worse_and_near_the_best_of_all(seed):
     problem, truth = problem_of(6, 50), Quadratic(6, seed)
     start = (0,) * 6
-    found = refine(problem, start, truth, max_rounds=12)
+    found = refine(problem, [start], truth, Quadratic(6, seed), max_rounds=12)
     best = min(
         truth(problem.bits(choice)).mean()
         for choice in itertools.product(range(3), repeat=6)
@@ -50,60 +50,75 @@ def test_refined_plan_is_feasible_never_worse_and_near_the_best_of_all(seed):
     assert found.after == pytest.approx([truth(problem.bits(found.choice)).mean()] * 2)
     assert found.after[0] <= found.before[0]
     assert found.after[0] <= 1.1 * best
-    assert found.n_accepted == len(truth.bases) - (0 if found.reason.startswith("12 rounds") else 1)
+
+
+def test_best_of_the_starts_is_the_base_and_the_first_is_what_is_compared_with():
+    problem, truth = problem_of(4, 60), Quadratic(4, 3)
+    poor, good = (0, 0, 0, 0), (1, 1, 1, 1)
+    found = refine(problem, [poor, good], truth, max_rounds=1)
+    assert truth.bases[0] == problem.bits(good)
+    assert found.before[0] == pytest.approx(truth(problem.bits(poor)).mean())
+    assert found.after[0] <= truth(problem.bits(good)).mean()
 
 
 def test_pair_costs_are_respected():
     table = tuple(tuple(a * b for b in OPTIONS) for a in OPTIONS)
     problem, truth = problem_of(4, 90, (Pair(0, 1, table),)), Quadratic(4, 1)
-    found = refine(problem, (0, 0, 0, 0), truth, max_rounds=8)
+    found = refine(problem, [(0, 0, 0, 0)], truth, max_rounds=8)
     assert problem.is_feasible(found.choice)
     assert found.after[0] < found.before[0]
 
 
-def test_what_helps_only_the_proposing_samples_is_not_kept():
-    problem = problem_of(2, 12)
+class Paired:
+    """A plan with d0 at 4 bits is better by 0.1 on average; samples differ by much more, in the change or not in it."""
 
-    class Disagreeing:
+    def __init__(self, spread):
+        self.change = -0.1 + spread * np.array([-1.0, 1.0] * 8)
+        self.level = np.arange(16.0)
+
+    def __call__(self, bits):
+        return self.level + (self.change if bits["d0"] == 4 else 0.0)
+
+    def rebase(self, bits): ...
+
+
+@pytest.mark.parametrize(("spread", "kept"), [(0.0, True), (0.3, True), (0.6, False)])
+def test_a_proposal_is_kept_by_its_paired_differences_not_by_how_much_samples_differ(spread, kept):
+    found = refine(problem_of(2, 8), [(0, 0)], Paired(spread))
+    assert (found.choice == (1, 0)) is kept
+    assert found.n_accepted == int(kept)
+
+
+def test_what_the_guard_finds_worse_is_not_taken():
+    problem, truth = problem_of(2, 24), Quadratic(2, 0)
+
+    class Opposite(Quadratic):
         def __call__(self, bits):
-            better = 1.0 if bits["d0"] == 4 else 0.0
-            return np.where(np.arange(9) % 3 == 2, better, -better)  # Held back: every third sample.
+            return -super().__call__(bits)
 
-        def rebase(self, bits): ...
-
-    found = refine(problem, (0, 0), Disagreeing())
+    found = refine(problem, [(0, 0)], truth, Opposite(2, 0))
     assert found.choice == (0, 0)
-    assert found.n_accepted == 0
-    assert "did not lower the measured loss on both" in found.reason
+    assert found.after == found.before
+    assert "the first start was kept" in found.reason
 
 
-def test_nothing_is_proposed_at_an_optimum():
+def test_nothing_is_proposed_at_an_optimum_and_no_guard_gives_no_number():
     problem, truth = problem_of(2, 100), Quadratic(2, 0)
-    found = refine(problem, (2, 2), truth)
+    found = refine(problem, [(2, 2)], truth)
     assert (found.choice, found.n_accepted) == ((2, 2), 0)
     assert found.reason.startswith("0 proposals in a row")
+    assert np.isnan([found.before[1], found.after[1]]).all()
 
 
-def test_weights_of_samples_count():
-    problem = problem_of(1, 8)
-
-    class Split:
-        def __call__(self, bits):
-            return np.array([1.0, 1.0, 1.0, -1.0, -1.0, -1.0]) * (bits["d0"] - 2)
-
-        def rebase(self, bits): ...
-
-    assert refine(problem, (0,), Split(), weights=[0.1] * 3 + [1.9] * 3, held_back=0.5).choice != (0,)
-    assert refine(problem, (0,), Split(), weights=[1.9] * 3 + [0.1] * 3, held_back=0.5).choice == (0,)
-
-
-def test_refining_is_refused_from_an_infeasible_start_without_samples_or_with_losses_that_are_not_finite():
+def test_refining_is_refused_without_a_feasible_start_or_samples_or_with_losses_that_are_not_finite():
     problem, truth = problem_of(3, 20), Quadratic(3, 0)
+    with pytest.raises(ConfigError, match="no plan to start from"):
+        refine(problem, [], truth)
     with pytest.raises(ConfigError, match="the plan to start from does not meet the budget"):
-        refine(problem, (2, 2, 2), truth)
-    with pytest.raises(ConfigError, match=r"held_back is a share inside \(0, 1\), got 1.0"):
-        refine(problem, (0, 0, 0), truth, held_back=1.0)
-    with pytest.raises(DataError, match="2 samples are too few to hold some back"):
-        refine(problem, (0, 0, 0), Quadratic(3, 0, n_samples=2))
+        refine(problem, [(0, 0, 0), (2, 2, 2)], truth)
+    with pytest.raises(ConfigError, match="significance counts standard errors and is not negative, got -1"):
+        refine(problem, [(0, 0, 0)], truth, significance=-1.0)
+    with pytest.raises(DataError, match="at least 2 samples, got 1"):
+        refine(problem, [(0, 0, 0)], Quadratic(3, 0, n_samples=1))
     with pytest.raises(DataError, match="is NaN or infinite"):
-        refine(problem, (0, 0, 0), Quadratic(3, 0, noise=np.nan))
+        refine(problem, [(0, 0, 0)], Quadratic(3, 0, noise=np.nan))

@@ -58,3 +58,14 @@ def test_width_is_refused_when_it_was_not_measured():
     bits = {name: widths[0] for name, widths in problem.widths.items()}
     with pytest.raises(ConfigError, match=r"fc1.weight: 7 bits were not measured; measured: 2, 3\. Measure with"):
         PlanLoss(problem)({**bits, "fc1.weight": 7})
+
+
+def test_decisions_that_a_plan_leaves_out_are_float():
+    problem = measured_problem(NETWORKS["mlp"](), widths=(2, 3))
+    measure = PlanLoss(problem)
+    everything = {name: widths[0] for name, widths in problem.widths.items()}
+    np.testing.assert_allclose(measure({}), 0.0, atol=1e-12)
+    alone = measure({"fc1.weight": 2})
+    assert alone.mean() > 0.0
+    measure.rebase(everything)
+    np.testing.assert_allclose(measure({"fc1.weight": 2}), alone, rtol=1e-9, atol=1e-12)
