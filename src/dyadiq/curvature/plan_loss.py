@@ -8,7 +8,7 @@ tensors of one plan, the base, are kept; of another plan only what lies behind i
 
 The network is fake-quantized as in the methods of this package: weights by `perturb.quantized_weight` or the problem's
 candidates, activations by ranges from the float network. Decisions that a plan or the problem leaves out stay float.
-Images are computed 16 at a time with their channels innermost: a third less time on ResNet-20 and SqueezeNet.
+Images are computed 16 at a time with their channels innermost, which is faster on CPUs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PlanLoss:
         self._batches = [
             tuple(_channels_innermost(x) for x in part)
             for batch in problem.batches
-            for part in zip(*(x.split(_AT_ONCE) for x in batch), strict=True)
+            for part in zip(*(torch.split(x, _AT_ONCE) for x in batch), strict=True)
         ]
         self._base: dict[str, int] = {}
         self._values: list[dict[str, Tensor]] = []
