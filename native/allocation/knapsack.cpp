@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kLossBits = 58;         // of the relaxed choice's loss; sums of a few such fit an int64
 constexpr double kMargin = 0x1p-42;   // of the sizes that enter a bound; float64 errors stay well inside
+constexpr double kBranchMargin = 4 * kMargin;  // where losses of two solves meet
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // To the nearest integer, halves to even: as numpy does in knapsack_numpy.py.
@@ -92,11 +93,6 @@ Knapsack::Knapsack(
         }
     }
     std::stable_sort(steps_.begin(), steps_.end(), [](const Step& a, const Step& b) { return a.saving > b.saving; });
-    spent_.reserve(steps_.size() + 1);
-    spent_.push_back(cheapest_);
-    for (const Step& step : steps_) {
-        spent_.push_back(spent_.back() + step.cost);
-    }
 }
 
 std::vector<std::vector<std::int32_t>> Knapsack::corners(std::int64_t most) const {
@@ -131,20 +127,63 @@ std::vector<std::vector<std::int32_t>> Knapsack::corners(std::int64_t most) cons
     return found;
 }
 
-KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) const {
+Knapsack::Relaxed Knapsack::relax(std::int64_t capacity, const Fixed& fixed) const {
+    Relaxed out;
+    out.positions.assign(groups_.size(), 0);
+    out.held.assign(groups_.size(), false);
+    out.room = capacity - cheapest_;
+    for (const auto& [group, position] : fixed) {
+        const auto g = static_cast<std::size_t>(group), at = static_cast<std::size_t>(position);
+        out.positions[g] = position;
+        out.held[g] = true;
+        out.room -= groups_[g].cost[at] - groups_[g].cost.front();
+    }
+    if (out.room < 0) {
+        return out;
+    }
+    for (; out.broken < steps_.size(); ++out.broken) {
+        const Step& step = steps_[out.broken];
+        const auto g = static_cast<std::size_t>(step.group);
+        if (out.held[g]) {
+            continue;
+        }
+        if (step.cost > out.room) {
+            out.multiplier = step.saving;
+            break;
+        }
+        out.positions[g] = step.position;
+        out.room -= step.cost;
+    }
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        out.spread += groups_[g].loss[static_cast<std::size_t>(out.positions[g])] - groups_[g].loss.back();
+    }
+    return out;
+}
+
+double Knapsack::bound(std::int64_t capacity, const Fixed& fixed) const {
+    const Relaxed start = relax(capacity, fixed);
+    if (start.room < 0) {
+        return kInf;
+    }
+    const double most = start.multiplier * static_cast<double>(start.room);
+    return start.spread - most - kBranchMargin * (start.spread + most);
+}
+
+KnapsackAnswer Knapsack::solve(
+    std::int64_t capacity, std::int64_t max_labels, bool thin, const Fixed& fixed, double cutoff) const {
     KnapsackAnswer answer;
     const std::size_t n = groups_.size();
     answer.choice.assign(n, 0);
-    if (cheapest_ > capacity) {
+    const Relaxed start = relax(capacity, fixed);
+    if (start.room < 0) {
         return answer;
     }
     answer.feasible = true;
-    const auto broken = static_cast<std::size_t>(
-        std::upper_bound(spent_.begin(), spent_.end(), capacity) - spent_.begin()) - 1;  // first step that does not fit
-    std::vector<std::int32_t> relaxed(n, 0);
-    for (std::size_t i = 0; i < broken; ++i) {
-        relaxed[static_cast<std::size_t>(steps_[i].group)] = steps_[i].position;
-    }
+    const std::vector<std::int32_t>& relaxed = start.positions;
+    const std::int64_t room = start.room;
+    const std::size_t broken = start.broken;
+    answer.multiplier = start.multiplier;
+    const double spread = start.spread;
     const auto publish = [&](const std::vector<std::int32_t>& positions) {
         for (std::size_t g = 0; g < n; ++g) {
             answer.choice[g] = groups_[g].index[static_cast<std::size_t>(positions[g])];
@@ -152,17 +191,12 @@ KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) c
     };
     if (broken == steps_.size()) {
         answer.unconstrained = true;
+        answer.above = spread;
         publish(relaxed);
         return answer;
     }
-    const std::int64_t room = capacity - spent_[broken];
-    answer.multiplier = steps_[broken].saving;
 
     // The unit of losses: a power of two, from the loss of the relaxed choice above the least losses.
-    double spread = 0.0;
-    for (std::size_t g = 0; g < n; ++g) {
-        spread += groups_[g].loss[static_cast<std::size_t>(relaxed[g])] - groups_[g].loss.back();
-    }
     const int shift = kLossBits - std::ilogb(spread) - 1;
     const double lam = std::ldexp(answer.multiplier, shift);
     const auto units = [&](std::size_t g, std::size_t position) {
@@ -178,17 +212,26 @@ KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) c
         const auto g = static_cast<std::size_t>(steps_[i].group);
         const auto from = static_cast<std::size_t>(best[g]), to = static_cast<std::size_t>(steps_[i].position);
         const std::int64_t more = groups_[g].cost[to] - groups_[g].cost[from];
-        if (to > from && more <= room - best_cost) {
+        if (!start.held[g] && to > from && more <= room - best_cost) {
             best_cost += more;
             best_loss += round_units(units(g, to)) - round_units(units(g, from));
             best[g] = steps_[i].position;
         }
     }
 
+    // What is of no use: losses above the best known choice, the caller's or ours.
+    const double others = std::ldexp(cutoff, shift);
+    const double known = others - ceiling + kBranchMargin * (others + ceiling);
+    const auto upper = [&] { return std::min(static_cast<double>(best_loss), known); };
+
     // The core: groups with another option within the distance of the bounds.
-    const double reach = static_cast<double>(best_loss) + lam * static_cast<double>(room) + margin;
+    const double reach = upper() + lam * static_cast<double>(room) + margin;
     std::vector<CoreGroup> core;
+    std::int64_t widest = 0;
     for (std::size_t g = 0; g < n; ++g) {
+        if (start.held[g]) {
+            continue;
+        }
         const auto at = static_cast<std::size_t>(relaxed[g]);
         const double at_loss = units(g, at);
         CoreGroup found{static_cast<std::int32_t>(g), kInf, {}};
@@ -208,6 +251,12 @@ KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) c
             }
         }
         if (found.moves.size() > 1) {
+            const std::int64_t width = found.moves.back().cost - found.moves.front().cost;
+            if (width > widest) {
+                widest = width;
+                answer.widest = found.group;
+                answer.positions = static_cast<std::int32_t>(groups_[g].index.size());
+            }
             core.push_back(std::move(found));
         }
     }
@@ -239,7 +288,7 @@ KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) c
     double dropped = kInf;  // least bound of labels that were given up
     std::size_t depth = 0;
     for (; depth < core.size() && !labels.empty(); ++depth) {
-        const double now = static_cast<double>(best_loss) + lam * static_cast<double>(room) + margin;
+        const double now = upper() + lam * static_cast<double>(room) + margin;
         merged.clear();
         bool any = false;
         for (std::size_t m = 0; m < core[depth].moves.size(); ++m) {
@@ -283,7 +332,7 @@ KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) c
             const auto left = static_cast<double>(room - label.cost);
             return static_cast<double>(label.loss) + (left >= 0 ? -left * gain[depth + 1] : -left * toll[depth + 1]);
         };
-        const double limit = static_cast<double>(best_loss) + margin;
+        const double limit = upper() + margin;
         labels.clear();
         std::int64_t best_at = -1;
         for (const Label& label : merged) {
@@ -294,7 +343,8 @@ KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) c
                 labels.push_back(label);
             }
         }
-        if (static_cast<std::int64_t>(labels.size()) > max_labels) {
+        const bool too_many = static_cast<std::int64_t>(labels.size()) > max_labels;
+        if (too_many && thin) {
             // Give up the least promising ones; the certificate says so.
             std::vector<std::size_t> order(labels.size());
             std::iota(order.begin(), order.end(), std::size_t{0});
@@ -332,6 +382,10 @@ KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) c
         for (const Label& label : labels) {
             step.emplace_back(label.parent, label.option);
         }
+        if (too_many && !thin) {
+            answer.proven = false;
+            break;
+        }
     }
     answer.core = static_cast<std::int64_t>(depth);
     if (best_depth >= 0) {
@@ -345,6 +399,7 @@ KnapsackAnswer Knapsack::solve(std::int64_t capacity, std::int64_t max_labels) c
         }
     }
     publish(best);
+    answer.above = std::ldexp(ceiling + static_cast<double>(best_loss), -shift);
     if (dropped < static_cast<double>(best_loss)) {
         answer.proven = false;
         answer.slack = std::ldexp(static_cast<double>(best_loss) - dropped + margin, -shift);

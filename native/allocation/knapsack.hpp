@@ -19,18 +19,22 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace dyadiq {
 
 struct KnapsackAnswer {
     bool feasible = false;
-    bool proven = true;          // false: labels ran out, `slack` says how far the optimum may be
+    bool proven = true;          // false: labels ran out
     bool unconstrained = false;  // every group has its least loss
-    double slack = 0.0;          // no choice has a loss more than this below the answer's
+    double slack = 0.0;          // where labels were thinned: no choice has a loss more than this below the answer's
+    double above = 0.0;          // loss above that of every group at its least
     double multiplier = 0.0;     // loss saved per cost at the break of the relaxation; 0 if unconstrained
     std::int64_t core = 0;       // groups that were taken up
     std::int64_t labels = 0;     // most labels alive at once
+    std::int32_t widest = -1;    // the group of the core whose moves differ most in cost, and how many positions it has
+    std::int32_t positions = 0;
     std::vector<std::int32_t> choice;  // option of every group, as indexed by the caller
 };
 
@@ -39,7 +43,15 @@ public:
     // `offsets` [groups + 1] into `cost` and `loss`. Costs are >= 0 and sum to less than 2^62; losses are finite.
     Knapsack(std::span<const std::int64_t> offsets, std::span<const std::int64_t> cost, std::span<const double> loss);
 
-    KnapsackAnswer solve(std::int64_t capacity, std::int64_t max_labels) const;
+    using Fixed = std::vector<std::pair<std::int32_t, std::int32_t>>;  // groups held at a position
+
+    // More labels than `max_labels` at once: give up the least promising ones if `thin`, else stop there. Choices of a
+    // loss above `cutoff` (counted like `above`) are of no use to the caller: the answer is then any feasible one.
+    KnapsackAnswer solve(
+        std::int64_t capacity, std::int64_t max_labels, bool thin, const Fixed& fixed, double cutoff) const;
+
+    // No choice has a loss (counted like `above`) below this; infinite if nothing fits.
+    double bound(std::int64_t capacity, const Fixed& fixed) const;
 
     // Choices on the lower convex hull of (cost, loss), cheapest first: all, or `most` (at least 2) evenly chosen ones.
     std::vector<std::vector<std::int32_t>> corners(std::int64_t most) const;
@@ -57,9 +69,19 @@ private:
         std::int64_t cost;
     };
 
+    struct Relaxed {
+        std::vector<std::int32_t> positions;
+        std::vector<bool> held;
+        std::int64_t room = 0;    // left of the capacity; negative: nothing fits
+        std::size_t broken = 0;   // first step that does not fit
+        double multiplier = 0.0;  // its saving
+        double spread = 0.0;      // loss above that of every group at its least
+    };
+
+    Relaxed relax(std::int64_t capacity, const Fixed& fixed) const;
+
     std::vector<Group> groups_;
     std::vector<Step> steps_;           // most saving first
-    std::vector<std::int64_t> spent_;   // cost of the cheapest choice and the first i steps
     std::int64_t cheapest_ = 0;
 };
 

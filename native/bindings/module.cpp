@@ -3,7 +3,7 @@
 // INTERFACE is compared with dyadiq.core.native.INTERFACE: raise both when a signature or a meaning changes.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
 #include <span>
@@ -37,9 +37,12 @@ NB_MODULE(_native, m) {
         .def_ro("proven", &dyadiq::KnapsackAnswer::proven)
         .def_ro("unconstrained", &dyadiq::KnapsackAnswer::unconstrained)
         .def_ro("slack", &dyadiq::KnapsackAnswer::slack)
+        .def_ro("above", &dyadiq::KnapsackAnswer::above)
         .def_ro("multiplier", &dyadiq::KnapsackAnswer::multiplier)
         .def_ro("core", &dyadiq::KnapsackAnswer::core)
         .def_ro("labels", &dyadiq::KnapsackAnswer::labels)
+        .def_ro("widest", &dyadiq::KnapsackAnswer::widest)
+        .def_ro("positions", &dyadiq::KnapsackAnswer::positions)
         .def_ro("choice", &dyadiq::KnapsackAnswer::choice);
 
     nb::class_<dyadiq::Knapsack>(m, "Knapsack")
@@ -59,7 +62,8 @@ NB_MODULE(_native, m) {
                 new (self) dyadiq::Knapsack(at, view(cost), view(loss));
             },
             nb::arg("offsets"), nb::arg("cost"), nb::arg("loss"))
-        .def("solve", &dyadiq::Knapsack::solve, nb::arg("capacity"), nb::arg("max_labels"),
-             nb::call_guard<nb::gil_scoped_release>())
+        .def("solve", &dyadiq::Knapsack::solve, nb::arg("capacity"), nb::arg("max_labels"), nb::arg("thin"),
+             nb::arg("fixed"), nb::arg("cutoff"), nb::call_guard<nb::gil_scoped_release>())
+        .def("bound", &dyadiq::Knapsack::bound, nb::arg("capacity"), nb::arg("fixed"))
         .def("corners", &dyadiq::Knapsack::corners, nb::arg("most"));
 }

@@ -4,8 +4,8 @@ Used by `solve`, the front, k best plans and everything else that asks for many 
 before (`merge_pairs`). The work is done by native code (native/allocation/knapsack.cpp, which explains the method) or,
 where that is not built, by `knapsack_numpy`; both give the same plans.
 
-Where one decision outweighs the others, the relaxation is far from any plan and labels are many: then each of its
-options is solved on its own.
+Where one decision outweighs the others, the relaxation is far from any plan and labels are many: then its options are
+solved one by one, the most promising first, until the relaxation of the rest is no better than the best plan.
 
 Costs are exact integers: above each decision's cheapest, in units of their gcd, so that they fit an int64.
 """
@@ -13,8 +13,7 @@ Costs are exact integers: above each decision's cheapest, in units of their gcd,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from dyadiq.core.native import native_module
 __all__ = ["Knapsack", "solve_knapsack", "supported_choices"]
 
 _MAX_LABELS = 1_000_000
-_FEW_LABELS = 10_000  # beyond this it is cheaper to branch on the decision whose options differ most in cost
+_FEW_LABELS = 1_000  # beyond this it is cheaper to branch on the decision whose options differ most in cost
 _BRANCHINGS = 4  # in a row; after that labels up to the limit
 _MAX_TOTAL = 2**62
 
@@ -125,46 +124,60 @@ class Knapsack:
         return [tuple(choice) for choice in self._core.corners(_MAX_TOTAL if most is None else most)]
 
     def _solve(self, core: Any, loss: NDArray[np.float64], capacity: int) -> _Found:
-        answer = core.solve(capacity, _FEW_LABELS)
+        answer = core.solve(capacity, _FEW_LABELS, False, [], math.inf)
         if answer.proven:
             return _Found(tuple(answer.choice), answer.core, unconstrained=answer.unconstrained)
-        bounds = self._offsets.tolist()
-        found = self._branch([list(range(a, b)) for a, b in pairwise(bounds)], loss, capacity, _BRANCHINGS)
-        assert found is not None  # the capacity holds the cheapest choice
-        return replace(found, choice=tuple(o - a for o, a in zip(found.choice, bounds, strict=False)))
-
-    def _branch(
-        self, kept: list[list[int]], loss: NDArray[np.float64], capacity: int, branchings: int
-    ) -> _Found | None:
-        """Solve over the kept options, as flat indices: at once, or per option of the decision that matters most."""
-        if sum(int(self._cost[row].min()) for row in kept) > capacity:
-            return None
-        flat = np.concatenate([np.array(row, dtype=np.int64) for row in kept])
-        offsets = np.cumsum([0, *map(len, kept)], dtype=np.int64)
-        core = self._make(offsets, self._cost[flat], loss[flat])
-        answer = core.solve(capacity, _FEW_LABELS if branchings else _MAX_LABELS)
-        if answer.proven or not branchings:
-            choice = tuple(row[o] for row, o in zip(kept, answer.choice, strict=True))
-            return _Found(choice, answer.core, 0.0 if answer.proven else answer.slack)
-        widest = max(range(len(kept)), key=lambda d: int(np.ptp(self._cost[kept[d]])))
-        parts = [
-            part
-            for option in kept[widest]
-            if (part := self._branch([*kept[:widest], [option], *kept[widest + 1 :]], loss, capacity, branchings - 1))
-        ]
-        losses = [math.fsum(loss[list(part.choice)].tolist()) for part in parts]
-        best = min(range(len(parts)), key=lambda i: (losses[i], int(self._cost[list(parts[i].choice)].sum())))
-        bound = min(value - part.slack for value, part in zip(losses, parts, strict=True))
-        return _Found(
-            parts[best].choice,
-            max(part.core for part in parts),
-            max(0.0, losses[best] - bound) if any(part.slack for part in parts) else 0.0,
-            branches=sum(part.branches for part in parts),
-        )
+        search = _Branches(core, capacity, self._cost, loss, self._offsets)
+        search.take(answer)
+        search.split(answer, [])
+        return search.found()
 
     def _capacity(self, limit: int | None) -> int:
         room = (self._problem.constraints[0].limit if limit is None else limit) - self._floor
         return min(room // self._unit, _MAX_TOTAL)
+
+
+class _Branches:
+    """Branch and bound over the options of few decisions; the core solves each part, told the best loss so far."""
+
+    def __init__(
+        self, core: Any, capacity: int, cost: NDArray[np.int64], loss: NDArray[np.float64], offsets: NDArray[np.int64]
+    ) -> None:
+        self._core, self._capacity, self._cost, self._loss, self._starts = core, capacity, cost, loss, offsets[:-1]
+        self._best: tuple[float, int, Choice] | None = None
+        self._above = self._lowest = math.inf  # the least loss found, counted like the core's; the least bound given up
+        self._n_branches = self._n_core = 0
+
+    def take(self, answer: Any) -> float:
+        """Keep the better of the known choice and an answer's; return the answer's loss."""
+        at = self._starts + np.array(answer.choice, dtype=np.int64)
+        ranked = (math.fsum(self._loss[at].tolist()), int(self._cost[at].sum()), tuple(answer.choice))
+        if self._best is None or ranked[:2] < self._best[:2]:
+            self._best = ranked
+        self._above = min(self._above, answer.above)
+        self._n_core = max(self._n_core, answer.core)
+        return ranked[0]
+
+    def split(self, answer: Any, fixed: list[tuple[int, int]]) -> None:
+        """Solve per option of the decision that a stopped answer names as widest."""
+        parts = [[*fixed, (answer.widest, position)] for position in range(answer.positions)]
+        bounds = [self._core.bound(self._capacity, part) for part in parts]
+        last = len(fixed) + 1 >= _BRANCHINGS
+        for i in sorted(range(len(parts)), key=bounds.__getitem__):
+            if bounds[i] > self._above:  # also where nothing fits
+                break
+            self._n_branches += 1
+            limit = _MAX_LABELS if last else _FEW_LABELS
+            found = self._core.solve(self._capacity, limit, last, parts[i], self._above)
+            loss = self.take(found)
+            if not found.proven and last:
+                self._lowest = min(self._lowest, loss - found.slack)
+            elif not found.proven:
+                self.split(found, parts[i])
+
+    def found(self) -> _Found:
+        assert self._best is not None
+        return _Found(self._best[2], self._n_core, max(0.0, self._best[0] - self._lowest), branches=self._n_branches)
 
 
 def solve_knapsack(problem: Problem) -> Solution | None:

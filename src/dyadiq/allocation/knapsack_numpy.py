@@ -17,6 +17,7 @@ __all__ = ["NumpyKnapsack", "NumpyKnapsackAnswer"]
 
 _LOSS_BITS = 58  # of the relaxed choice's loss; sums of a few such fit an int64
 _MARGIN = 2.0**-42  # of the sizes that enter a bound; float64 errors stay well inside
+_BRANCH_MARGIN = 4 * _MARGIN  # where losses of two solves meet
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -31,9 +32,24 @@ class NumpyKnapsackAnswer:
     proven: bool = True
     unconstrained: bool = False
     slack: float = 0.0
+    above: float = 0.0
     multiplier: float = 0.0
     core: int = 0
     labels: int = 0
+    widest: int = -1
+    positions: int = 0
+
+
+@dataclass(slots=True)
+class _Relaxed:
+    """The choice of the relaxation; ``room`` is negative where nothing fits."""
+
+    positions: list[int]
+    held: set[int]
+    room: int
+    broken: int = 0
+    multiplier: float = 0.0
+    spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +92,6 @@ class NumpyKnapsack:
                 at = to
         self._steps = sorted(steps, key=lambda s: -s[0])
         self._cheapest = sum(int(group.cost[0]) for group in self._groups)
-        self._spent = np.cumsum([self._cheapest, *(s[3] for s in self._steps)], dtype=np.int64)
 
     def corners(self, most: int) -> list[list[int]]:
         """Return choices on the lower convex hull of (cost, loss), cheapest first: all, or ``most`` evenly chosen."""
@@ -94,54 +109,85 @@ class NumpyKnapsack:
             done = end
         return found
 
-    def solve(self, capacity: int, max_labels: int) -> NumpyKnapsackAnswer:
-        """Return the best choice within the capacity."""
+    def bound(self, capacity: int, fixed: list[tuple[int, int]]) -> float:
+        """Return a loss, counted like ``above``, that no choice is below; infinite if nothing fits."""
+        start = self._relax(capacity, fixed)
+        if start.room < 0:
+            return math.inf
+        most = start.multiplier * start.room
+        return start.spread - most - _BRANCH_MARGIN * (start.spread + most)
+
+    def solve(
+        self, capacity: int, max_labels: int, thin: bool, fixed: list[tuple[int, int]], cutoff: float
+    ) -> NumpyKnapsackAnswer:
+        """Return the best choice within the capacity, groups held where fixed, losses above the cutoff of no use."""
         groups = self._groups
-        if self._cheapest > capacity:
+        start = self._relax(capacity, fixed)
+        if start.room < 0:
             return NumpyKnapsackAnswer(feasible=False, choice=[0] * len(groups))
-        broken = int(np.searchsorted(self._spent, capacity, side="right")) - 1  # first step that does not fit
-        relaxed = [0] * len(groups)
-        for _, g, position, _ in self._steps[:broken]:
-            relaxed[g] = position
-        if broken == len(self._steps):
-            return NumpyKnapsackAnswer(feasible=True, choice=self._publish(relaxed), unconstrained=True)
-        room = capacity - int(self._spent[broken])
-        multiplier = self._steps[broken][0]
+        relaxed, room, multiplier, spread = start.positions, start.room, start.multiplier, start.spread
+        if start.broken == len(self._steps):
+            return NumpyKnapsackAnswer(feasible=True, choice=self._publish(relaxed), unconstrained=True, above=spread)
         # The unit of losses: a power of two, from the loss of the relaxed choice above the least losses.
-        spread = 0.0
-        for group, at in zip(groups, relaxed, strict=True):
-            spread += float(group.loss[at] - group.loss[-1])
         shift = _LOSS_BITS - math.frexp(spread)[1]
         lam, ceiling = math.ldexp(multiplier, shift), math.ldexp(spread, shift)
         margin = _MARGIN * (ceiling + lam * room)
         with np.errstate(over="ignore"):  # infinite: above every ceiling, as it would be with more digits
             losses = [np.ldexp(group.loss - group.loss[-1], shift) for group in groups]
-        best, best_cost, best_loss = self._complete(relaxed, broken, room, losses)
-        core = _core(groups, relaxed, losses, lam, ceiling, best_loss + lam * room + margin)
-        search = _Search(core, lam, room, margin, best_cost, best_loss)
-        search.run(max_labels)
+        best, best_cost, best_loss = self._complete(start, losses)
+        others = math.ldexp(cutoff, shift)
+        known = others - ceiling + _BRANCH_MARGIN * (others + ceiling)
+        core = _core(groups, start, losses, lam, ceiling, min(best_loss, known) + lam * room + margin)
+        search = _Search(core, lam, room, margin, best_cost, best_loss, known)
+        search.run(max_labels, thin)
         if search.path is not None:
             best = list(relaxed)
             for taken, move in zip(core, search.path, strict=False):
                 best[taken.group] = int(taken.positions[move])
         answer = NumpyKnapsackAnswer(feasible=True, choice=self._publish(best), multiplier=multiplier)
         answer.core, answer.labels = search.depth, search.labels
+        answer.above = math.ldexp(ceiling + search.best_loss, -shift)
+        answer.proven = not search.stopped
+        widths = [int(c.cost[-1] - c.cost[0]) for c in core]
+        if widths:
+            answer.widest = min(c.group for c, width in zip(core, widths, strict=True) if width == max(widths))
+            answer.positions = len(groups[answer.widest].index)
         if search.dropped < search.best_loss:
             answer.proven = False
             answer.slack = math.ldexp(search.best_loss - search.dropped + margin, -shift)
         return answer
 
-    def _complete(self, relaxed: list[int], broken: int, room: int, losses: list[Floats]) -> tuple[list[int], int, int]:
+    def _relax(self, capacity: int, fixed: list[tuple[int, int]]) -> _Relaxed:
+        groups = self._groups
+        out = _Relaxed([0] * len(groups), {g for g, _ in fixed}, capacity - self._cheapest)
+        for g, position in fixed:
+            out.positions[g] = position
+            out.room -= int(groups[g].cost[position] - groups[g].cost[0])
+        if out.room < 0:
+            return out
+        for saving, g, position, cost in self._steps:
+            if g not in out.held:
+                if cost > out.room:
+                    out.multiplier = saving
+                    break
+                out.positions[g] = position
+                out.room -= cost
+            out.broken += 1
+        for group, at in zip(groups, out.positions, strict=True):
+            out.spread += float(group.loss[at] - group.loss[-1])
+        return out
+
+    def _complete(self, start: _Relaxed, losses: list[Floats]) -> tuple[list[int], int, int]:
         """Go on greedily from the relaxed choice: positions, cost and loss above it."""
-        best, best_cost, best_loss = list(relaxed), 0, 0
-        for _, g, to, _ in self._steps[broken:]:
+        best, best_cost, best_loss = list(start.positions), 0, 0
+        for _, g, to, _ in self._steps[start.broken :]:
             at = best[g]
             more = int(self._groups[g].cost[to] - self._groups[g].cost[at])
-            if to > at and more <= room - best_cost:
+            if g not in start.held and to > at and more <= start.room - best_cost:
                 best_cost += more
                 best_loss += round(float(losses[g][to])) - round(float(losses[g][at]))
                 best[g] = to
-        return (best, best_cost, best_loss) if best_loss < 0 else (list(relaxed), 0, 0)
+        return (best, best_cost, best_loss) if best_loss < 0 else (list(start.positions), 0, 0)
 
     def _publish(self, positions: list[int]) -> list[int]:
         return [group.index[p] for group, p in zip(self._groups, positions, strict=True)]
@@ -150,23 +196,24 @@ class NumpyKnapsack:
 class _Search:
     """Labels (cost, loss) above the relaxed choice, over the core group by group."""
 
-    def __init__(self, core: list[_Core], lam: float, room: int, margin: float, cost: int, loss: int) -> None:
-        self._core, self._lam, self._room, self._margin = core, lam, room, margin
+    def __init__(self, core: list[_Core], lam: float, room: int, margin: float, cost: int, loss: int, known: float) -> None:
+        self._core, self._lam, self._room, self._margin, self._known = core, lam, room, margin, known
         self.best_cost, self.best_loss = cost, loss
         self.path: list[int] | None = None  # moves of the first groups of the core, where better than the start
         self.dropped = math.inf  # least bound of labels that were given up
         self.depth = self.labels = 0
+        self.stopped = False
 
-    def run(self, max_labels: int) -> None:
+    def run(self, max_labels: int, thin: bool) -> None:
         core, lam, room, margin = self._core, self._lam, self._room, self._margin
         gain, toll, freed = _outlook(core)
         cost, loss = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
         trail: list[tuple[Ints, Ints]] = []
         end: tuple[int, int] | None = None
-        while self.depth < len(core) and cost.size:
+        while self.depth < len(core) and cost.size and not self.stopped:
             group = core[self.depth]
             self.depth += 1
-            now = self.best_loss + lam * room + margin
+            now = min(self.best_loss, self._known) + lam * room + margin
             usable = np.flatnonzero((group.excess <= now) | (group.cost == 0))
             new_cost = (group.cost[usable, None] + cost).ravel()
             new_loss = (group.loss[usable, None] + loss).ravel()
@@ -186,8 +233,9 @@ class _Search:
             rate = np.where(left >= 0, gain[self.depth], toll[self.depth])
             # Exactly at the capacity nothing can change the bound, and 0 * inf must not.
             bound = new_loss[alive] - np.where(left == 0, 0.0, left) * np.where(left == 0, 0.0, rate)
-            kept = np.flatnonzero(bound <= self.best_loss + margin)
-            if kept.size > max_labels:
+            kept = np.flatnonzero(bound <= min(self.best_loss, self._known) + margin)
+            self.stopped = kept.size > max_labels and not thin
+            if kept.size > max_labels and thin:
                 kept = self._thin(kept, bound, new_cost[alive], improved, max_labels)
             alive = alive[kept]
             trail.append((alive % cost.size, usable[alive // cost.size]))
@@ -220,11 +268,13 @@ def _undominated(cost: Ints, loss: Floats) -> _Group:
 
 
 def _core(
-    groups: list[_Group], relaxed: list[int], losses: list[Floats], lam: float, ceiling: float, reach: float
+    groups: list[_Group], start: _Relaxed, losses: list[Floats], lam: float, ceiling: float, reach: float
 ) -> list[_Core]:
     """Return the groups with another option within the distance of the bounds, nearest first."""
     core = []
-    for g, (group, at, loss) in enumerate(zip(groups, relaxed, losses, strict=True)):
+    for g, (group, at, loss) in enumerate(zip(groups, start.positions, losses, strict=True)):
+        if g in start.held:
+            continue
         more = group.cost - group.cost[at]
         excess = (loss - loss[at]) + lam * more
         usable = (loss <= ceiling) & (excess <= reach)  # above the ceiling: worse than a known choice
