@@ -114,7 +114,7 @@ class Knapsack:
     def price(self, limit: int | None = None) -> float:
         """Return the multiplier of the relaxation at a limit: loss saved per unit of cost; 0 where nothing binds."""
         capacity = self._capacity(limit)
-        return 0.0 if capacity < 0 else self._core.solve(capacity, 1).multiplier / self._unit
+        return 0.0 if capacity < 0 else self._core.solve(capacity, 1, False, [], math.inf).multiplier / self._unit
 
     def corners(self, most: int | None = None) -> list[Choice]:
         """Return the choices on the lower convex hull of (cost, loss), cheapest first; limits play no part.

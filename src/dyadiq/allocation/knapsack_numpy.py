@@ -196,7 +196,9 @@ class NumpyKnapsack:
 class _Search:
     """Labels (cost, loss) above the relaxed choice, over the core group by group."""
 
-    def __init__(self, core: list[_Core], lam: float, room: int, margin: float, cost: int, loss: int, known: float) -> None:
+    def __init__(
+        self, core: list[_Core], lam: float, room: int, margin: float, cost: int, loss: int, known: float
+    ) -> None:
         self._core, self._lam, self._room, self._margin, self._known = core, lam, room, margin, known
         self.best_cost, self.best_loss = cost, loss
         self.path: list[int] | None = None  # moves of the first groups of the core, where better than the start
