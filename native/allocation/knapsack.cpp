@@ -322,7 +322,8 @@ KnapsackAnswer Knapsack::solve(
             merged.begin(), merged.end(), [&](const Label& label) { return label.cost <= room; });
         if (over != merged.begin()) {
             const Label& found = *(over - 1);
-            if (found.loss < best_loss || (found.loss == best_loss && found.cost < best_cost)) {
+            const bool better = found.loss < best_loss || (found.loss == best_loss && found.cost < best_cost);
+            if (better && static_cast<double>(found.loss) <= known + margin) {  // others are of no use, and not kept
                 best_loss = found.loss;
                 best_cost = found.cost;
                 improved = true;

@@ -229,7 +229,8 @@ class _Search:
             improved = False
             if n_within:
                 found = (int(new_loss[alive[n_within - 1]]), int(new_cost[alive[n_within - 1]]))
-                if improved := found < (self.best_loss, self.best_cost):
+                useful = found[0] <= self._known + margin  # others are not kept
+                if improved := useful and found < (self.best_loss, self.best_cost):
                     self.best_loss, self.best_cost = found
             left = (room - new_cost[alive]).astype(np.float64)
             rate = np.where(left >= 0, gain[self.depth], toll[self.depth])

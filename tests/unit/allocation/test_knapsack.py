@@ -127,7 +127,7 @@ def test_bound_stays_open_and_true_when_labels_run_out(monkeypatch, native, seed
 @pytest.mark.parametrize("native", BOTH)
 @pytest.mark.parametrize("few", [1, 3])
 def test_branching_changes_no_answer(monkeypatch, native, few):
-    wanted = [Knapsack(instance(seed, 20), native=native).solve() for seed in range(40)]
+    wanted = [Knapsack(instance(seed, 20), native=native).solve() for seed in range(120)]
     monkeypatch.setattr(knapsack_module, "_FEW_LABELS", few)
     branched = 0
     for seed, truth in enumerate(wanted):
@@ -138,6 +138,25 @@ def test_branching_changes_no_answer(monkeypatch, native, few):
             assert found.objective == pytest.approx(truth.objective, rel=1e-15)
             assert found.lower_bound == found.objective
     assert branched > 0
+
+
+@pytest.mark.parametrize("native", BOTH)
+@pytest.mark.parametrize("seed", range(12))
+def test_one_decision_that_outweighs_the_others_is_branched_on(monkeypatch, native, seed):
+    rng = np.random.default_rng(seed)
+    cost = rng.integers(1, 1000, size=(7, 3)).cumsum(axis=1)
+    cost[0] *= 100
+    loss = np.sort(rng.random((7, 3)), axis=1)[:, ::-1] * cost[:, -1:]
+    problem = Problem(
+        tuple(map(str, range(7))),
+        ((0, 1, 2),) * 7,
+        tuple(map(tuple, loss.tolist())),
+        (Constraint("cost", tuple(map(tuple, cost.tolist())), int(cost[:, 1].sum() + rng.integers(0, 3000))),),
+    )
+    monkeypatch.setattr(knapsack_module, "_FEW_LABELS", 1)
+    found, best = Knapsack(problem, native=native).solve(), solve_brute_force(problem)
+    assert found.objective == pytest.approx(best.objective, rel=1e-15)
+    assert found.lower_bound == found.objective
 
 
 @pytest.mark.parametrize("native", BOTH)
