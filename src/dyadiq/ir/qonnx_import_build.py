@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.channel_grid import ChannelGrid
 from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import Bound, accumulator_type, node_bound
 from dyadiq.ir.qonnx_import_rounding import Rescale
 
-__all__ = ["MAX_CHANNELS", "MAX_ELEMENTS", "Affine", "Dot", "Emitter", "UnrepresentableError"]
+__all__ = ["MAX_CHANNELS", "MAX_ELEMENTS", "Affine", "Dot", "Emitter", "Ends", "UnrepresentableError", "narrowed"]
 
 _LARGEST_IDENTITY = 4096
 MAX_CHANNELS, MAX_ELEMENTS = 1 << 16, 1 << 28  # time grows with channels, about 0.2 ms each
@@ -54,6 +55,9 @@ class Dot:
     qtype: QType | None = None
 
 
+Ends = tuple[Fraction | None, Fraction | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Affine:
     """A real tensor ``clip(a * code + b, low, high)``.
@@ -66,6 +70,7 @@ class Affine:
         low: Lower clip (relu), or None.
         high: Upper clip, or None.
         given: The named graph input, if the base is still its raw real data.
+        ends: Of raw data, a further clip of each channel, low and high or None; empty if there is none.
     """
 
     shape: tuple[int, ...]
@@ -75,6 +80,7 @@ class Affine:
     low: Fraction | None = None
     high: Fraction | None = None
     given: str = ""
+    ends: tuple[Ends, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -95,7 +101,9 @@ class Affine:
         Raises:
             UnrepresentableError: A clip came before, and the factors are not one and the same.
         """
-        clipped = self.low is not None or self.high is not None
+        if self.ends or (self.given and self.clips):
+            return self._scaled_by_channel(factor, offset)
+        clipped = self.clips
         if clipped and (len(set(factor)) > 1 or len(set(offset)) > 1):
             raise UnrepresentableError(
                 "scales a clipped tensor per channel before it is quantized. Quantize after the relu"
@@ -107,16 +115,56 @@ class Affine:
             ends.reverse()
         return replace(self, a=a, b=b, low=ends[0], high=ends[1])
 
-    def clipped(self, low: Fraction | None, high: Fraction | None) -> Affine:
-        """Return ``clip(value, low, high)``."""
-        bottom, top = self.low, self.high
-        if low is not None:
-            bottom = low if bottom is None else max(bottom, low)
-            top = None if top is None else max(top, low)
-        if high is not None:
-            top = high if top is None else min(top, high)
-            bottom = None if bottom is None else min(bottom, high)
-        return replace(self, low=bottom, high=top)
+    @property
+    def clips(self) -> bool:
+        """Whether there is one clip for all channels."""
+        return self.low is not None or self.high is not None
+
+    def _scaled_by_channel(self, factor: Sequence[Fraction], offset: Sequence[Fraction]) -> Affine:
+        """Return `scaled` raw input data whose channels have limits of their own.
+
+        Raises:
+            UnrepresentableError: A factor is not positive.
+        """
+        if any(f <= 0 for f in factor):
+            raise UnrepresentableError("changes clipped input data by a factor that is not positive")
+        inner, outer = ((self.low, self.high),) * self.channels, self.ends or ((None, None),) * self.channels
+        both = [narrowed(x, y) for x, y in zip(inner, outer, strict=True)]
+        ends = tuple(
+            (None if low is None else low * f + o, None if high is None else high * f + o)
+            for (low, high), f, o in zip(both, factor, offset, strict=True)
+        )
+        a = tuple(f * x for f, x in zip(factor, self.factors(), strict=True))
+        b = tuple(f * x + o for f, x, o in zip(factor, self.offsets(), offset, strict=True))
+        return replace(self, a=a, b=b, low=None, high=None, ends=ends)
+
+    def clipped(self, low: Sequence[Fraction] | None, high: Sequence[Fraction] | None) -> Affine:
+        """Return ``clip(value, low, high)`` with limits per channel, or one for all.
+
+        Raises:
+            UnrepresentableError: Limits differ between the channels of what is no raw input data.
+        """
+        alike = all(len(set(ends)) == 1 for ends in (low, high) if ends)
+        if alike and not self.ends:
+            first = narrowed((self.low, self.high), (low[0] if low else None, high[0] if high else None))
+            return replace(self, low=first[0], high=first[1])
+        if not self.given:
+            raise UnrepresentableError("clips each channel in its own way before it is quantized. Quantize before it")
+        limits = [[None] * self.channels if e is None else list(e) * (self.channels // len(e)) for e in (low, high)]
+        ends = self.ends or ((None, None),) * self.channels
+        return replace(self, ends=tuple(map(narrowed, ends, zip(*limits, strict=True))))
+
+
+def narrowed(ends: Ends, by: Ends) -> Ends:
+    """Return the limits of a clip followed by another."""
+    (bottom, top), (low, high) = ends, by
+    if low is not None:
+        bottom = low if bottom is None else max(bottom, low)
+        top = None if top is None else max(top, low)
+    if high is not None:
+        top = high if top is None else min(top, high)
+        bottom = None if bottom is None else min(bottom, high)
+    return bottom, top
 
 
 @dataclass
@@ -195,10 +243,14 @@ class Emitter:
         self.nodes.append(node)
         return name
 
-    def quantize(self, source: str, hint: str, qtype: QType, scale: float, zero_point: int) -> str:
+    def quantize(
+        self, source: str, hint: str, qtype: QType, scale: float, zero_point: int, grid: ChannelGrid | None = None
+    ) -> str:
         """Add the quantizer of an input."""
         name = self.fresh(hint)
         parts = [source, self.param(f"{name}.scale", scale, np.float64), self.param(f"{name}.zero_point", zero_point)]
+        if grid is not None:
+            parts += [self.param(f"{name}.{part}", getattr(grid, part)) for part in ("shift", "low", "high")]
         return self.node("quantize", hint, parts, self.tensors[source].shape, qtype, scale, zero_point)
 
     def requantize(

@@ -7,6 +7,7 @@ measure; offsets of the inputs become offsets of the outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,10 +18,11 @@ from dyadiq.ir.qonnx_import_build import Affine, Dot, UnrepresentableError
 from dyadiq.ir.qonnx_import_constants import Constant, fraction_gcd, per_channel, weights
 from dyadiq.ir.qonnx_import_reader import Call, Value
 
-__all__ = ["conv", "gemm", "matmul", "out_size", "pad_code", "window"]
+__all__ = ["conv", "gemm", "matmul", "max_window", "out_size", "pad_code", "window"]
 
 _ZERO, _ONE = Fraction(0), Fraction(1)
 _MAX_MULTIPLE = 1 << 20
+Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def _dot(
@@ -140,7 +142,7 @@ def pad_code(x: Affine, padding: tuple[int, int]) -> int:
     return 0
 
 
-def window(call: Call, kernel: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+def window(call: Call, kernel: tuple[int, ...]) -> Window:
     """Return stride, padding and dilation of a sliding window.
 
     Raises:
@@ -157,6 +159,29 @@ def window(call: Call, kernel: tuple[int, ...]) -> tuple[tuple[int, int], tuple[
     if pads[:2] != pads[2:]:
         raise UnrepresentableError(f"pads {pads} that differ between begin and end")
     return (stride[0], stride[1]), (pads[0], pads[1]), (dilation[0], dilation[1])
+
+
+def max_window(call: Call, value: Affine, kernel: tuple[int, int]) -> tuple[Window, bool]:
+    """Return the window, and whether the last ones may reach beyond the padding.
+
+    Padding never is the maximum, so pads at the end may differ from those at the begin where the number of windows is
+    that of equal ones: their values are not read. Our exporter writes ``ceil_mode`` so.
+
+    Raises:
+        UnrepresentableError: The windows are not ours.
+    """
+    pads, ceil_mode = tuple(int(p) for p in call.attrs.get("pads", (0, 0, 0, 0))), bool(call.attrs.get("ceil_mode", 0))
+    if len(pads) != 4 or pads[:2] == pads[2:] or ceil_mode or min(pads) < 0:
+        return window(call, kernel), ceil_mode
+    even = replace(call, attrs={**call.attrs, "pads": pads[:2] * 2})
+    stride, padding, dilation = window(even, kernel)
+    size, span = value.shape[1:], [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    spans = [n + b + e - w for n, b, e, w in zip(size, pads[:2], pads[2:], span, strict=True)]
+    counts = tuple(rest // s + 1 for rest, s in zip(spans, stride, strict=True))
+    for mode in (False, True):
+        if min(spans) >= 0 and counts == out_size(size, kernel, stride, padding, dilation, mode):
+            return (stride, padding, dilation), mode
+    return window(call, kernel), ceil_mode
 
 
 def out_size(

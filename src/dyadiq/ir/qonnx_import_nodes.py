@@ -17,7 +17,7 @@ import numpy as np
 from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.ir.qonnx_import_build import Affine, UnrepresentableError
 from dyadiq.ir.qonnx_import_constants import Constant, fraction_gcd, per_channel, root
-from dyadiq.ir.qonnx_import_dot import conv, gemm, matmul, out_size, pad_code, window
+from dyadiq.ir.qonnx_import_dot import conv, gemm, matmul, max_window, out_size, pad_code, window
 from dyadiq.ir.qonnx_import_quant import bipolar_quant, positive, quant, snapped, trunc
 from dyadiq.ir.qonnx_import_reader import Call, Reader, Value, settled
 
@@ -35,18 +35,39 @@ def _same(call: Call) -> Value:
 
 
 def _relu(call: Call) -> Affine:
-    return call.tensor().clipped(_ZERO, None)
+    return call.tensor().clipped((_ZERO,), None)
 
 
 def _clip(call: Call) -> Affine:
-    ends: list[Fraction | None] = []
+    ends: list[tuple[Fraction] | None] = []
     for i, name in ((1, "min"), (2, "max")):
         given = call.inputs[i] if i < len(call.inputs) else None
         if given is not None:
-            ends.append(Fraction(call.constant(i, f"its {name}").scalar(f"its {name}")))
+            ends.append((Fraction(call.constant(i, f"its {name}").scalar(f"its {name}")),))
         else:
-            ends.append(Fraction(float(call.attrs[name])) if name in call.attrs else None)
+            ends.append((Fraction(float(call.attrs[name])),) if name in call.attrs else None)
     return call.tensor().clipped(*ends)
+
+
+def _max(call: Call) -> Value:
+    return _extreme(call, np.maximum, "maximum")
+
+
+def _min(call: Call) -> Value:
+    return _extreme(call, np.minimum, "minimum")
+
+
+def _extreme(call: Call, constants: Callable[[Any, Any], Any], what: str) -> Value:
+    if len(call.inputs) != 2:
+        raise UnrepresentableError(f"the {what} of {len(call.inputs)} tensors; two are supported, one a constant")
+    if (constant := _arithmetic(call, constants)) is not None:
+        return constant
+    left, right = call.inputs
+    for value, other in ((left, right), (right, left)):
+        if isinstance(value, Affine) and isinstance(other, Constant):
+            limits = per_channel(other, value.shape)
+            return value.clipped(limits, None) if what == "maximum" else value.clipped(None, limits)
+    raise UnrepresentableError(f"takes the {what} of two tensors, which no operator of integer programs does")
 
 
 def _neg(call: Call) -> Affine:
@@ -203,8 +224,7 @@ def _hull(types: list[QType | None]) -> tuple[int, int]:
 def _max_pool(call: Call) -> Affine:
     value = settled(call.reader, positive(call.reader, call.tensor(), call.name), call.name, keep_clip=True)
     kernel = _kernel(call, value)
-    stride, padding, dilation = window(call, kernel)
-    ceil_mode = bool(call.attrs.get("ceil_mode", 0))
+    (stride, padding, dilation), ceil_mode = max_window(call, value, kernel)
     shape = (value.channels, *out_size(value.shape[1:], kernel, stride, padding, dilation, ceil_mode))
     assert isinstance(value.base, str)
     info = call.reader.out.tensors[value.base]
@@ -346,7 +366,9 @@ HANDLERS: Mapping[str, Callable[[Call], Value]] = MappingProxyType(
         "Identity": _same,
         "IntQuant": quant,
         "MatMul": matmul,
+        "Max": _max,
         "MaxPool": _max_pool,
+        "Min": _min,
         "Mul": _mul,
         "Neg": _neg,
         "Quant": quant,

@@ -12,9 +12,10 @@ from math import ceil
 
 import numpy as np
 
-from dyadiq.core.qtype import MAX_BITS, QType
-from dyadiq.ir.qonnx_import_build import Affine, UnrepresentableError
-from dyadiq.ir.qonnx_import_constants import Constant, quantized
+from dyadiq.core.channel_grid import MAX_GRID_SHIFT, ChannelGrid
+from dyadiq.core.qtype import MAX_BITS, QType, bits_for_range
+from dyadiq.ir.qonnx_import_build import Affine, Ends, UnrepresentableError, narrowed
+from dyadiq.ir.qonnx_import_constants import Constant, per_channel, quantized
 from dyadiq.ir.qonnx_import_reader import Call, Reader, Value
 from dyadiq.ir.qonnx_import_rounding import ROUNDING_MODES, Rescale, find_rescale, rounded
 
@@ -49,7 +50,13 @@ def quant(call: Call) -> Value:
     _check_steps(scale)
     if isinstance(call.inputs[0], Constant):
         return quantized(call.inputs[0], scale, zero, qtype, mode)
-    return _quantize(call, scale.scalar("its scale"), zero.scalar("its zero point"), qtype, mode)
+    value, zero_point = call.tensor(), zero.scalar("its zero point")
+    if value.given and not qtype.bipolar:
+        steps = per_channel(scale, value.shape)
+        alike = all(len(set(parts)) == 1 for parts in (steps, value.a, value.b))
+        if not alike or value.ends or value.clips:
+            return _quantize_channels(call, value, steps, zero_point, qtype, mode)
+    return _quantize(call, scale.scalar("its scale"), zero_point, qtype, mode)
 
 
 def bipolar_quant(call: Call) -> Value:
@@ -126,12 +133,22 @@ def _quantize_input(call: Call, value: Affine, step: Fraction, zero_point: int, 
         UnrepresentableError: The reason.
     """
     a, b = value.a[0], value.b[0] / step + zero_point
-    if a <= 0 or value.low is not None or value.high is not None or len(set(value.a)) > 1 or len(set(value.b)) > 1:
+    if a <= 0 or value.ends or value.clips or len(set(value.a)) > 1 or len(set(value.b)) > 1:
         raise UnrepresentableError("changes the input by more than one positive factor and offset before quantizing it")
     if qtype.bipolar:
         if value.b[0] != 0:
             raise UnrepresentableError("adds to the input before taking its sign")
         return call.reader.out.quantize(value.given, call.name, qtype, 1.0, 0)
+    offset = _input_offset(call, value, b, mode)
+    return call.reader.out.quantize(value.given, call.name, qtype, float(step / a), offset)
+
+
+def _input_offset(call: Call, value: Affine, b: Fraction, mode: str) -> int:
+    """Return the integer that is left of an offset in steps beside half a step.
+
+    Raises:
+        UnrepresentableError: It is none, or the rounding is not to nearest.
+    """
     offset = b - Fraction(1, 2) if mode == "FLOOR" else b
     if mode not in ("FLOOR", "HALF_EVEN", "HALF_UP", "HALF_DOWN") or offset.denominator != 1:
         raise UnrepresentableError(
@@ -140,7 +157,54 @@ def _quantize_input(call: Call, value: Affine, step: Fraction, zero_point: int, 
         )
     if mode != "FLOOR":
         call.reader.note(f"{call.name}: input values exactly between two codes are rounded up, by QONNX with {mode}")
-    return call.reader.out.quantize(value.given, call.name, qtype, float(step / a), int(offset))
+    return int(offset)
+
+
+def _quantize_channels(
+    call: Call, value: Affine, steps: tuple[Fraction, ...], zero: float, qtype: QType, mode: str
+) -> Affine:
+    """Emit an input quantizer whose channels have steps or limits of their own.
+
+    Raises:
+        UnrepresentableError: The reason.
+    """
+    if zero != int(zero):
+        raise UnrepresentableError(f"a zero point of {zero}, which is no integer")
+    if any(a <= 0 for a in value.factors()):
+        raise UnrepresentableError("changes the input by a factor that is not positive before quantizing it")
+    widths = [step / a for step, a in zip(steps, value.factors(), strict=True)]
+    base = min(widths)
+    ratios = [width / base for width in widths]
+    if any(r.denominator != 1 or r.numerator & (r.numerator - 1) or r > 1 << MAX_GRID_SHIFT for r in ratios):
+        raise UnrepresentableError(
+            f"quantizes the channels of input {value.given!r} with steps whose ratios are no powers of two up to "
+            f"2^{MAX_GRID_SHIFT}. Use such steps"
+        )
+    shifts = [r.numerator.bit_length() - 1 for r in ratios]
+    lows: list[int] = []
+    highs: list[int] = []
+    offsets: list[Fraction] = []
+    for i, (step, b) in enumerate(zip(steps, value.offsets(), strict=True)):
+        offset = _input_offset(call, value, b / step + int(zero), mode)
+        low, high = _reached(value, i)
+        for found, end, limit in ((lows, low, qtype.qmin), (highs, high, qtype.qmax)):
+            code = limit if end is None else rounded(end / step + int(zero), mode)
+            found.append(min(max(code, qtype.qmin), qtype.qmax) - offset)
+        offsets.append(step * (offset - int(zero)))
+    codes = [end << shift for ends in (lows, highs) for end, shift in zip(ends, shifts, strict=True)]
+    fits = qtype.qmin <= min(codes) and max(codes) <= qtype.qmax
+    carried = qtype if fits else bits_for_range(min(codes), max(codes))
+    grid = ChannelGrid(np.array(shifts), np.array(lows), np.array(highs))
+    tensor = call.reader.out.quantize(value.given, call.name, carried, float(base), 0, grid)
+    factors = tuple(step / (1 << shift) for step, shift in zip(steps, shifts, strict=True))
+    uniform = len(set(factors)) == 1 and len(set(offsets)) == 1
+    a, b_ = (factors[:1], tuple(offsets[:1])) if uniform else (factors, tuple(offsets))
+    return Affine(value.shape, tensor, a, b_)
+
+
+def _reached(value: Affine, channel: int) -> Ends:
+    """Return the smallest and the largest value that a channel of clipped input data can have; None for any."""
+    return narrowed((value.low, value.high), value.ends[channel]) if value.ends else (value.low, value.high)
 
 
 def positive(reader: Reader, value: Affine, name: str) -> Affine:

@@ -19,6 +19,7 @@ from qonnx.util.cleanup import cleanup_model
 
 from dyadiq.core.data_folder import data_folder
 from dyadiq.core.errors import ArtifactError, CaptureError, ConfigError, DyadiqError, UnknownNameError
+from dyadiq.ir.integer import input_grid
 from dyadiq.ir.qonnx_import import import_qonnx
 from dyadiq.ir.qonnx_import_rounding import ROUNDING_MODES, find_rescale, rounded
 from dyadiq.ir.reference import run_reference
@@ -217,7 +218,7 @@ def test_scales_that_are_no_powers_of_two_are_exact_in_real_arithmetic():
     np.testing.assert_array_equal(next(iter(run_reference(program, data).values())), want)
 
 
-@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"zero_points", "wide", "pow2_cnn", "grids", "pow2_grids"}))
+@pytest.mark.parametrize("name", sorted(set(PROGRAMS) - {"zero_points", "wide", "pow2_cnn"}))
 def test_own_exports_come_back_as_the_same_integers(name, tmp_path):
     rng = np.random.default_rng(0)
     program = PROGRAMS[name](rng)
@@ -228,11 +229,57 @@ def test_own_exports_come_back_as_the_same_integers(name, tmp_path):
         if node.op == "quantize":
             info, scale = program.graph.tensors[node.output], float(program.graph.params[node.inputs[1]])
             codes = rng.integers(info.qtype.qmin, info.qtype.qmax, (50, *info.shape), endpoint=True)
+            grid = input_grid(program.graph, node)
+            codes = codes if grid is None else grid.quantize(1.0 * codes, 1.0)
             feeds[node.inputs[0]] = np.where(codes >= 0, 1.0, -1.0) if info.qtype.bipolar else codes * scale
     got = run_reference(back, dict(zip(back.graph.inputs, (feeds[i] for i in program.graph.inputs), strict=True)))
     want = run_reference(program, feeds)
     for (one, other), tensor in zip(zip(got.values(), want.values(), strict=True), program.graph.outputs, strict=True):
         np.testing.assert_array_equal(one, other, err_msg=tensor)
+
+
+def test_grids_of_channels_come_back_with_their_codes_and_limits(tmp_path):
+    program = PROGRAMS["pow2_grids"](np.random.default_rng(0))
+    (file,) = get_target("qonnx").write(program, tmp_path)
+    back = import_qonnx(file)
+    ours, theirs = (input_grid(p.graph, p.graph.nodes[0]) for p in (program, back))
+    assert ours.same_as(theirs)
+    raw = np.random.default_rng(1).normal(0, 6, (500, 7))
+    raw[::2] = np.round(raw[::2] * 32) / 32  # and values exactly between two codes
+    got, want = (next(iter(run_reference(p, raw).values())) for p in (back, program))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_channels_with_steps_and_limits_of_their_own_are_equal():
+    """As another exporter might: steps by channel only, limits by channel only, signs, offsets and zero points."""
+    rng = np.random.default_rng(0)
+    m = Model()
+    x = m.op("Max", m.op("Min", "x", [[2.5, 100, 1, -1]]), -1.25)
+    x = m.quant(m.op("Add", x, [[0.25, 1.125, 0.5, 3.0]]), [[0.5, 0.25, 1, 2]], 4, mode="FLOOR", zero=1.0)
+    check_equal(m.proto(layer(m, x, 4, 3, rng)))
+    m = Model((3, 4, 4))
+    x = m.op("Add", m.op("Mul", "x", np.array([1, 2, 4.0]).reshape(1, 3, 1, 1)), 0.25)
+    x = m.quant(m.op("Max", x, -1.0), 0.5, 3, mode="FLOOR")
+    w = m.quant(rng.normal(size=(2, 3, 2, 2)), 0.25, 4)
+    check_equal(m.proto(m.op("Conv", x, w, kernel_shape=[2, 2])))
+
+
+def test_max_and_min_with_constants_are_clips():
+    rng = np.random.default_rng(0)
+    m = Model()
+    total = layer(m, m.quant("x", 0.5, 5), 4, 3, rng)
+    x = m.quant(m.op("Min", 6.0, m.op("Max", total, -1.5)), 0.5, 6)
+    check_equal(m.proto(layer(m, x, 3, 3, rng)))
+
+
+def test_max_pool_padded_unevenly_is_read_where_the_windows_are_ours():
+    m = Model((1, 4, 4))
+    x, pads = m.quant("x", 0.5, 5), [1, 1, 0, 0]
+    check_equal(m.proto(m.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=pads)))
+    m = Model((1, 4, 4))
+    x = m.op("MaxPool", m.quant("x", 0.5, 5), kernel_shape=[2, 2], strides=[1, 1], pads=[0, 0, 1, 1])
+    with pytest.raises(CaptureError, match="differ between begin and end"):
+        import_qonnx(m.proto(x))
 
 
 @pytest.mark.skipif(not ZOO.is_file(), reason="needs DYADIQ_DATA with models/qkeras_jettagging.onnx")
@@ -396,9 +443,21 @@ def test_every_offending_node_is_listed():
         (lambda m: m.quant("x", 0.25, 6, mode="ODD"), "unknown rounding mode 'ODD'"),
         (lambda m: m.quant("x", -0.25, 6), "a scale that is not positive and finite"),
         (lambda m: m.quant("x", 0.25, 1), "means bipolar to the executor"),
-        (lambda m: m.quant("x", [0.25, 0.5, 1, 1], 6), "its scale differs between channels"),
+        (lambda m: m.quant(m.quant("x", 1, 6), [0.25, 0.5, 1, 1], 6), "its scale differs between channels"),
+        (lambda m: m.quant("x", [0.25, 0.5, 0.75, 1], 6), "input 'x' with steps whose ratios are no powers of two"),
+        (lambda m: m.quant(m.op("Neg", m.op("Max", "x", [1, 2, 3, 4])), 1.0, 6), "by a factor that is not positive"),
+        (lambda m: m.quant(m.op("Neg", "x"), [1, 2, 1, 1], 6), "by a factor that is not positive before quantizing"),
+        (
+            lambda m: m.quant(m.op("Add", m.op("Max", "x", [1, 2, 3, 4]), 0.25), 1.0, 6, mode="FLOOR"),
+            "rounds the input",
+        ),
+        (lambda m: m.quant(m.op("Max", "x", [1, 2, 3, 4]), 1.0, 6, zero=0.5), "a zero point of 0.5"),
+        (lambda m: m.op("Max", m.quant("x", 1, 6), [1, 2, 3, 4]), "clips each channel in its own way"),
+        (lambda m: m.op("Max", m.quant("x", 1, 6), 1.0, 2.0), "the maximum of 3 tensors"),
+        (lambda m: m.op("Min", m.quant("x", 1, 6), m.quant("x", 1, 6)), "the minimum of two tensors"),
         (lambda m: m.quant("x", 0.25, 6, zero=0.5), "a zero point of 0.5"),
-        (lambda m: m.quant(m.op("Mul", "x", [1, 2, 3, 4.0]), 1.0, 6), "more than one positive factor"),
+        (lambda m: m.quant(m.op("Mul", "x", [1, 2, 3, 4.0]), 1.0, 6), "whose ratios are no powers of two"),
+        (lambda m: m.quant(m.op("Neg", "x"), 1.0, 6), "more than one positive factor"),
         (lambda m: m.op("Div", m.quant("x", 0.25, 6), 0.0), "divides by zero"),
         (lambda m: m.op("MatMul", m.quant("x", 0.25, 6), np.ones((3, 2))), "by weights"),
         (lambda m: m.op("MatMul", m.quant("x", 1, 6), m.quant("x", 1, 6)), "its second factor must be a constant"),
