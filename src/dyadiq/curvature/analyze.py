@@ -67,7 +67,7 @@ def analyze(
     ``eigenvalue`` (HAWQ-V1, by Lanczos), ``data_splits`` (Q-BERT's |mean| + std of eigenvalues), ``squared_error`` (no
     curvature; weights need no data, several outputs are fine). With labels, batches ``(inputs, labels)``: ``fisher``
     (empirical), ``loss`` (difference of the loss itself), ``hessian_trace`` and ``hessian_xtrace`` (the true Hessian,
-    for networks that are not piecewise linear). From thousands of samples, drawn by importance until the intervals are
+    for networks that are not piecewise linear). From thousands of samples, taken by priority until the intervals are
     narrow: ``sampled_trace``. Every entry carries its standard error over samples.
     Decisions of fixed width (network input and output) are measured at that width only.
 

@@ -1,19 +1,22 @@
-"""HAWQ-V2's trace of the population that the data are: images drawn by importance, until the intervals are narrow.
+"""HAWQ-V2's trace of the population that the data are: directions by priority, until the intervals are narrow.
 
 `trace` measures every sample given; with a few hundred of them the error of the data, 10 to 40 % in a trained network,
-is what limits it. Give this method thousands: one forward pass over all, then batches of draws (`importance`), each
-with two backward passes that together see all of the output metric S_n S_n^T = diag(p) - p p^T:
+is what limits it. Give this method thousands: one forward pass over all splits the metric of every sample's outputs,
 
-    t_n ~ || J_n^T e_1 sqrt(l_1) ||^2 + || J_n^T M r ||^2
+    S_n S_n^T = diag(p_n) - p_n p_n^T = sum_i l_ni e_ni e_ni^T,        t_n = sum_i l_ni || J_n^T e_ni ||^2
 
-with its largest eigenpair exactly, and M M^T the rest of it under random signs r. Near-certain and two-way samples
-have one large eigenvalue, so that this is nearly the exact trace for a fifth of its passes (C = 10).
+into directions, its eigenvectors (above 64 classes ``e_c - p_n``, of weight ``p_nc``: no decomposition). Each is a
+unit of known size ``l_ni |e_ni|^2``, to which its part of the trace is nearly proportional; a trained network is
+certain about most samples, and a few hundred directions carry almost everything. Units are taken in the order of
+`priority`, each at most once, one backward pass each: these few are measured exactly, and only the rest is estimated.
 
 It stops when, for every weight, ``z * stderr <= tolerance * mean``, z the normal quantile of a two-sided 95 % interval
-shared among all weights (Bonferroni), and every mean has at least 30 effective draws; else when the draws that were
-allowed are used up. The notes say which. Entries and standard errors as in `trace`, weights only.
+shared among all weights (Bonferroni); an estimated part that rests on fewer than 30 effective units counts as error
+as a whole. Else it stops when the passes that were allowed are used up. The notes say which.
+The interval is for the mean over the samples given; the notes say how many equal ones these are worth, for who takes
+them for a draw from more. Entries as in `trace`, weights only; standard errors are those of the sampling of units.
 
-Method of `dyadiq.curvature.METHODS`. Sources: Dong et al. 2020 (HAWQ-V2); `importance`.
+Method of `dyadiq.curvature.METHODS`. Sources: Dong et al. 2020 (HAWQ-V2); `priority`.
 """
 
 from __future__ import annotations
@@ -23,29 +26,34 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.tables import Sensitivity, SensitivityTable
-from dyadiq.curvature.importance import Draws, draw, effective_size
 from dyadiq.curvature.isotropic import isotropic_losses
 from dyadiq.curvature.losses import UNITS, check_outputs
 from dyadiq.curvature.perturb import Network
+from dyadiq.curvature.priority import PrioritySample, Total
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.sample_norms import sample_norms
-from dyadiq.curvature.statistics import mean_with_stderr, to_entries
+from dyadiq.curvature.statistics import to_entries
 
 __all__ = ["MAX_PASSES", "sampled_trace"]
 
-_BATCH = 128
+_STEP = 64
+_AT_ONCE = 16
+_MOST_DECOMPOSED = 64
 _CONFIDENCE = 0.95
 _MIN_EFFECTIVE = 30.0
 MAX_PASSES = 4
-"""At most so many draws for each sample given."""
+"""At most so many units for each sample given."""
+
+Floats = NDArray[np.float64]
 
 
 def sampled_trace(problem: Problem) -> SensitivityTable:
-    """Return ``1/2 * mean trace per element * squared error`` of every weight, from samples drawn by importance.
+    """Return ``1/2 * mean trace per element * squared error`` of every weight, from directions taken by priority.
 
     Raises:
         DataError: Fewer than two samples, or non-finite outputs.
@@ -55,7 +63,7 @@ def sampled_trace(problem: Problem) -> SensitivityTable:
     problem.require_samples("sampled_trace")
     if problem.loss != "cross_entropy":
         raise ConfigError(
-            f"method 'sampled_trace' draws samples by the entropy of their classes, got loss {problem.loss!r}. "
+            f"method 'sampled_trace' weighs samples by the entropy of their classes, got loss {problem.loss!r}. "
             "Use method 'trace'."
         )
     problem = replace(problem, widths={name: problem.widths[name] for name in problem.weights})
@@ -63,29 +71,37 @@ def sampled_trace(problem: Problem) -> SensitivityTable:
         raise ConfigError("method 'sampled_trace' measures weights, and none is asked for. Use method 'trace'.")
     network = Network(problem)
     inputs = [torch.cat(parts) for parts in zip(*problem.batches, strict=True)]
-    uncertainty = _uncertainty(problem, network)
-    rng = np.random.default_rng(problem.seed)
+    outputs = torch.cat([check_outputs(network.output_of(batch), problem.loss) for batch in problem.batches])
+    sizes = _sizes(outputs).numpy()
+    sample = PrioritySample(sizes.ravel(), np.random.default_rng(problem.seed))
     z = NormalDist().inv_cdf(1.0 - (1.0 - _CONFIDENCE) / 2.0 / len(problem.widths))
-    limit = MAX_PASSES * len(uncertainty)
-    found: dict[str, list[np.ndarray[tuple[int], np.dtype[np.float64]]]] = {name: [] for name in problem.widths}
-    problem.progress.start("draws of importance", limit)
-    n_drawn, done = 0, False
-    while n_drawn < limit and not done:
-        drawn = draw(uncertainty, min(_BATCH, limit - n_drawn), rng)
-        for name, values in _weighted_traces(problem, network, inputs, drawn, rng).items():
-            found[name].append(values)
-        n_drawn += len(drawn.indices)
-        widths = [_relative_width(np.concatenate(parts), z) for parts in found.values()]
-        done = max(widths) <= problem.tolerance
-        problem.progress.advance(len(drawn.indices), note=f"widest interval {100 * max(widths):.3g} %")
-    problem.progress.advance(limit - n_drawn)
+    limit = min(MAX_PASSES * len(sizes), len(sample.order))
+    values: dict[str, Floats] = {name: np.zeros(0) for name in problem.widths}
+    totals: dict[str, Total] = {name: sample.total(v) for name, v in values.items()} if limit == 0 else {}
+    problem.progress.start("directions by priority", limit)
+    n_taken, widest = 0, 0.0 if limit == 0 else float("inf")
+    while n_taken < limit and widest > problem.tolerance:
+        n_before, n_taken = n_taken, min(n_taken + _STEP, limit)
+        for first in range(n_before, n_taken, _AT_ONCE):
+            units = sample.order[first : min(first + _AT_ONCE, n_taken)]
+            image, direction = (torch.from_numpy(part) for part in np.divmod(units, sizes.shape[1]))
+            vectors = _vectors(outputs[image], direction)
+            for name, norms in _norms(problem, network, [x[image] for x in inputs], vectors).items():
+                values[name] = np.append(values[name], norms)
+        totals = {name: sample.total(v) for name, v in values.items()}
+        widest = max(_relative_width(total, z) for total in totals.values())
+        problem.progress.advance(n_taken - n_before, note=f"widest interval {100 * widest:.3g} %")
+    problem.progress.advance(limit - n_taken)
     problem.progress.finish()
-    curvature = {
-        name: mean_with_stderr(np.concatenate(parts) / problem.facts.decision(name).n_elements)
-        for name, parts in found.items()
-    }
+    curvature = {}
+    for name, total in totals.items():
+        n = len(sizes) * problem.facts.decision(name).n_elements
+        curvature[name] = Sensitivity(total.value / n, total.stderr / n)
     wanted = f"{100 * problem.tolerance:.3g} %"
-    reason = f"{wanted} were asked for" if done else f"stopped at {MAX_PASSES} draws a sample, before {wanted}"
+    done = widest <= problem.tolerance
+    reason = f"{wanted} were asked for" if done else f"stopped at {MAX_PASSES} directions a sample, before {wanted}"
+    uncertainty = sizes.sum(1)
+    worth = float(uncertainty.sum()) ** 2 / max(float(np.square(uncertainty).sum()), 1e-300)
     return SensitivityTable(
         method="sampled_trace",
         unit=UNITS[problem.loss],
@@ -95,47 +111,62 @@ def sampled_trace(problem: Problem) -> SensitivityTable:
         seed=problem.seed,
         curvature=curvature,
         notes=(
-            f"{n_drawn} draws of importance; every trace within {100 * max(widths):.3g} % at "
+            f"{n_taken} directions by priority; every trace within {100 * widest:.3g} % at "
             f"{100 * _CONFIDENCE:.0f} % confidence for all at once: {reason}",
+            f"the intervals are for the mean over the {len(sizes)} samples given; by their uncertainty these are worth "
+            f"{worth:.0f} equal ones",
         ),
     )
 
 
-def _uncertainty(problem: Problem, network: Network) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    parts = []
-    for batch in problem.batches:
-        with torch.no_grad():
-            p = check_outputs(network.output_of(batch), problem.loss).softmax(1)
-        parts.append((1.0 - p.square().sum(1)).clamp(min=0.0).numpy())
-    return np.concatenate(parts)
+def _sizes(outputs: Tensor) -> Tensor:
+    """Return the size of every direction of every sample: its part of the trace of the outputs' metric.
 
-
-def _weighted_traces(
-    problem: Problem, network: Network, inputs: list[Tensor], drawn: Draws, rng: np.random.Generator
-) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
-    index = torch.from_numpy(drawn.indices)
-    values = network.run([x[index].requires_grad_() for x in inputs])
-    output = network.output(values)
-    first, rest = _directions(check_outputs(output, problem.loss), rng)
-    norms = sample_norms(problem, output, values, iter([first, rest]), 2)
-    return {name: (drawn.weights * values.numpy()) for name, values in norms.items()}
-
-
-def _directions(outputs: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return ``sqrt(l_1) e_1`` and ``sum_i>1 r_i sqrt(l_i) e_i`` of every sample, ``[n, C]`` each."""
+    Shapes:
+        outputs ``[n, C]``, result ``[n, C]``.
+    """
     p = outputs.softmax(1)
-    metric = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-    values, vectors = torch.linalg.eigh(metric)
-    scaled = vectors * values.clamp(min=0.0).sqrt()[:, None, :]
-    signs = torch.from_numpy(rng.integers(0, 2, (len(p), p.shape[1] - 1)) * 2.0 - 1.0)
-    return scaled[:, :, -1], (scaled[:, :, :-1] * signs[:, None, :]).sum(2)
+    if p.shape[1] <= _MOST_DECOMPOSED:
+        eigenvalues: Tensor = torch.linalg.eigvalsh(_metric(p))
+        return eigenvalues.clamp(min=0.0)
+    columns: Tensor = p * (1.0 - 2.0 * p + p.square().sum(1, keepdim=True))
+    return columns.clamp(min=0.0)
 
 
-def _relative_width(values: np.ndarray[tuple[int], np.dtype[np.float64]], z: float) -> float:
-    """Return half the width of the interval over the mean; infinite with too few effective draws, 0 for all zeros."""
-    if not values.any():
+def _vectors(outputs: Tensor, direction: Tensor) -> Tensor:
+    """Return the direction of a number of every sample, scaled: the outer products of all make up the metric.
+
+    Shapes:
+        outputs ``[n, C]``, direction ``[n]``, result ``[n, C]``.
+    """
+    p, row = outputs.softmax(1), torch.arange(len(outputs))
+    if p.shape[1] <= _MOST_DECOMPOSED:
+        squares, vectors = torch.linalg.eigh(_metric(p))
+        lengths = squares[row, direction].clamp(min=0.0).sqrt()
+        eigenvectors: Tensor = vectors[row, :, direction] * lengths[:, None]
+        return eigenvectors
+    columns = -p
+    columns[row, direction] += 1.0
+    scaled: Tensor = columns * p[row, direction].sqrt()[:, None]
+    return scaled
+
+
+def _metric(p: Tensor) -> Tensor:
+    return torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+
+
+def _norms(problem: Problem, network: Network, inputs: list[Tensor], vectors: Tensor) -> dict[str, Floats]:
+    values = network.run([x.requires_grad_() for x in inputs])
+    norms = sample_norms(problem, network.output(values), values, iter([vectors]), 1)
+    return {name: norm.numpy() for name, norm in norms.items()}
+
+
+def _relative_width(total: Total, z: float) -> float:
+    """Return half the width of the interval over the sum, 0 for all zeros.
+
+    Where the estimated part rests on too few units for a normal interval, all of it counts as error.
+    """
+    if total.value == 0.0:
         return 0.0
-    if effective_size(values) < _MIN_EFFECTIVE:
-        return float("inf")
-    mean: Sensitivity = mean_with_stderr(values)
-    return z * mean.stderr / mean.value
+    width = z * total.stderr
+    return (width if total.n_effective >= _MIN_EFFECTIVE else max(width, total.estimated)) / total.value
