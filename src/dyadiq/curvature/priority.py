@@ -62,12 +62,12 @@ class PrioritySample:
         """Return the sum over all units, from the values of the first units of ``order``.
 
         Example:
-            >>> sizes = np.array([9.0, 0.0, 1.0, 1.0])
+            >>> sizes = np.array([9.0, 0.0, 1.0, 1.0, 1.0, 1.0])
             >>> sample = PrioritySample(sizes, np.random.default_rng(0))
             >>> sample.total(2.0 * sizes[sample.order])  # all units that count: exact
-            Total(value=22.0, stderr=0.0, estimated=0.0, n_effective=inf)
-            >>> sample.total(2.0 * sizes[sample.order[:2]]).value  # values in proportion to sizes: no error either
-            22.0
+            Total(value=26.0, stderr=0.0, estimated=0.0, n_effective=inf)
+            >>> sample.total(2.0 * sizes[sample.order[:4]]).value  # values in proportion to sizes: no error either
+            26.0
         """
         taken = self._sizes[self.order[: len(values)]]
         threshold = self._keys[len(values)]
