@@ -388,7 +388,7 @@ KnapsackAnswer Knapsack::solve(
             break;
         }
     }
-    answer.core = static_cast<std::int64_t>(depth);
+    answer.core = static_cast<std::int64_t>(trail.size());
     if (best_depth >= 0) {
         best = relaxed;
         std::int64_t at = best_label;

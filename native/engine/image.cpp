@@ -28,6 +28,11 @@ bool windows_fit(std::int64_t out, std::int64_t stride, std::int64_t kernel, std
     return pad <= before && (out - 1) * stride - pad + (kernel - 1) * dilation < size + after;
 }
 
+// Whether the window of a pool is no larger than what it slides over: a bound on work, and no window is all padding.
+bool pool_fits(std::int64_t kernel, std::int64_t dilation, std::int64_t pad, std::int64_t size) {
+    return pad < kernel * dilation && (kernel - 1) * dilation < size + 2 * pad;
+}
+
 class Reader {
    public:
     Reader(std::vector<Record> records) : records_(std::move(records)) {
@@ -273,6 +278,9 @@ class Reader {
         require(s.in.channels == s.out.channels && s.in.buffer.wide == s.out.buffer.wide &&
                     s.in.code_offset == s.out.code_offset,
                 "a pool changes types");
+        require(pool_fits(s.kernel_h, s.dilation_h, s.pad_h, s.in.buffer.height) &&
+                    pool_fits(s.kernel_w, s.dilation_w, s.pad_w, s.in.buffer.width),
+                "a window is larger than what it slides over");
         return s;
     }
 
@@ -284,6 +292,9 @@ class Reader {
         s.pad_value = next(), s.bias = next();
         s.factor = int32s(plane(s.out), "a factor", true);
         require(s.in.channels == s.out.channels && s.out.buffer.wide, "a pool changes channels, or is stored in bytes");
+        require(pool_fits(s.kernel_h, 1, s.pad_h, s.in.buffer.height) &&
+                    pool_fits(s.kernel_w, 1, s.pad_w, s.in.buffer.width),
+                "a window is larger than what it slides over");
         return s;
     }
 

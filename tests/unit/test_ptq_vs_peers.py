@@ -43,6 +43,16 @@ def test_claims_follow_from_the_stored_rows(script):
         assert all(row["average_weight_bits"] <= width for row in own)
 
 
+def test_brevitas_is_below_at_eight_and_three_bits_for_every_seed_that_both_have(script):
+    rows = json.loads(script.RESULTS.read_text())["rows"]
+    accuracy = {
+        (r["tool"], r["network"], r["weight_bits_asked"], r["seed"]): r["accuracy"] for r in rows if "accuracy" in r
+    }
+    decided = [rest for tool, *rest in accuracy if tool == "brevitas" and rest[1] != 4.0]
+    assert decided
+    assert all(accuracy["dyadiq", *rest] > accuracy["brevitas", *rest] for rest in decided)
+
+
 def test_table_says_what_a_tool_cannot_do(script):
     row = {"network": "n", "weight_bits_asked": 4.0, "seed": 0, "float": 0.9}
     rows = [row | {"tool": "dyadiq", "accuracy": 0.89, "seconds": 3.0}, row | {"tool": "nncf", "cannot": "8 bits only"}]

@@ -58,7 +58,6 @@ class _Compiler:
     def __init__(self, graph: Graph, bounds: Mapping[str, Bound]) -> None:
         self.graph, self.bounds = graph, bounds
         self.fusions = find_fusions(graph, bounds)
-        self.nodes = {node.name: node for node in graph.nodes}
         self.maker = {node.output: node for node in graph.nodes}
         self.plan = EnginePlan(
             tuple((name, tuple(graph.tensors[name].shape)) for name in graph.inputs),

@@ -64,6 +64,7 @@ class _Finder:
     def __init__(self, graph: Graph, bounds: Mapping[str, Bound]) -> None:
         self.graph, self.bounds = graph, bounds
         self.maker = {node.output: node for node in graph.nodes}
+        self.place = {node.name: at for at, node in enumerate(graph.nodes)}
         self.readers: dict[str, list[Node]] = {name: [] for name in graph.tensors}
         for node in graph.nodes:
             for name in node.inputs:
@@ -125,9 +126,10 @@ class _Finder:
         if finish is None or not self.clips_nothing(requantize) or self.is_later_dot(other, dot):
             return False
         branch, taken = self.branch(other)
-        if self.maker[branch.source].name in self.found.absorbed:
+        source = self.maker[branch.source]
+        if source.name in self.found.absorbed:
             return False
-        if any(node.op in ("conv2d", "linear") for node in (self.maker[branch.source],)) and taken:
+        if source.op in ("conv2d", "linear"):
             branch, taken = BranchPlan(other), []  # its accumulator is requantized by its own step
         self.take(Fusion(finish, dot, requantize, (branch,), finish), [dot, requantize, add, *taken])
         return True
@@ -138,8 +140,7 @@ class _Finder:
         if made.op != "requantize":
             return False
         source = self.maker[made.inputs[0]]
-        order = {node.name: at for at, node in enumerate(self.graph.nodes)}
-        return source.op in ("conv2d", "linear") and order[source.name] > order[dot.name]
+        return source.op in ("conv2d", "linear") and self.place[source.name] > self.place[dot.name]
 
     def joins(self) -> None:
         """Find the adds that no convolution took."""

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dyadiq.allocation import Constraint, Problem, solve_brute_force
+from dyadiq.allocation import Constraint, Problem, solve_brute_force, solve_milp
 from dyadiq.allocation import knapsack as knapsack_module
 from dyadiq.allocation.knapsack import Knapsack
 from dyadiq.core import native as native_parts
@@ -157,6 +158,78 @@ def test_one_decision_that_outweighs_the_others_is_branched_on(monkeypatch, nati
     found, best = Knapsack(problem, native=native).solve(), solve_brute_force(problem)
     assert found.objective == pytest.approx(best.objective, rel=1e-15)
     assert found.lower_bound == found.objective
+
+
+def _with_a_giant(seed, n_decisions=40):
+    """Heavy-tailed layers, one of them a third of all cost: at its cliffs the relaxation is far from any plan."""
+    rng = np.random.default_rng(seed)
+    weights = np.exp(rng.normal(11, 1.6, n_decisions)).astype(np.int64) + 100
+    weights[seed % n_decisions] = weights.sum() // 2
+    bits = np.array([2, 3, 4, 8])
+    loss = np.exp(rng.normal(-5, 1.5, n_decisions))[:, None] * weights[:, None] ** 0.9 * 4.0 ** -bits[None]
+    cost = weights[:, None] * bits
+    return Problem(
+        tuple(map(str, range(n_decisions))),
+        (tuple(bits.tolist()),) * n_decisions,
+        tuple(map(tuple, loss.tolist())),
+        (Constraint("cost", tuple(map(tuple, cost.tolist())), 0),),
+    )
+
+
+@pytest.mark.parametrize("native", BOTH)
+def test_options_of_a_dominating_decision_are_solved_one_by_one_to_the_optimum(monkeypatch, native):
+    monkeypatch.setattr(knapsack_module, "_FEW_LABELS", 20)
+    branched = 0
+    for seed in range(4):
+        problem = _with_a_giant(seed)
+        (constraint,) = problem.constraints
+        low, high = sum(map(min, constraint.unary)), sum(map(max, constraint.unary))
+        knapsack = Knapsack(problem, native=native)
+        for share in (3, 5, 6):
+            limit = low + (high - low) * share // 16
+            found = knapsack.solve(limit)
+            with_limit = replace(problem, constraints=(replace(constraint, limit=limit),))
+            assert with_limit.is_feasible(found.choice)
+            assert found.lower_bound == found.objective == pytest.approx(solve_milp(with_limit).objective, rel=1e-9)
+            branched += "branches" in found.method
+    assert branched > 3
+
+
+@needs_native
+def test_native_and_numpy_branch_alike(monkeypatch):
+    monkeypatch.setattr(knapsack_module, "_FEW_LABELS", 10)
+    for seed in range(3):
+        problem = _with_a_giant(seed, 33)
+        low, high = (sum(map(f, problem.constraints[0].unary)) for f in (min, max))
+        fast, slow = Knapsack(problem, native=True), Knapsack(problem, native=False)
+        for share in range(1, 16, 2):
+            limit = low + (high - low) * share // 16
+            a, b = fast.solve(limit), slow.solve(limit)
+            assert a.choice == b.choice
+            assert a.method.partition(":")[2] == b.method.partition(":")[2]
+
+
+@pytest.mark.parametrize("native", BOTH)
+def test_bound_of_a_part_is_never_above_its_best_choice(native):
+    for seed in range(60):
+        problem = instance(seed, 5)
+        (constraint,) = problem.constraints
+        knapsack = Knapsack(problem, native=native)
+        core, capacity = knapsack._core, knapsack._capacity(None)
+        if capacity < 0:
+            continue
+        least = [min(row) for row in problem.loss]
+        for position in range(core.solve(capacity, 1, False, [], math.inf).positions):
+            fixed = [(core.solve(capacity, 1, False, [], math.inf).widest, position)]
+            found = core.solve(capacity, 10**6, False, fixed, math.inf)
+            bound = core.bound(capacity, fixed)
+            assert found.feasible == (bound < math.inf)
+            if found.feasible:
+                loss = sum(
+                    Fraction(row[o]) - Fraction(low)
+                    for row, o, low in zip(problem.loss, found.choice, least, strict=True)
+                )
+                assert bound <= float(loss) * (1 + 1e-12), (seed, constraint.limit)
 
 
 @pytest.mark.parametrize("native", BOTH)
