@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dyadiq.ir.integer import IntegerProgram
     from dyadiq.ir.passes import canonicalize
     from dyadiq.ir.reference import run_reference
+    from dyadiq.ir.residuals import separate_residuals
     from dyadiq.pipeline.run import run_recipe
     from dyadiq.quant.exact import run_exact
     from dyadiq.quant.lower import lower
@@ -71,6 +72,7 @@ _HOMES = {
     "run_recipe": "pipeline.run",
     "run_reference": "ir.reference",
     "save": "files",
+    "separate_residuals": "ir.residuals",
     "uniform_plan": "core.plan",
     "verify": "targets.verify",
 }
@@ -105,6 +107,7 @@ __all__ = [
     "run_recipe",
     "run_reference",
     "save",
+    "separate_residuals",
     "uniform_plan",
     "verify",
 ]

@@ -87,7 +87,7 @@ class TrainSection(Section):
     momentum: BelowOne = 0.9
     label_smoothing: BelowOne = 0.0
     l1: NotNegative = 0.0
-    augment: Literal["none", "crop_flip"] = "none"
+    augment: Literal["none", "crop_flip", "crop_flip_mixup"] = "none"
     average_decay: BelowOne = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     keep_best: bool = True
@@ -175,6 +175,7 @@ class QuantSection(Section):
     activation: FormatSection = FormatSection()
     input_bits: Annotated[int, Field(ge=0, le=16)] = 8
     output_bits: Bits = 16
+    residual_bits: Bits | None = None
     multiplier_bits: Annotated[int, Field(ge=1, le=31)] = 16
     product_bits: Annotated[int, Field(ge=8, le=62)] | None = None
 
@@ -185,6 +186,7 @@ class QuantSection(Section):
             activation=self.activation.to_format(),
             input_bits=self.input_bits or None,
             output_bits=self.output_bits,
+            residual_bits=self.residual_bits,
             multiplier_bits=self.multiplier_bits,
             product_bits=self.product_bits,
         )

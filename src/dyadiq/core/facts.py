@@ -30,6 +30,8 @@ class QuantConfig:
         activation: Format of activations; its ``bits`` is only a default.
         input_bits: Width of the network inputs, fixed (None: chosen like any activation).
         output_bits: Width of the network outputs, fixed.
+        residual_bits: Width of what adds read, fixed, in a graph where layers read copies of their own
+            (`ir.residuals`); None: chosen like any activation.
         multiplier_bits: Largest width of a dyadic multiplier, 1 to 31.
         product_bits: If given, every ``|accumulator * multiplier| + rounding`` stays below
             ``2**product_bits``: multipliers are narrowed, per channel, until the proof holds
@@ -40,6 +42,7 @@ class QuantConfig:
     activation: Format = field(default_factory=lambda: Format(8))
     input_bits: int | None = 8
     output_bits: int = 16
+    residual_bits: int | None = None
     multiplier_bits: int = 16
     product_bits: int | None = None
 
@@ -58,7 +61,8 @@ class QuantConfig:
             raise ConfigError(f"multiplier_bits must be in [1, 31], got {self.multiplier_bits}.")
         if self.product_bits is not None and not 8 <= self.product_bits <= 62:
             raise ConfigError(f"product_bits must be in [8, 62], got {self.product_bits}.")
-        for name, bits in (("input_bits", self.input_bits), ("output_bits", self.output_bits)):
+        for name in ("input_bits", "output_bits", "residual_bits"):
+            bits = getattr(self, name)
             if bits is not None and not 1 <= bits <= 16:
                 raise ConfigError(f"{name} must be in [1, 16], got {bits}.")
 
@@ -91,7 +95,7 @@ class Decision:
         name: Parameter name (``conv1.weight``) or activation tensor name (``layer1.0.relu``).
         kind: ``weight`` or ``activation``.
         shape: Weight shape, or activation shape without the batch dimension.
-        fixed_bits: The only allowed width (network input and output), or None.
+        fixed_bits: The only allowed width (network inputs and outputs, residual streams), or None.
         nonnegative: Whether its real values are >= 0 by construction (after a relu).
         clipped: Whether a relu acts on its codes, all or some of them: then they must include zero.
     """

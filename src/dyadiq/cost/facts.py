@@ -18,6 +18,7 @@ from dyadiq.core.facts import Decision, LayerFacts, NetworkFacts, QuantConfig
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.packed import packed_size_parts
 from dyadiq.ir.probe import probe_program
+from dyadiq.ir.residuals import check_separated, find_streams
 from dyadiq.ir.sites import Sites, find_clipped, find_sites
 
 __all__ = ["MAC_OPS", "network_facts"]
@@ -36,7 +37,7 @@ def network_facts(
 
     Args:
         graph: Float dialect, batch norm folded (`ir.passes.canonicalize`).
-        config: Formats without bits; ``input_bits`` and ``output_bits`` become fixed widths.
+        config: Formats without bits; ``input_bits``, ``output_bits`` and ``residual_bits`` become fixed widths.
         fixed_size_bytes: Bytes of the packed file that no choice changes (header, scales, biases, program); None:
             found by lowering a blank program of the same structure.
 
@@ -46,6 +47,7 @@ def network_facts(
 
     Raises:
         GraphError: Integer dialect, unfolded batch norm, or a layer whose weight is no parameter.
+        ConfigError: ``residual_bits`` is given and layers read what adds read.
         QuantError: The config's group size does not divide the fan-in of every layer; all such layers are listed.
 
     Example:
@@ -64,6 +66,10 @@ def network_facts(
     sites = find_sites(graph)
     _check_group_size(graph, config)
     clipped = find_clipped(graph, sites)
+    streams: frozenset[str] = frozenset()
+    if config.residual_bits is not None:
+        check_separated(graph)
+        streams = find_streams(graph, sites)
 
     def activation(name: str, fixed_bits: int | None) -> Decision:
         shape = graph.tensors[name].shape
@@ -78,7 +84,8 @@ def network_facts(
             layers.append(layer)
             decisions.setdefault(layer.weight, Decision(layer.weight, "weight", graph.params[layer.weight].shape))
         if node.output in activations:
-            fixed = config.output_bits if node.output in sites.outputs else None
+            fixed = config.residual_bits if node.output in streams else None
+            fixed = config.output_bits if node.output in sites.outputs else fixed
             decisions[node.output] = activation(node.output, fixed)
     if fixed_size_bytes is None:
         fixed_size_bytes, _ = packed_size_parts(probe_program(graph, config))

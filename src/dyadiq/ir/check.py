@@ -39,7 +39,7 @@ _ARITY: Mapping[str, Mapping[str, tuple[int, int, int, int]]] = MappingProxyType
             "clamp": (1, 1, 0, 0),
             "lookup": (1, 1, 0, 0),
             "add": (2, 2, 0, 0),
-            "concat": (2, _MANY, 0, 0),
+            "concat": (1, _MANY, 0, 0),
             "max_pool2d": (1, 1, 0, 0),
             "avg_pool2d": (1, 1, 0, 0),
             "pad": (1, 1, 0, 0),

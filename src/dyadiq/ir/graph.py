@@ -38,7 +38,7 @@ FLOAT_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "clamp": ("limits",),  # pair (low, high) of real values, None for no limit
         "lookup": ("function",),  # a function of single values, one of ir.activation.FUNCTIONS
         "add": (),  # two activations of equal shape
-        "concat": (),  # two or more activations, channel axis 1
+        "concat": (),  # activations, channel axis 1; of a single one: the same values on a grid of their own
         "max_pool2d": ("kernel", "stride", "padding", "dilation", "ceil_mode"),
         "avg_pool2d": ("kernel", "stride", "padding", "count_include_pad"),  # global: kernel = (H, W)
         "pad": ("before", "after"),  # zeros around [N, C, H, W]: how many per side of (C, H, W)

@@ -406,6 +406,10 @@ class _Builder:
 
     def _lower_concat(self, node: Node) -> None:
         act = self.act(node.output)
+        if len(node.inputs) == 1:  # the same values on another grid (ir.residuals)
+            source, ratio, limits = self._branch_ratio(node.inputs[0], act)
+            self.requantize(source, ratio, node.output, node.name, limits)
+            return
         branches = []
         for position, tensor in enumerate(node.inputs):
             source, ratio, limits = self._branch_ratio(tensor, act)

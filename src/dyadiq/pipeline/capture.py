@@ -12,10 +12,16 @@ def _run(context: StageContext) -> None:
     import torch
 
     from dyadiq.ir.capture import capture
+    from dyadiq.ir.residuals import separate_residuals
     from dyadiq.ir.serialize import save_graph
 
     example = torch.from_numpy(dataset(context).train.x[:2])
-    save_graph(context.folder / "graph.safetensors", capture(float_model(context), (example,)))
+    graph = capture(float_model(context), (example,))
+    if context.recipe.quant.residual_bits is not None:
+        graph = separate_residuals(graph)
+    save_graph(context.folder / "graph.safetensors", graph)
 
 
-STAGE = Stage("capture", "capture the model as a graph", ("data", "float"), ("data", "model"), _run)
+STAGE = Stage(
+    "capture", "capture the model as a graph", ("data", "float"), ("data", "model", "quant.residual_bits"), _run
+)

@@ -2,7 +2,8 @@
 
 Used by `batches`. A new augmentation is one function here and one line in `AUGMENTATIONS`. It gets a batch of
 samples, the value of black for each channel and a generator, and returns a batch of the same shape.
-Source of ``crop_flip``: Lee et al. 2015 and He et al. 2016, section 4.2, the usual one for CIFAR.
+Sources: of ``crop_flip`` Lee et al. 2015 and He et al. 2016, section 4.2, the usual one for CIFAR; of mixing for
+distillation Zhang et al. 2018 (mixup) and Beyer et al. 2022 (a student who sees what the teacher sees).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from dyadiq.core.errors import DataError
 
-__all__ = ["AUGMENTATIONS", "Augmentation", "crop_flip"]
+__all__ = ["AUGMENTATIONS", "MIXING", "Augmentation", "crop_flip", "crop_flip_mixup"]
 
 Augmentation: TypeAlias = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
@@ -57,4 +58,34 @@ def crop_flip(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
     return result
 
 
-AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType({"crop_flip": crop_flip})
+def crop_flip_mixup(x: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
+    """Return ``t x_i + (1 - t) x_j`` of images changed by `crop_flip`, one ``t`` in [0, 1] and one other image each.
+
+    The result has no label, so that it is for distillation only (``distill_weight = 1``): the student learns what the
+    teacher makes of images that neither has seen.
+
+    Args:
+        x: Images.
+        black: What comes in at the borders.
+        generator: On the CPU.
+
+    Shapes:
+        x ``[N, C, H, W]``, black ``[C]``.
+
+    Raises:
+        DataError: These are no images.
+
+    Example:
+        >>> crop_flip_mixup(torch.ones(2, 3, 8, 8), torch.ones(3), torch.Generator().manual_seed(0)).unique()
+        tensor([1.])
+    """
+    x = crop_flip(x, black, generator)
+    share = torch.rand((len(x), 1, 1, 1), generator=generator).to(x)
+    other = torch.randperm(len(x), generator=generator).to(x.device)
+    return torch.lerp(x[other], x, share)
+
+
+AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
+    {"crop_flip": crop_flip, "crop_flip_mixup": crop_flip_mixup}
+)
+MIXING = frozenset({"crop_flip_mixup"})  # Augmentations whose samples have no label.

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dyadiq.train.augment import AUGMENTATIONS
+from dyadiq.core.errors import ConfigError
+from dyadiq.train.augment import AUGMENTATIONS, MIXING
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.distributed import World
 from dyadiq.train.evaluate import device_of, evaluation_mode, predict, single_output
@@ -49,8 +50,14 @@ class Batches:
         """Move the samples to the model's device; ask the teacher if there is no augmentation.
 
         Raises:
-            ConfigError: Several processes, and they would not do what one does.
+            ConfigError: Several processes, and they would not do what one does; or samples without labels are to be
+                learned from their labels.
         """
+        if config.augment in MIXING and (teacher is None or config.distill_weight < 1):
+            raise ConfigError(
+                f"training: augment {config.augment!r} makes samples without labels, so it needs a teacher and "
+                f"distill_weight = 1, got {'no teacher' if teacher is None else config.distill_weight}."
+            )
         device = device_of(model)
         # Never written to, so that on the CPU it may be the user's own memory.
         self._x = torch.as_tensor(split.x, device=device)

@@ -17,7 +17,7 @@ __all__ = ["AugmentName", "OptimizerName", "ScheduleName", "TrainConfig"]
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["cosine", "onecycle", "constant"]
-AugmentName = Literal["none", "crop_flip"]
+AugmentName = Literal["none", "crop_flip", "crop_flip_mixup"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dyadiq.core.errors import DataError
+from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.train import TrainConfig
-from dyadiq.train.augment import AUGMENTATIONS, crop_flip
+from dyadiq.train.augment import AUGMENTATIONS, crop_flip, crop_flip_mixup
 from dyadiq.train.batches import Batches
 from dyadiq.zoo import Split
 
@@ -74,3 +74,28 @@ def test_teacher_sees_the_augmented_images():
         batches = Batches(torch.nn.Linear(1, 1), split, TrainConfig(batch_size=6, augment=name), Pixels())
         (step,) = batches.of_epoch(0)
         assert torch.equal(step.teacher, step.x.flatten(1)[:, :3])
+
+
+def test_mixed_images_lie_between_two_changed_ones():
+    x, black = torch.randn(16, 3, 8, 8), torch.zeros(3)
+    changed = crop_flip(x, black, torch.Generator().manual_seed(3))
+    mixed = crop_flip_mixup(x, black, torch.Generator().manual_seed(3))
+    partners = set()
+    for own, got in zip(changed, mixed, strict=True):
+        towards = (changed - own).flatten(1)
+        share = (towards @ (got - own).flatten()) / towards.square().sum(1).clamp(min=1e-9)
+        rest = ((got - own).flatten() - share[:, None] * towards).norm(dim=1)
+        found = int(rest.argmin())
+        assert rest[found] < 1e-4
+        assert -1e-6 <= share[found] <= 1 + 1e-6
+        partners.add(found)
+    assert len(partners) > 5
+
+
+@pytest.mark.parametrize(("weight", "teacher"), [(0.5, True), (1.0, False)])
+def test_mixed_images_have_no_labels(weight, teacher):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    split = Split(np.zeros((4, 3, 8, 8), np.float32), np.zeros(4, np.int64))
+    config = TrainConfig(augment="crop_flip_mixup", distill_weight=weight)
+    with pytest.raises(ConfigError, match="samples without labels, so it needs a teacher and distill_weight = 1"):
+        Batches(model, split, config, model if teacher else None)
