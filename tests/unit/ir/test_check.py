@@ -103,7 +103,7 @@ def test_legal_graph_passes():
         (with_attrs("conv", dilation=(1, 0)), r"dilation must be a pair of integers >= 1, got \(1, 0\)"),
         (with_attrs("conv", padding=(1.0, 1)), r"padding must be a pair of integers >= 0, got \(1.0, 1\)"),
         (with_node("fc", inputs=("fc.weight", "flat")), "activations must come before parameters"),
-        (with_node("cat", inputs=("pool",)), r"cat \(concat\): got 1 activations and 0 parameters, expected 2 or more"),
+        (with_node("cat", inputs=()), r"cat \(concat\): got 0 activations and 0 parameters, expected 1 or more"),
         (one_node("linear", [(4,)]), "n .linear.: got 1 activations and 0 parameters, expected 1 and 1 to 2"),
         (with_param("conv.weight", 3, 1, 3, 3), r"conv \(conv2d\): parameter 'conv.weight' has shape \[3, 1, 3, 3\]"),
         (with_param("conv.bias", 4), r"parameter 'conv.bias' has shape \[4\], expected \[3\]"),
