@@ -47,8 +47,9 @@ def test_samples_that_are_no_images_are_refused():
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_epochs_differ_and_repeat_themselves(name):
-    split = Split(np.random.default_rng(0).normal(size=(12, 3, 8, 8)), np.arange(12) % 3)
-    batches = Batches(torch.nn.Linear(1, 1), split, TrainConfig(batch_size=5, augment=name), None)
+    split = Split(np.random.default_rng(0).normal(size=(12, 3, 8, 8)).astype(np.float32), np.arange(12) % 3)
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    batches = Batches(teacher, split, TrainConfig(batch_size=5, augment=name, distill_weight=1.0), teacher)
     epochs = [[step.x for step in batches.of_epoch(epoch)] for epoch in (0, 1, 0)]
     assert len(epochs[0]) == batches.count == 2
     assert all(torch.equal(a, b) for a, b in zip(epochs[0], epochs[2], strict=True))
