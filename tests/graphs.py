@@ -9,7 +9,7 @@ import torch
 from dyadiq.ir.execute import run_node
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 
-__all__ = ["NETWORKS", "FloatGraph", "mlp", "samples"]
+__all__ = ["NETWORKS", "FloatGraph", "gated", "mlp", "samples"]
 
 
 class FloatGraph:
@@ -93,6 +93,15 @@ def shared(seed=0):
     first = g.linear("first", "x", 4, relu=True)
     second = g.linear("second", first, 4, relu=True, weight="first.weight")
     return g.build(g.linear("fc", second, 3))
+
+
+def gated():
+    """Two branches joined by an add; the relu of the second never opens."""
+    g = FloatGraph(4)
+    near = g.linear("near", "x", 6, relu=True)
+    closed = g.linear("closed", "x", 5, relu=True)
+    g.params["closed.bias"][:] = -1e3
+    return g.build(g.linear("fc", g.add_node("join", "add", (near, g.linear("behind", closed, 6))), 3))
 
 
 NETWORKS = {"mlp": mlp, "residual": residual, "branches": branches, "shared": shared}

@@ -193,12 +193,18 @@ class QuantSection(Section):
 
 
 class AnalyzeSection(Section):
-    """``[analyze]``: how the loss increase of lower precision is estimated."""
+    """``[analyze]``: how the loss increase of lower precision is estimated.
+
+    ``unreached = "worst"``: tensors that no calibration sample reaches count as the most sensitive of their kind,
+    instead of ending the run.
+    """
 
     method: str = "gram"
     bits: Annotated[tuple[Bits, ...], Field(min_length=1)] = (2, 3, 4, 5, 6, 8)
     activation_bits: Annotated[tuple[Bits, ...], Field(min_length=1)] | None = None
     n_samples: Count = 256
+    precision: Literal["float32", "float64"] = "float32"
+    unreached: Literal["refuse", "worst"] = "refuse"
 
 
 class UniformBits(Section):

@@ -6,10 +6,11 @@ Used by `allocate` only.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dyadiq.allocation.limits import AVERAGE_BITS
 from dyadiq.allocation.problem import Problem
-from dyadiq.allocation.reach import contradiction, smallest_total
+from dyadiq.allocation.reach import contradiction, corner, smallest_total
 from dyadiq.core.tables import CostTable
 from dyadiq.core.units import format_amount
 
@@ -35,6 +36,15 @@ def explain_infeasible(
         together = contradiction(problem)
         reach = "; ".join(f"{m} alone reaches {format_amount(best[m], known[m].unit)}" for m in together)
         lines.append(f"{' and '.join(together)} cannot be met together, though each can alone ({reach})")
+        these = tuple(c for c in problem.constraints if c.name in together)
+        for constraint in these:
+            least, unit = corner(replace(problem, constraints=these), constraint), known[constraint.name].unit
+            if least is not None:
+                rest = " and ".join(m for m in together if m != constraint.name)
+                lines.append(
+                    f"Within the budget of {rest}, {constraint.name} reaches {format_amount(least, unit)} "
+                    f"(asked: {format_amount(limits[constraint.name], unit)})"
+                )
     message = (
         f"no plan meets the budget. {'. '.join(lines)}. Raise the budget, or allow narrower widths "
         f"(candidates now: {_candidates(problem)})."

@@ -27,6 +27,7 @@ from dyadiq.curvature.problem import (
     widths_to_measure,
 )
 from dyadiq.curvature.samples import read_samples
+from dyadiq.curvature.sound import Unreached, check_finite, check_policy, first_not_finite, settle_unreached
 from dyadiq.ir.execute import Batch
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes import canonicalize
@@ -53,6 +54,7 @@ def analyze(
     precision: Precision = "float32",
     candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None = None,
     tolerance: float = 0.02,
+    unreached: Unreached = "refuse",
     folder: Path | None = None,
     progress: Progress = NO_PROGRESS,
     facts: NetworkFacts | None = None,
@@ -92,6 +94,8 @@ def analyze(
         candidates: Weights as they will be rounded, by decision and bits, for roundings other than to the nearest
             code (GPTQ, AdaRound); the perturbation measured is theirs. Widths that are absent are rounded to nearest.
         tolerance: For ``sampled_trace``: relative half width of the 95 % intervals at which it stops drawing.
+        unreached: What to do about tensors that no calibration sample reached, of which nothing is known: ``refuse``,
+            or ``worst``, which counts them as sensitive as the most sensitive tensor of their kind (`sound`).
         folder: Where to keep finished pieces of the measurement: called again with the same arguments after an
             interruption, it goes on, to the same numbers. It must serve this one measurement. None keeps none.
         progress: Told of each step.
@@ -102,9 +106,10 @@ def analyze(
 
     Raises:
         UnknownNameError: No such method.
-        ConfigError: A width, loss, precision or count out of its set; facts and config that disagree; an output
+        ConfigError: A width, loss, precision, policy or count out of its set; facts and config that disagree; an output
             that the loss cannot take.
-        DataError: Fewer than two samples, NaN or infinity, a wrong shape; no data where they are needed and none can
+        DataError: Fewer than two samples, NaN or infinity (the first such tensor is named), a wrong shape; tensors that
+            the data do not reach; no data where they are needed and none can
             be distilled; or no labels, or impossible ones, where they are compared with.
         QuantError: NaN or infinity among the parameters or candidates, or candidates of another shape.
 
@@ -119,6 +124,7 @@ def analyze(
         >>> table.value("fc.weight", 3) > table.value("fc.weight", 8) > 0
         True
     """
+    check_policy(unreached)
     if method not in curvature.METHODS:
         raise UnknownNameError("method", method, curvature.METHODS)
     if n_probes is not None and (method not in _PROBED or n_probes < 1):
@@ -162,7 +168,19 @@ def analyze(
         folder=folder,
         progress=progress,
     )
-    table = curvature.METHODS[method](problem)
+    try:
+        table = curvature.METHODS[method](problem)
+        check_finite(table)
+    except DataError as err:
+        where = first_not_finite(problem)
+        if not where:
+            raise
+        raise DataError(f"{err} {where}") from err
+    table = settle_unreached(problem, table, unreached)
+    unused = graph.meta.get("unused_parameters", ())
+    if unused:
+        note = f"the forward pass does not use {', '.join(unused)}: in no plan, and not quantized"
+        table = replace(table, notes=(*table.notes, note))
     if isinstance(batches, Distilled):
         table = replace(table, notes=(*table.notes, batches.summary, *batches.notes))
     return replace(table, seed=seed) if from_nothing else table

@@ -71,6 +71,9 @@ class Block:
 
         Shapes:
             vector ``[n_rows, n_elements]``, products the same, squares ``[n_samples]``.
+
+        Raises:
+            DataError: A product is not finite.
         """
         product, squares = np.zeros_like(vector), []
         for rows, chunk, _ in self._each():
@@ -85,7 +88,7 @@ class Block:
             metric = root_times(flat, rooted, self._problem.loss).to(outputs.dtype).reshape(shape)
             (result,) = torch.autograd.grad(outputs, variable, metric)
             self._add(product, rows, result)
-        return self._mean(product), np.concatenate(squares)
+        return self._mean(product), self._finite(np.concatenate(squares))
 
     def hessian(self, vector: Floats) -> Floats:
         """Return the product with the Hessian block of the loss at the problem's labels.
@@ -94,7 +97,7 @@ class Block:
             vector and product ``[n_rows, n_elements]``.
 
         Raises:
-            DataError: The problem has no labels.
+            DataError: The problem has no labels, or a product is not finite.
         """
         product = np.zeros_like(vector)
         for rows, chunk, labels in self._each():
@@ -115,7 +118,7 @@ class Block:
             vector ``[n_rows, n_elements]``, result ``[n_samples]``.
 
         Raises:
-            DataError: The problem has no labels.
+            DataError: The problem has no labels, or a product is not finite.
         """
         values = []
         for rows, chunk, labels in self._each():
@@ -127,7 +130,7 @@ class Block:
             if slope.requires_grad:
                 (second,) = torch.autograd.grad(slope.sum(), step, allow_unused=True, materialize_grads=True)
             values.append(second.detach().to(torch.float64).numpy())
-        return np.concatenate(values)
+        return self._finite(np.concatenate(values))
 
     def _each(self) -> Iterator[tuple[slice, dict[str, Tensor], Tensor | None]]:
         """Yield the rows of the vectors that a chunk belongs to, its tensors and its labels."""
@@ -182,7 +185,15 @@ class Block:
         product[rows] += flat.reshape(1 if self._is_weight else len(flat), -1)
 
     def _mean(self, product: Floats) -> Floats:
-        return product / self.n_samples if self._is_weight else product
+        return self._finite(product / self.n_samples if self._is_weight else product)
+
+    def _finite(self, values: Floats) -> Floats:
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"{self.name}: a product with the curvature of the loss in this tensor is NaN or infinite in "
+                f"{self._problem.precision}. Use precision 'float64', or method 'gram', which takes no derivatives."
+            )
+        return values
 
 
 def sample_losses(outputs: Tensor, labels: Tensor, loss: Loss) -> Tensor:

@@ -8,8 +8,9 @@ far faster; use these where layers between are smooth, or to check. Probes are q
 (`block.quadratic`), so standard errors hold the error of the data and that of the probes.
 
 **Negative traces.** A signed trace can be negative, or its estimate can: an allocation would then give the fewest bits
-to the tensor that needs most. Such a tensor takes its Gauss-Newton trace instead, which is never negative and is the
-Hessian of the divergence from the float network; it is named in the notes.
+to the tensor that needs most; and where it is for some samples, the loss of an activation can rise with bits. Such a
+tensor takes its Gauss-Newton trace instead, which is never negative and is the Hessian of the divergence from the float
+network; it is named in the notes.
 
 Methods of `dyadiq.curvature.METHODS`: ``hessian_trace`` and ``hessian_xtrace``.
 Sources: Dong et al. 2020 (HAWQ-V2); `trace_estimators` for the estimators.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +89,9 @@ def _measure(problem: Problem, method: str, *, use_xtrace: bool) -> SensitivityT
         if name not in problem.graph.params:
             activations[name] = piece["samples"] / n_elements
     measured = isotropic_losses(problem, curvature, activations, activation_errors(problem, network))
-    negative = [name for name in problem.widths if min(measured[name, b].value for b in problem.widths[name]) < 0.0]
+    negative = [
+        name for name in problem.widths if _is_inverted([measured[name, b].value for b in problem.widths[name]])
+    ]
     notes = [f"traces of the Hessian at the labels, {n_probes} random probes"]
     if negative:
         instead = trace(
@@ -107,6 +111,11 @@ def _measure(problem: Problem, method: str, *, use_xtrace: bool) -> SensitivityT
         curvature=curvature,
         notes=tuple(notes),
     )
+
+
+def _is_inverted(losses: list[float]) -> bool:
+    """Whether losses of ascending widths would reward fewer bits: one is below zero, or more bits cost more."""
+    return min(losses) < 0.0 or any(wider > narrower for narrower, wider in pairwise(losses))
 
 
 def _quadratic_forms(block: Block, n_probes: int, rng: np.random.Generator) -> Floats:

@@ -82,7 +82,7 @@ def divergence(reference: Tensor, outputs: Tensor, loss: Loss) -> Tensor:
     if loss == "mse":
         return (outputs - reference).square().sum(-1)
     log_p = reference.log_softmax(-1)
-    return (log_p.exp() * (log_p - outputs.log_softmax(-1))).sum(-1)
+    return (log_p.exp() * (log_p - outputs.log_softmax(-1))).sum(-1).clamp(min=0.0)  # rounding can leave -1e-17
 
 
 def root_column(outputs: Tensor, column: int, loss: Loss) -> Tensor:

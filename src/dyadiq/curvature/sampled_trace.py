@@ -22,6 +22,7 @@ Method of `dyadiq.curvature.METHODS`. Sources: Dong et al. 2020 (HAWQ-V2); `prio
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -34,6 +35,7 @@ from dyadiq.core.tables import Sensitivity, SensitivityTable
 from dyadiq.curvature.isotropic import isotropic_losses
 from dyadiq.curvature.losses import UNITS, check_outputs
 from dyadiq.curvature.perturb import Network
+from dyadiq.curvature.pieces import Piece, run_pieces
 from dyadiq.curvature.priority import PrioritySample, Total
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.sample_norms import sample_norms
@@ -78,16 +80,23 @@ def sampled_trace(problem: Problem) -> SensitivityTable:
     limit = min(MAX_PASSES * len(sizes), len(sample.order))
     values: dict[str, Floats] = {name: np.zeros(0) for name in problem.widths}
     totals: dict[str, Total] = {name: sample.total(v) for name, v in values.items()} if limit == 0 else {}
+
+    def measure(start: int, end: int, i: int) -> Piece:
+        units = sample.order[start + i * _AT_ONCE : end][:_AT_ONCE]
+        image, direction = (torch.from_numpy(part) for part in np.divmod(units, sizes.shape[1]))
+        return _norms(problem, network, [x[image] for x in inputs], _vectors(outputs[image], direction))
+
     problem.progress.start("directions by priority", limit)
     n_taken, widest = 0, 0.0 if limit == 0 else float("inf")
     while n_taken < limit and widest > problem.tolerance:
         n_before, n_taken = n_taken, min(n_taken + _STEP, limit)
-        for first in range(n_before, n_taken, _AT_ONCE):
-            units = sample.order[first : min(first + _AT_ONCE, n_taken)]
-            image, direction = (torch.from_numpy(part) for part in np.divmod(units, sizes.shape[1]))
-            vectors = _vectors(outputs[image], direction)
-            for name, norms in _norms(problem, network, [x[image] for x in inputs], vectors).items():
-                values[name] = np.append(values[name], norms)
+        for norms in run_pieces(
+            f"directions from {n_before}",
+            -(-(n_taken - n_before) // _AT_ONCE),
+            partial(measure, n_before, n_taken),
+            folder=problem.folder,
+        ):
+            values = {name: np.append(values[name], norms[name]) for name in values}
         totals = {name: sample.total(v) for name, v in values.items()}
         widest = max(_relative_width(total, z) for total in totals.values())
         problem.progress.advance(n_taken - n_before, note=f"widest interval {100 * widest:.3g} %")

@@ -23,7 +23,8 @@ def mean_with_stderr(samples: NDArray[np.float64]) -> Sensitivity:
         >>> mean_with_stderr(np.array([1.0, 3.0]))
         Sensitivity(value=2.0, stderr=1.0)
     """
-    return Sensitivity(float(samples.mean()), float(samples.std(ddof=1) / math.sqrt(len(samples))))
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused by name, in `sound`
+        return Sensitivity(float(samples.mean()), float(samples.std(ddof=1) / math.sqrt(len(samples))))
 
 
 def to_entries(measured: Mapping[tuple[str, int], Sensitivity]) -> dict[str, dict[int, Sensitivity]]:

@@ -208,7 +208,13 @@ def _translated(model: nn.Module, program: torch.export.ExportedProgram) -> Grap
             translate(builder, _call(model, node))
     meta: dict[str, Any] = {"model": type(model).__qualname__, "torch": torch.__version__}
     frozen = sorted({tensors[n][0] for n, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad})
-    return builder.finish(outputs, meta | ({"frozen_parameters": frozen} if frozen else {}))
+    idle = {node.name for node in program.graph.nodes if node.op == "placeholder" and not node.users}
+    parameters = dict(model.named_parameters())
+    unused = sorted(
+        name for node, target in names.items() if node in idle and (name := tensors[target][0]) in parameters
+    )
+    told = {"frozen_parameters": frozen, "unused_parameters": unused}
+    return builder.finish(outputs, meta | {key: value for key, value in told.items() if value})
 
 
 def _state_tensors(model: nn.Module) -> dict[str, tuple[str, Tensor]]:

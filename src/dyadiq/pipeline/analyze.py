@@ -35,6 +35,8 @@ def _run(context: StageContext) -> None:
         bits=section.bits,
         activation_bits=section.activation_bits,
         seed=context.recipe.seed,
+        precision=section.precision,
+        unreached=section.unreached,
         folder=context.scratch / "pieces",
         progress=context.progress,
         facts=network_facts(canonical, config, fixed_size_bytes=fixed_bytes),

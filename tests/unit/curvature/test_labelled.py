@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 
 from dyadiq.core.errors import DataError
 from dyadiq.curvature import LABELLED_METHODS, analyze
+from dyadiq.curvature.hessian_trace import _is_inverted
 from dyadiq.curvature.loss import falling
 from dyadiq.ir.execute import graph_params, run_graph
 from graphs import NETWORKS, mlp, samples
@@ -132,6 +133,13 @@ def test_negative_traces_give_way_to_gauss_newton_and_are_named(method):
     assert table.entries["first.weight"] == instead.entries["first.weight"]
     assert all(entry.value >= 0 for row in table.entries.values() for entry in row.values())
     assert table.value("first.weight", 2) > table.value("first.weight", 4)  # Never inverted.
+
+
+@pytest.mark.parametrize(
+    ("losses", "inverted"), [([2.0, 1.0, 1.0], False), ([0.0], False), ([2.0, -1e-9], True), ([1.0, 1.5, 0.5], True)]
+)
+def test_losses_are_inverted_when_they_reward_fewer_bits(losses, inverted):
+    assert _is_inverted(losses) is inverted
 
 
 @pytest.mark.parametrize("method", sorted(LABELLED_METHODS))

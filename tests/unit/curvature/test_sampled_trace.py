@@ -8,7 +8,7 @@ from dyadiq.core.errors import ConfigError
 from dyadiq.curvature import analyze
 from dyadiq.curvature.priority import PrioritySample
 from dyadiq.curvature.sampled_trace import _sizes, _vectors
-from graphs import NETWORKS, mlp, samples
+from graphs import NETWORKS, gated, mlp, samples
 
 
 def confident(graph, factor=6.0):
@@ -101,10 +101,10 @@ def test_priority_beats_even_draws_where_the_network_is_sure():
 
 
 def test_dead_layers_have_a_trace_of_zero_and_do_not_block_the_stop():
-    graph = mlp()
-    params = {k: np.zeros_like(v) if k.startswith("fc1") else v for k, v in graph.params.items()}
-    table = analyze(graph.replace(params=params), [samples(graph, 100)], "sampled_trace", bits=(3,), tolerance=0.5)
-    assert table.curvature["fc0.weight"].value == 0.0
+    graph = gated()
+    options = {"bits": (3,), "activation_bits": (), "tolerance": 0.5, "unreached": "worst"}
+    table = analyze(graph, [samples(graph, 100)], "sampled_trace", **options)
+    assert table.curvature["closed.weight"].value == table.curvature["behind.weight"].value == 0.0
     assert "were asked for" in table.notes[0]
 
 

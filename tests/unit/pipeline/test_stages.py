@@ -102,6 +102,41 @@ def test_interruption_between_stages_says_where(path, tmp_path):
     assert run_recipe(recipe, until="float").kept == ("float",)
 
 
+class Interrupting:
+    """Progress that counts the steps of one label, and raises Ctrl-C at one of them."""
+
+    def __init__(self, label, at=None):
+        self.label, self.at, self.n_steps, self.counting = label, at, 0, False
+
+    def start(self, label, total):
+        self.counting = label == self.label
+
+    def advance(self, steps=1, note=""):
+        self.n_steps += self.counting
+        if self.counting and self.n_steps == self.at:
+            raise KeyboardInterrupt
+
+    def finish(self):
+        self.counting = False
+
+
+def test_interrupted_analysis_goes_on_inside_the_stage_to_the_same_table(path, tmp_path):
+    options = [*FAST, "analyze.method=eigenvalue", "analyze.bits=[4]", "analyze.activation_bits=[8]"]
+    whole = run(path, tmp_path / "whole", *options, until="analyze").folder
+    recipe = load_recipe(path, [*options, f"out={tmp_path / 'run'}"])
+    with pytest.raises(RunInterruptedError, match=r"interrupted during stage 'analyze'; .*The same command continues"):
+        run_recipe(recipe, until="analyze", progress=Interrupting("largest eigenvalues", at=4))
+    pieces = tmp_path / "run" / ".work"
+    kept = {file: file.stat().st_mtime_ns for file in pieces.rglob("largest_eigenvalues_*.safetensors")}
+    assert len(kept) == 4
+    with pytest.raises(RunInterruptedError):
+        run_recipe(recipe, until="analyze", progress=Interrupting("largest eigenvalues", at=6))
+    assert all(file.stat().st_mtime_ns == time for file, time in kept.items())  # Read, not made again.
+    assert run_recipe(recipe, until="analyze").kept == ("float", "capture", "distill")
+    table = Path("analyze", "sensitivity.safetensors")
+    assert (tmp_path / "run" / table).read_bytes() == (whole / table).read_bytes()
+
+
 def test_summary_is_set_aside_when_only_the_recipe_changes(finished, path, tmp_path):
     moved = tmp_path / "run"
     shutil.copytree(finished.folder, moved)
