@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dyadiq.curvature import analyze
-from graphs import NETWORKS, FloatGraph, mlp, samples
+from graphs import NETWORKS, FloatGraph, gated, mlp, samples
 from oracles import hessian_traces
 
 EXACT = 1e-10  # float64, another order of summation
@@ -102,9 +102,8 @@ def test_single_precision_agrees_roughly():
         assert single.curvature[name].value == pytest.approx(curvature.value, rel=1e-4)
 
 
-def test_dead_channels_have_no_curvature():
-    graph = mlp()
-    params = {k: np.zeros_like(v) if k.startswith("fc0") else v for k, v in graph.params.items()}
-    table = measure(graph.replace(params=params), [samples(graph, 4)])
-    assert table.curvature["fc0.weight"].value == 0.0
-    assert table.entries["fc0.weight"][4].value == 0.0
+def test_dead_layers_have_no_curvature():
+    graph = gated()
+    table = measure(graph, [samples(graph, 4)], unreached="worst")
+    for name in ("closed.weight", "behind.weight"):
+        assert table.curvature[name].value == 0.0
