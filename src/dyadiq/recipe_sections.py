@@ -130,6 +130,7 @@ class FinetuneSection(TrainSection):
     ``distill = true`` imitates the float network as well, with the share ``distill_weight``.
     ``estimator = "lsq"`` (``dyadiq list estimators``) is how gradients pass the rounding.
     ``blockwise_frac = 0.5`` quantizes block by block over half of the epochs, the most sensitive first (HAWQ).
+    ``real_data = true`` must stand beside ``[distill]``: fine-tuning reads training samples.
     ``freeze_bn_epoch = n`` lets batch norms learn their statistics for n epochs; without it they are frozen.
     """
 
@@ -143,6 +144,7 @@ class FinetuneSection(TrainSection):
     range_decay: NotNegative = 1e-4
     blockwise_frac: BelowOne = 0.0
     sparsify: SparsifySection | None = None
+    real_data: bool = False
 
     @model_validator(mode="after")
     def _epochs_to_sparsify(self) -> Self:

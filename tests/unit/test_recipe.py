@@ -193,9 +193,9 @@ def test_train_section_has_the_fields_and_defaults_of_train_config():
     finetune_only = {"distill_weight", "temperature", "freeze_bn_epoch", "scale_rate_frac", "estimator", "range_decay"}
     fields = {f.name for f in dataclasses.fields(TrainConfig)} - {"seed"}
     assert set(type(recipe.train).model_fields) == fields - finetune_only
-    assert set(type(recipe.finetune).model_fields) == fields | {"distill", "sparsify", "blockwise_frac"}
+    assert set(type(recipe.finetune).model_fields) == fields | {"distill", "sparsify", "blockwise_frac", "real_data"}
     assert TrainConfig(**recipe.train.model_dump()) == TrainConfig()
-    tuned = recipe.finetune.model_dump(exclude={"distill", "epochs", "sparsify", "blockwise_frac"})
+    tuned = recipe.finetune.model_dump(exclude={"distill", "epochs", "sparsify", "blockwise_frac", "real_data"})
     assert TrainConfig(**tuned) == TrainConfig()
 
 

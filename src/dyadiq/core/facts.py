@@ -16,9 +16,12 @@ from typing import Any, Literal
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.format import Format
 
-__all__ = ["Decision", "DecisionKind", "LayerFacts", "NetworkFacts", "QuantConfig"]
+__all__ = ["MAX_TABLE_BITS", "Decision", "DecisionKind", "LayerFacts", "NetworkFacts", "QuantConfig"]
 
 DecisionKind = Literal["weight", "activation"]
+
+MAX_TABLE_BITS = 8
+"""Width of the codes that lookup tables read; tables have 256 entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Decision:
         fixed_bits: The only allowed width (network inputs and outputs, residual streams), or None.
         nonnegative: Whether its real values are >= 0 by construction (after a relu).
         clipped: Whether a relu acts on its codes, all or some of them: then they must include zero.
+        looked_up: Whether a lookup table reads its codes: then they have at most `MAX_TABLE_BITS`.
     """
 
     name: str
@@ -106,16 +110,36 @@ class Decision:
     fixed_bits: int | None = None
     nonnegative: bool = False
     clipped: bool = False
+    looked_up: bool = False
 
     def allows(self, fmt: Format) -> bool:
-        """Return whether a format can hold this tensor: bipolar codes, which have no zero, cannot meet a relu.
+        """Return whether a format can hold this tensor; see `why_not`.
 
         Example:
             >>> concat = Decision("concat", "activation", (8, 4, 4), clipped=True)
             >>> concat.allows(Format(1)), concat.allows(Format(1, signed=False)), concat.allows(Format(2))
             (False, True, True)
         """
-        return not (self.clipped and fmt.qtype(nonnegative=self.nonnegative).bipolar)
+        return not self.why_not(fmt)
+
+    def why_not(self, fmt: Format) -> str:
+        """Return why a format cannot hold this tensor, as a sentence with what to do; empty if it can.
+
+        Example:
+            >>> Decision("x", "activation", (4,), looked_up=True).why_not(Format(9))
+            'a lookup table reads its codes, and has 256 entries. Use at most 8 bits.'
+        """
+        if self.looked_up and fmt.bits > MAX_TABLE_BITS:
+            return (
+                f"a lookup table reads its codes, and has {2**MAX_TABLE_BITS} entries. Use at most "
+                f"{MAX_TABLE_BITS} bits."
+            )
+        if self.clipped and fmt.qtype(nonnegative=self.nonnegative).bipolar:
+            return (
+                "1 bit of both signs means the codes -1 and +1, but a relu acts on this tensor and needs a zero. Use "
+                "at least 2 bits."
+            )
+        return ""
 
     @property
     def n_elements(self) -> int:

@@ -195,7 +195,8 @@ class BitPlan:
 
         Raises:
             ConfigError: Missing or extra names, all of them listed; a fixed width changed; a format that differs from
-                the configuration in more than bits, all of them listed; or bipolar codes where a relu needs a zero.
+                the configuration in more than bits, all of them listed; or widths that a tensor cannot have (bipolar
+                codes where a relu needs a zero, codes too wide for a lookup table).
 
         Example:
             >>> from dyadiq.core.facts import Decision
@@ -226,11 +227,11 @@ class BitPlan:
                 "that the plan was made with, or state these formats for all weights or all activations in QuantConfig "
                 "([quant] of a recipe); to write a plan by hand, start from `uniform_plan` and change bits."
             )
-        refused = [d.name for d in facts.decisions if not d.allows(self.formats[d.name])]
+        refused = [f"{d.name}: {why}" for d in facts.decisions if (why := d.why_not(self.formats[d.name]))]
         if refused:
             raise ConfigError(
-                f"{', '.join(refused)}: 1 bit of both signs means the codes -1 and +1, but a relu acts on these "
-                "tensors and needs a zero. Give them at least 2 bits (input_bits and output_bits for what is fixed)."
+                "\n  ".join(["the plan gives tensors widths that they cannot have:", *refused])
+                + "\nWidths that are fixed are set by input_bits and output_bits."
             )
 
     def _differing(self, decision: Decision, facts: NetworkFacts) -> list[str]:

@@ -19,7 +19,7 @@ from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.packed import packed_size_parts
 from dyadiq.ir.probe import probe_program
 from dyadiq.ir.residuals import check_separated, find_streams
-from dyadiq.ir.sites import Sites, find_clipped, find_sites
+from dyadiq.ir.sites import Sites, find_clipped, find_looked_up, find_sites
 
 __all__ = ["MAC_OPS", "network_facts"]
 
@@ -48,7 +48,8 @@ def network_facts(
     Raises:
         GraphError: Integer dialect, unfolded batch norm, or a layer whose weight is no parameter.
         ConfigError: ``residual_bits`` is given and layers read what adds read.
-        QuantError: The config's group size does not divide the fan-in of every layer; all such layers are listed.
+        QuantError: The config's group size does not divide the fan-in of every layer (all such layers are listed), or
+            the fixed width of an input or output is one that the tensor cannot have.
 
     Example:
         >>> from dyadiq.ir.graph import TensorInfo
@@ -65,7 +66,7 @@ def network_facts(
     config = QuantConfig() if config is None else config
     sites = find_sites(graph)
     _check_group_size(graph, config)
-    clipped = find_clipped(graph, sites)
+    clipped, looked_up = find_clipped(graph, sites), find_looked_up(graph, sites)
     streams: frozenset[str] = frozenset()
     if config.residual_bits is not None:
         check_separated(graph)
@@ -73,7 +74,14 @@ def network_facts(
 
     def activation(name: str, fixed_bits: int | None) -> Decision:
         shape = graph.tensors[name].shape
-        return Decision(name, "activation", shape, fixed_bits, name in sites.nonnegative, name in clipped)
+        found = Decision(
+            name, "activation", shape, fixed_bits, name in sites.nonnegative, name in clipped, name in looked_up
+        )
+        why = "" if fixed_bits is None else found.why_not(config.activation.with_bits(fixed_bits))
+        if why:
+            key = "input_bits" if name in sites.inputs else "output_bits"
+            raise QuantError(f"{name}: {key} fixes its width at {fixed_bits} bits, but {why}")
+        return found
 
     decisions = {name: activation(name, config.input_bits) for name in graph.inputs}
     layers = []

@@ -19,7 +19,8 @@ def candidate_bits(
 ) -> dict[str, tuple[int, ...]]:
     """Return the candidate widths of every decision, ascending; a fixed width is the only candidate.
 
-    Width 1 is left out where it would mean bipolar codes under a relu (`Decision.allows`).
+    Widths that a tensor cannot have are left out: bipolar codes under a relu, codes too wide for a lookup table
+    (`Decision.why_not`).
 
     Args:
         facts: The network.
@@ -46,13 +47,13 @@ def candidate_bits(
         else (d.fixed_bits,)
         for d in facts.decisions
     }
-    empty = [name for name, widths in options.items() if not widths]
-    if empty:
-        raise ConfigError(
-            f"candidate activation widths {list(candidates['activation'])}: none is left for {', '.join(empty)}, where "
-            "1 bit would mean the codes -1 and +1, but a relu acts on these tensors and needs a zero. Allow 2 bits or "
-            "more."
-        )
+    for d in facts.decisions:
+        if not options[d.name]:
+            asked = candidates[d.kind]
+            raise ConfigError(
+                f"candidate {d.kind} widths {list(asked)}: none is left for {d.name}: "
+                f"{d.why_not(formats[d.kind].with_bits(asked[0]))}"
+            )
     return options
 
 

@@ -32,7 +32,7 @@ from dyadiq.ir.execute import Batch
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.sites import find_sites
-from dyadiq.zero_shot import N_IMAGES, Distilled, distill
+from dyadiq.zero_shot import N_IMAGES, Distilled, distill_once
 
 __all__ = ["analyze"]
 
@@ -150,7 +150,7 @@ def analyze(
         )
     if from_nothing:
         n_images = N_IMAGES if max_samples is None else max(2, max_samples)
-        batches = distill(graph, n_images, seed=seed, progress=progress)
+        batches = distill_once(graph, n_images, seed=seed, progress=progress)
     samples = read_samples(batches, precision, max_samples, canonical.inputs, labelled=labelled)
     problem = Problem(
         graph=canonical,

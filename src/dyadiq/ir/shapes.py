@@ -11,11 +11,12 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from dyadiq.core.errors import GraphError
+from dyadiq.core.facts import MAX_TABLE_BITS
 from dyadiq.ir.graph import Node
 
 __all__ = ["TABLE_SIZE", "Shape", "infer_shape", "pool_output_size"]
 
-TABLE_SIZE = 256
+TABLE_SIZE = 2**MAX_TABLE_BITS
 """Entries of a lookup table, whatever the bits of what is looked up (ADR on lookups): structure follows no bits."""
 
 Shape: TypeAlias = tuple[int, ...]

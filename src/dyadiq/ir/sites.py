@@ -22,7 +22,7 @@ from dyadiq.core.errors import GraphError
 from dyadiq.ir.activation import find_limits, is_nonnegative_activation
 from dyadiq.ir.graph import Graph
 
-__all__ = ["PASS_THROUGH_OPS", "SITE_OPS", "Sites", "find_clipped", "find_sites"]
+__all__ = ["PASS_THROUGH_OPS", "SITE_OPS", "Sites", "find_clipped", "find_looked_up", "find_sites"]
 
 SITE_OPS = ("conv2d", "linear", "add", "concat", "avg_pool2d", "lookup")
 PASS_THROUGH_OPS = ("max_pool2d", "pad", "flatten", "relu", "clamp")
@@ -127,3 +127,16 @@ def find_clipped(graph: Graph, sites: Sites) -> frozenset[str]:
         if join.op == "concat":  # An add takes its branches wide and clips only its own relu.
             clipped.add(sites.decision_of[join.output])
     return frozenset(clipped)
+
+
+def find_looked_up(graph: Graph, sites: Sites) -> frozenset[str]:
+    """Return the decisions whose codes a lookup table reads, and which are therefore at most 8 bits wide.
+
+    Example:
+        >>> from dyadiq.ir.graph import Node, TensorInfo
+        >>> node = Node("act", "lookup", ("x",), "act", {"function": "silu"})
+        >>> graph = Graph("float", ("x",), ("act",), (node,), dict.fromkeys(("x", "act"), TensorInfo((4,))), {})
+        >>> find_looked_up(graph, find_sites(graph))
+        frozenset({'x'})
+    """
+    return frozenset(sites.decision_of[node.inputs[0]] for node in graph.nodes if node.op == "lookup")

@@ -124,7 +124,17 @@ def _model_arguments(recipe: Recipe) -> list[str]:
         model = fresh_model(recipe)
     except ConfigError as err:
         return [str(err) if str(err).startswith("model.") else f"model: {err}"]
-    return _group_sizes(recipe, model)
+    return [*_group_sizes(recipe, model), *_nothing_to_distil_from(recipe, model)]
+
+
+def _nothing_to_distil_from(recipe: Recipe, model: nn.Module) -> list[str]:
+    """Return that data-free calibration cannot work, where the model surely remembers nothing: it has no buffer."""
+    if recipe.distill is None or any(True for _ in model.buffers()):
+        return []
+    return [
+        f"distill: model {recipe.model.name!r} has no batch norm, whose running statistics are all that a network "
+        "remembers of its training data. Leave [distill] out: a few real samples (calibrate.n_samples = 16 or more) do."
+    ]
 
 
 def _group_sizes(recipe: Recipe, model: nn.Module) -> list[str]:

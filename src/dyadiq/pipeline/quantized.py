@@ -74,6 +74,7 @@ def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dic
     settings = context.recipe.finetune.model_dump()
     distill, sparsify = settings.pop("distill"), settings.pop("sparsify")
     blockwise_frac = settings.pop("blockwise_frac")
+    del settings["real_data"]  # a promise, checked by the recipe
     if settings["epochs"] == 0:
         return {"history": [], "best_epoch": None}
     blockwise = None

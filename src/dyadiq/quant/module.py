@@ -42,7 +42,7 @@ from dyadiq.quant.lower import lower
 from dyadiq.quant.named import Scope, add_module_, add_tensors_, tensors_by_name
 from dyadiq.quant.rounding_gradient import round_to_grid
 from dyadiq.quant.snap import needs_snapping, snapped_scale
-from dyadiq.zero_shot import distill
+from dyadiq.zero_shot import distill_once
 
 __all__ = ["MODES", "QuantModule", "quantize"]
 
@@ -68,7 +68,7 @@ def quantize(
         graph: From `ir.capture`, batch norms and all.
         plan: A format for every decision (`cost.facts.network_facts`).
         calibration: Batches that the ranges of activations are taken from. None: inputs distilled from the batch
-            norms of the graph (`zero_shot.distill`).
+            norms of the graph (`zero_shot.distill`), those that `analyze` made if it did.
         config: Everything about quantization except the bits.
         learn_scales: Whether scales are parameters.
         freeze_bn: True: batch norms keep their statistics from the start. False: they are live in training until
@@ -106,7 +106,7 @@ def quantize(
     canonical = canonicalize(graph)
     plan.check(network_facts(canonical, config))
     if calibration is None:
-        calibration = distill(graph, seed=seed, progress=progress)
+        calibration = distill_once(graph, seed=seed, progress=progress)
     params = fit_weights(canonical, plan.formats)
     params |= calibrate_activations(canonical, plan.formats, calibration, seed=seed, progress=progress)
     return QuantModule(graph, plan, config, params, learn_scales=learn_scales, freeze_bn=freeze_bn)

@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from dyadiq.zero_shot.distill import N_IMAGES, distill
 from dyadiq.zero_shot.distilled import Distilled
+from dyadiq.zero_shot.once import distill_once
 
-__all__ = ["N_IMAGES", "Distilled", "distill"]
+__all__ = ["N_IMAGES", "Distilled", "distill", "distill_once"]

@@ -220,13 +220,15 @@ def test_one_bit_is_no_candidate_when_bipolar_codes_would_meet_a_relu(activation
 
 
 def test_candidates_are_refused_when_a_relu_leaves_none():
-    with pytest.raises(ConfigError, match=r"activation widths \[1\]: none is left for concat, where .* Allow 2 bits"):
+    with pytest.raises(ConfigError, match=r"widths \[1\]: none is left for concat: 1 bit .* Use at least 2 bits"):
         candidate_bits(relu_facts(), [4], [1])
 
 
 def test_plan_is_refused_when_bipolar_codes_would_meet_a_relu():
     facts = relu_facts()
-    with pytest.raises(ConfigError, match=r"^concat: 1 bit of both signs .* relu .* Give them at least 2 bits"):
+    with pytest.raises(
+        ConfigError, match=r"cannot have:\n  concat: 1 bit of both signs .* relu .* Use at least 2 bits"
+    ):
         uniform_plan(facts, 4, 1).check(facts)
     uniform_plan(facts, 4, 2).check(facts)
 

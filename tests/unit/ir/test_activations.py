@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import nn
 
-from dyadiq.core.errors import CaptureError, ExportError, GraphError, ProofError, QuantError
+from dyadiq.core.errors import CaptureError, ConfigError, ExportError, GraphError, ProofError, QuantError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import uniform_plan
 from dyadiq.core.qtype import QType
 from dyadiq.cost.facts import network_facts
+from dyadiq.cost.options import candidate_bits
+from dyadiq.curvature import analyze
 from dyadiq.ir.activation import FUNCTIONS, find_limits
 from dyadiq.ir.capture import capture
 from dyadiq.ir.check import check_graph
@@ -221,12 +223,25 @@ def test_broken_activation_is_named(op, attrs, message):
         check_graph(Graph("float", ("x",), ("y",), (Node("n", op, inputs, "y", attrs),), infos, {}))
 
 
-def test_table_of_more_than_eight_bits_is_refused():
-    module, _ = quantized(Tables, "symmetric", a_bits=9)
-    with pytest.raises(
-        QuantError, match=r"looks up codes of 9 bits, a table has 256 entries. Use at most 8 bits for 'a'"
-    ):
-        lower(module)
+def test_tensor_that_a_table_reads_gets_at_most_eight_bits():
+    graph = canonicalize(capture(Tables().eval(), torch.zeros(2, *SHAPE)))
+    facts = network_facts(graph)
+    read = {find_sites(graph).decision_of[node.inputs[0]] for node in graph.nodes if node.op == "lookup"}
+    assert {d.name for d in facts.decisions if d.looked_up} == read > {"a"}
+    assert candidate_bits(facts, [4], [6, 8, 9])["a"] == (6, 8)
+    with pytest.raises(ConfigError, match=r"widths \[9, 10\]: none is left for a: a lookup table .* at most 8 bits"):
+        candidate_bits(facts, [4], [9, 10])
+    with pytest.raises(ConfigError, match=r"cannot have:\n  a: a lookup table reads its codes, and has 256 entries"):
+        uniform_plan(facts, 4, 9).check(facts)
+    with pytest.raises(ConfigError, match=r"a: a lookup table reads its codes"):
+        quantized(Tables, "symmetric", a_bits=9)
+
+
+def test_fixed_width_of_an_input_that_a_table_reads_is_refused_before_anything_is_measured():
+    graph = capture(nn.Sequential(nn.SiLU(), nn.Linear(4, 2)).eval(), torch.zeros(2, 4))
+    config = QuantConfig(input_bits=12)
+    with pytest.raises(QuantError, match=r"input: input_bits fixes its width at 12 bits, but a lookup table reads it"):
+        analyze(graph, [torch.zeros(2, 4)], config=config)
 
 
 def test_table_that_misses_a_code_is_disproved():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import ConfigError, DataError
+from dyadiq.core.errors import ConfigError
 from dyadiq.core.store import load_plan, load_table
 from dyadiq.ir.serialize import load_graph
 from dyadiq.pipeline.run import run_recipe
@@ -79,14 +79,23 @@ def test_training_samples_are_read_without_the_section(path, tmp_path):
     assert load_table(folder / "analyze" / "sensitivity.safetensors").n_samples == 64
 
 
-def test_network_without_batch_norm_is_refused_in_its_stage(path, tmp_path):
-    with pytest.raises(DataError, match=r"data-free calibration needs batch norms.*this one has none") as caught:
+def test_network_without_batch_norm_is_refused_before_it_is_trained(path, tmp_path):
+    with pytest.raises(ConfigError, match=r"distill: model 'jet_tagger' has no batch norm.*Leave \[distill\] out: a"):
         run(path, tmp_path / "run", "model.args={ batch_norm = false }")
-    assert "distill" in "".join(caught.value.__notes__)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_on_training_samples_must_be_asked_for(path, tmp_path):
+    message = r"finetune: \[distill\] takes the place .* train on them for 2 epochs\. Say finetune\.epochs = 0, or fin"
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path, FAST[2:])
+    recipe = load_recipe(path, [*FAST, "finetune.epochs=1", "finetune.real_data=true", f"out={tmp_path / 'run'}"])
+    trained = run_recipe(recipe, until="finetune").folder / "finetune" / "training.json"
+    assert len(json.loads(trained.read_text())["history"]) == 1
 
 
 def test_wrong_values_are_refused_by_the_recipe(path):
-    data = json.loads(load_recipe(path).model_dump_json())
+    data = json.loads(load_recipe(path, ["finetune.epochs=0"]).model_dump_json())
     with pytest.raises(ConfigError, match=r"distill\.n_images"):
         parse_recipe(data, ["distill={ n_images = 1 }"])
     found = parse_recipe(data, ["distill={ input_mean = [0.5, 1], input_range = [-2, 2.5] }"]).distill

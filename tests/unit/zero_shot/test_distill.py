@@ -1,18 +1,22 @@
 """Distillation: what is minimized, that it is reached, what does not depend on what, and refusals."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from dyadiq.allocation import allocate
 from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
+from dyadiq.curvature import analyze
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.module import quantize
 from dyadiq.quant.reconstruct import reconstruct_
-from dyadiq.zero_shot import Distilled, distill
+from dyadiq.zero_shot import Distilled, distill, once
 from dyadiq.zero_shot.distill import _fitting_batch
 from dyadiq.zero_shot.start import starting_inputs
 from trainable import MODELS, captured
@@ -199,3 +203,26 @@ def test_network_that_overflows_is_refused():
         DataError, match="after 0 steps the statistics of the network's batch norms are NaN or infinite"
     ):
         distill(huge, 8)
+
+
+def test_inputs_are_distilled_once_for_a_graph_and_its_parameters(monkeypatch):
+    _, graph = trained("residual")
+    calls = []
+
+    def counted(graph, n_images, **options):
+        calls.append((n_images, options["seed"]))
+        return distill(graph, n_images, steps=2, seed=options["seed"])
+
+    monkeypatch.setattr(once, "distill", counted)
+    table = analyze(graph, None, bits=(4, 8), activation_bits=(8,))
+    plan = allocate(table, {"bits": 6}, bits=(4, 8))
+    quantize(graph, plan, None)
+    assert calls == [(128, 0)]
+    quantize(graph, plan, None, seed=1)
+    next(iter(graph.params.values()))[...] *= 0.5
+    quantize(graph, plan, None, seed=1)
+    quantize(trained("residual")[1], plan, None, seed=1)
+    assert calls == [(128, 0), (128, 1), (128, 1), (128, 1)]
+    del graph
+    gc.collect()
+    assert once._LATEST.made is None
