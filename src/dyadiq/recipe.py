@@ -158,12 +158,6 @@ def parse_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), *, wher
         recipe.quant.to_config()
     except ConfigError as err:
         raise ConfigError(f"{where}: 1 problem.\n  quant: {err}") from err
-    if recipe.distill is not None and recipe.finetune.epochs > 0 and not recipe.finetune.real_data:
-        raise ConfigError(
-            f"{where}: 1 problem.\n  finetune: [distill] takes the place of training samples, but [finetune] would "
-            f"train on them for {recipe.finetune.epochs} epochs. Say finetune.epochs = 0, or finetune.real_data = true "
-            "if that is meant."
-        )
     return recipe
 
 

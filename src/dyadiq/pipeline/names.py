@@ -18,7 +18,7 @@ from dyadiq.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["check_names"]
+__all__ = ["check_finetuning", "check_names"]
 
 
 def check_names(recipe: Recipe) -> None:
@@ -33,6 +33,20 @@ def check_names(recipe: Recipe) -> None:
     if problems:
         plural = "" if len(problems) == 1 else "s"
         raise ConfigError("\n  ".join([f"recipe {recipe.name!r}: {len(problems)} problem{plural}.", *problems]))
+
+
+def check_finetuning(recipe: Recipe) -> None:
+    """Check that a run calibrated without data does not train on them in silence.
+
+    Raises:
+        ConfigError: ``[distill]`` beside fine-tuning that was not asked for.
+    """
+    epochs = recipe.finetune.epochs
+    if recipe.distill is not None and epochs > 0 and not recipe.finetune.real_data:
+        raise ConfigError(
+            f"recipe {recipe.name!r}: [distill] takes the place of training samples, but [finetune] would train on them "
+            f"for {epochs} epochs. Say finetune.epochs = 0, or finetune.real_data = true if that is meant."
+        )
 
 
 def _unknown_names(recipe: Recipe) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from dyadiq.core.errors import DyadiqError, RunInterruptedError, StorageError, UnknownNameError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.pipeline.current import current_summary
-from dyadiq.pipeline.names import check_names
+from dyadiq.pipeline.names import check_finetuning, check_names
 from dyadiq.pipeline.runner import StageEvent, run_stages
 from dyadiq.pipeline.stages import STAGES
 from dyadiq.pipeline.store import RunFolder
@@ -58,7 +58,8 @@ def run_recipe(
 
     Raises:
         UnknownNameError: No stage is named like ``until``.
-        ConfigError: A name in the recipe that no registry has, or a folder that is not ours.
+        ConfigError: A name in the recipe that no registry has, a folder that is not ours, or fine-tuning on training
+            samples beside ``[distill]`` that was not asked for.
         RunInterruptedError: Ctrl-C; finished stages are kept.
         DyadiqError: Whatever a stage refuses; finished stages are kept.
     """
@@ -69,6 +70,8 @@ def run_recipe(
         raise UnknownNameError("stage", until, names)
     check_names(recipe)
     stages = STAGES if until is None else STAGES[: names.index(until) + 1]
+    if any(stage.name == "finetune" for stage in stages):
+        check_finetuning(recipe)
     folder = RunFolder(recipe.folder)
     kept: list[str] = []
     always = {stage.name for stage in stages if stage.always}

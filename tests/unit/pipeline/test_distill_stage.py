@@ -86,16 +86,18 @@ def test_network_without_batch_norm_is_refused_before_it_is_trained(path, tmp_pa
 
 
 def test_fine_tuning_on_training_samples_must_be_asked_for(path, tmp_path):
-    message = r"finetune: \[distill\] takes the place .* train on them for 2 epochs\. Say finetune\.epochs = 0, or fin"
-    with pytest.raises(ConfigError, match=message):
-        load_recipe(path, FAST[2:])
+    with pytest.raises(
+        ConfigError, match=r"\[distill\] takes the place .* for 3 epochs\. Say finetune\.epochs = 0, or"
+    ):
+        run(path, tmp_path / "run", "finetune.epochs=3", until="finetune")
+    assert not (tmp_path / "run").exists()
     recipe = load_recipe(path, [*FAST, "finetune.epochs=1", "finetune.real_data=true", f"out={tmp_path / 'run'}"])
     trained = run_recipe(recipe, until="finetune").folder / "finetune" / "training.json"
     assert len(json.loads(trained.read_text())["history"]) == 1
 
 
 def test_wrong_values_are_refused_by_the_recipe(path):
-    data = json.loads(load_recipe(path, ["finetune.epochs=0"]).model_dump_json())
+    data = json.loads(load_recipe(path).model_dump_json())
     with pytest.raises(ConfigError, match=r"distill\.n_images"):
         parse_recipe(data, ["distill={ n_images = 1 }"])
     found = parse_recipe(data, ["distill={ input_mean = [0.5, 1], input_range = [-2, 2.5] }"]).distill
