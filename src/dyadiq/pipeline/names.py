@@ -44,8 +44,8 @@ def check_finetuning(recipe: Recipe) -> None:
     epochs = recipe.finetune.epochs
     if recipe.distill is not None and epochs > 0 and not recipe.finetune.real_data:
         raise ConfigError(
-            f"recipe {recipe.name!r}: [distill] takes the place of training samples, but [finetune] would train on them "
-            f"for {epochs} epochs. Say finetune.epochs = 0, or finetune.real_data = true if that is meant."
+            f"recipe {recipe.name!r}: [distill] takes the place of training samples, but [finetune] would train on "
+            f"them for {epochs} epochs. Say finetune.epochs = 0, or finetune.real_data = true if that is meant."
         )
 
 

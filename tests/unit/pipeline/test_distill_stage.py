@@ -86,9 +86,7 @@ def test_network_without_batch_norm_is_refused_before_it_is_trained(path, tmp_pa
 
 
 def test_fine_tuning_on_training_samples_must_be_asked_for(path, tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"\[distill\] takes the place .* for 3 epochs\. Say finetune\.epochs = 0, or"
-    ):
+    with pytest.raises(ConfigError, match=r"\[distill\] takes the place .* for 3 epochs\. Say finetune\.epochs = 0"):
         run(path, tmp_path / "run", "finetune.epochs=3", until="finetune")
     assert not (tmp_path / "run").exists()
     recipe = load_recipe(path, [*FAST, "finetune.epochs=1", "finetune.real_data=true", f"out={tmp_path / 'run'}"])
