@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -42,7 +43,32 @@ class Engine {
         arena_.reset(new (std::align_val_t{kAlignment}) std::uint8_t[static_cast<std::size_t>(plan_.arena_bytes)]());
     }
 
-    void run(const std::vector<Real>& inputs, const std::vector<Codes>& outputs) {
+    void run(const std::vector<Real>& inputs, const std::vector<Codes>& outputs) { run_all(inputs, outputs, nullptr); }
+
+    // Nanoseconds of every step, a list a sample.
+    std::vector<std::vector<std::int64_t>> profile(const std::vector<Real>& inputs, const std::vector<Codes>& outputs) {
+        std::vector<std::vector<std::int64_t>> times;
+        run_all(inputs, outputs, &times);
+        return times;
+    }
+
+    std::vector<std::int64_t> macs() const {
+        std::vector<std::int64_t> found;
+        for (const engine::Step& step : plan_.steps) {
+            found.push_back(engine::macs(step));
+        }
+        return found;
+    }
+
+    double measure_peak() const { return kernels_.measure_peak(); }
+
+    std::string isa() const { return std::string(kernels_.name); }
+    std::int64_t arena_bytes() const { return plan_.arena_bytes; }
+    std::size_t n_steps() const { return plan_.steps.size(); }
+
+   private:
+    void run_all(const std::vector<Real>& inputs, const std::vector<Codes>& outputs,
+                 std::vector<std::vector<std::int64_t>>* times) {
         check(inputs, plan_.input_sizes, "inputs");
         check(outputs, plan_.output_sizes, "outputs");
         const std::size_t n = inputs.front().shape(0);
@@ -68,7 +94,11 @@ class Engine {
                 for (std::size_t i = 0; i < outputs.size(); ++i) {
                     codes[i] = outputs[i].data() + sample * outputs[i].shape(1);
                 }
-                finite = engine::run(plan_, kernels_, arena_.get(), values, codes);
+                std::span<std::int64_t> step_ns;
+                if (times != nullptr) {
+                    step_ns = times->emplace_back(plan_.steps.size());
+                }
+                finite = engine::run(plan_, kernels_, arena_.get(), values, codes, step_ns);
             }
         }
         if (!finite) {
@@ -76,11 +106,6 @@ class Engine {
         }
     }
 
-    std::string isa() const { return std::string(kernels_.name); }
-    std::int64_t arena_bytes() const { return plan_.arena_bytes; }
-    std::size_t n_steps() const { return plan_.steps.size(); }
-
-   private:
     template <typename Array>
     static void check(const std::vector<Array>& arrays, const std::vector<std::int64_t>& sizes, const char* what) {
         bool fits = arrays.size() == sizes.size() && !arrays.empty();
@@ -127,6 +152,9 @@ void bind_engine(nb::module_& m) {
     nb::class_<Engine>(m, "Engine")
         .def(nb::init<Bytes, const std::string&>(), nb::arg("file"), nb::arg("isa"))
         .def("run", &Engine::run, nb::arg("inputs"), nb::arg("outputs"))
+        .def("profile", &Engine::profile, nb::arg("inputs"), nb::arg("outputs"))
+        .def("macs", &Engine::macs)
+        .def("measure_peak", &Engine::measure_peak)
         .def_prop_ro("isa", &Engine::isa)
         .def_prop_ro("arena_bytes", &Engine::arena_bytes)
         .def_prop_ro("n_steps", &Engine::n_steps);

@@ -167,6 +167,18 @@ class Reader {
         return b;
     }
 
+    // Scale and offset, and those of the residual where there is one.
+    Single single(const Conv& s, std::int64_t n) {
+        const std::int32_t* words = int32s((s.has_residual ? 4 : 2) * n, "a rescaling in single precision", true);
+        if (words == nullptr) {
+            return {};
+        }
+        require(s.finished && !s.finish.sign && !s.out.buffer.wide && !(s.has_residual && s.residual.x.buffer.wide),
+                "single precision is for bytes");
+        const auto* reals = reinterpret_cast<const float*>(words);
+        return {reals, reals + n, s.has_residual ? reals + 2 * n : nullptr, s.has_residual ? reals + 3 * n : nullptr};
+    }
+
     static void same_plane(const Tensor& a, const Tensor& b) {
         require(a.buffer.height == b.buffer.height && a.buffer.width == b.buffer.width, "two tensors differ in size");
     }
@@ -249,6 +261,7 @@ class Reader {
             s.residual = branch(n_parameters);
             same_shape(s.residual.x, s.out);
         }
+        s.single = single(s, n_parameters);
         require(s.finished || (s.out.buffer.wide && !s.has_residual), "an accumulator is stored in bytes");
         require(!s.finished || s.dyadic.multiplier != nullptr, "a convolution has no multipliers");
         const Buffer &in = s.in.buffer, &out = s.out.buffer;

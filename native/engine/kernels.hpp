@@ -14,7 +14,8 @@ namespace dyadiq::engine {
 
 struct Kernels {
     std::string_view name;
-    bool (*supported)();                                   // by this machine
+    bool (*supported)();       // by this machine
+    double (*measure_peak)();  // products a second in one thread, of registers alone; 0 where that says nothing
     void (*conv_packed)(const Conv& step, std::uint8_t* arena);
     void (*conv_depthwise)(const Conv& step, std::uint8_t* arena);
 };

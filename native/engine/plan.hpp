@@ -14,7 +14,7 @@
 
 namespace dyadiq::engine {
 
-inline constexpr std::int32_t kPlanVersion = 1;
+inline constexpr std::int32_t kPlanVersion = 2;
 inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
@@ -57,6 +57,13 @@ struct Dyadic {
     const std::int32_t* shift = nullptr;
 };
 
+// A rescaling in single precision, proven to give the same codes as they lie in memory (dyadiq/engine/single.py):
+// bits(x * scale + offset) - bits(1.5 * 2^23), of the accumulator, and of the residual and its `before`, added; clipped
+// with the code offset in them. Null: not proven, as channels with a scale below 0.
+struct Single {
+    const float *scale = nullptr, *offset = nullptr, *residual_scale = nullptr, *residual_offset = nullptr;
+};
+
 // One summand of a join: clip(dyadic(x + before), low, high).
 struct Branch {
     Tensor x;
@@ -84,6 +91,7 @@ struct Conv {
     const std::int32_t* bias;  // padded to whole blocks where packed
     bool finished;             // requantized, else the accumulator is what is stored
     Dyadic dyadic;
+    Single single;
     bool has_residual;
     Branch residual;
     Finish finish;

@@ -1,5 +1,6 @@
 #include "engine/run.hpp"
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -236,12 +237,31 @@ struct Runner {
 }  // namespace
 
 bool run(const Plan& plan, const Kernels& kernels, std::uint8_t* arena, std::span<const Input> inputs,
-         std::span<std::int32_t* const> outputs) {
+         std::span<std::int32_t* const> outputs, std::span<std::int64_t> step_ns) {
     Runner runner{kernels, arena, inputs, outputs};
-    for (const Step& step : plan.steps) {
-        std::visit(runner, step);
+    if (step_ns.empty()) {
+        for (const Step& step : plan.steps) {
+            std::visit(runner, step);
+        }
+        return runner.finite;
+    }
+    using Clock = std::chrono::steady_clock;
+    for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+        const Clock::time_point start = Clock::now();
+        std::visit(runner, plan.steps[i]);
+        step_ns[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
     }
     return runner.finite;
+}
+
+std::int64_t macs(const Step& step) {
+    const auto* conv = std::get_if<Conv>(&step);
+    if (conv == nullptr) {
+        return 0;
+    }
+    const Buffer& out = conv->out.buffer;
+    const std::int64_t of_output = std::int64_t{conv->in.channels} / conv->groups * conv->kernel_h * conv->kernel_w;
+    return of_output * conv->out.channels * out.height * out.width;
 }
 
 }  // namespace dyadiq::engine

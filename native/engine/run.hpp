@@ -21,8 +21,12 @@ struct Input {
 };
 
 // Run all steps. `arena` is aligned to 64 bytes and has `plan.arena_bytes`; outputs are int32 [C, H, W].
-// Returns false, with nothing meaningful in the outputs, where an input is NaN or infinite.
+// Returns false, with nothing meaningful in the outputs, where an input is NaN or infinite. Where `step_ns` is not empty,
+// it gets the nanoseconds that each step took.
 bool run(const Plan& plan, const Kernels& kernels, std::uint8_t* arena, std::span<const Input> inputs,
-         std::span<std::int32_t* const> outputs);
+         std::span<std::int32_t* const> outputs, std::span<std::int64_t> step_ns = {});
+
+// Products of a step, as the program has them: no padding of channels, but that of planes.
+std::int64_t macs(const Step& step);
 
 }  // namespace dyadiq::engine

@@ -67,6 +67,6 @@ void conv_depthwise(const Conv& s, std::uint8_t* arena) {
 
 }  // namespace
 
-const Kernels kPortable{"portable", [] { return true; }, conv_packed, conv_depthwise};
+const Kernels kPortable{"portable", [] { return true; }, [] { return 0.0; }, conv_packed, conv_depthwise};
 
 }  // namespace dyadiq::engine

@@ -3,11 +3,12 @@
 from dyadiq.engine.compile import compile_program, find_uncompilable
 from dyadiq.engine.file import write_engine_file
 from dyadiq.engine.plan import EnginePlan
-from dyadiq.engine.runtime import EngineProgram, available_isas
+from dyadiq.engine.runtime import EngineProgram, StepProfile, available_isas
 
 __all__ = [
     "EnginePlan",
     "EngineProgram",
+    "StepProfile",
     "available_isas",
     "compile_program",
     "find_uncompilable",

@@ -18,6 +18,7 @@ from dyadiq.engine.arena import place_
 from dyadiq.engine.fuse import BranchPlan, Fusion, find_fusions
 from dyadiq.engine.layout import by_blocks, pack_dense, pack_depthwise, pack_generic
 from dyadiq.engine.plan import INT32_RANGE, NONE, Branch, Buffer, EnginePlan, Finish, Step, TensorRef
+from dyadiq.engine.single import single_words
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 from dyadiq.ir.proof import Bound, prove
@@ -274,20 +275,23 @@ class _Compiler:
         words = [kind, self.index(x), self.index(out), *geometry, groups]
         words.append(self.plan.payload_index(f"{dot.name}.weight", packed))
         words.append(self.payload(f"{dot.name}.bias", ordered(bias)))
-        reads = [x]
         if fusion.requantize is None:
-            words += [NONE, NONE, 0, *Finish().words(), 0]
-        else:
-            multiplier, shift = self.dyadic(fusion.requantize, len(weight))
-            words += [*self.dyadic_words(dot.name, ordered(multiplier), ordered(shift)), 1]
-            words += [*self.finish(fusion.finish).words(), len(fusion.branches)]
-        for plan in fusion.branches:
-            branch = self.branch(plan, len(weight))
-            if branch.multiplier is not None and branch.shift is not None:
-                multiplier, shift = ordered(branch.multiplier), ordered(branch.shift)
-                branch = Branch(branch.x, branch.before, multiplier, shift, branch.low, branch.high)
-            words += self.branch_words(f"{dot.name}.residual", branch)
+            self.step("conv", fusion.last.name, [x], (out,), [*words, NONE, NONE, 0, *Finish().words(), 0, NONE])
+            return
+        dyadic, finish, reads = self.dyadic(fusion.requantize, len(weight)), self.finish(fusion.finish), [x]
+        words += [*self.dyadic_words(dot.name, *map(ordered, dyadic)), 1, *finish.words(), len(fusion.branches)]
+        branches = [self.branch(plan, len(weight)) for plan in fusion.branches]  # at most one
+        for branch in branches:
+            words += self.branch_words(f"{dot.name}.residual", branch.with_channels(ordered))
             reads.append(branch.x)
+        singles = None
+        if kind != _GENERIC and not any(self.plan.buffers[ref.buffer].wide for ref in (out, *reads[1:])):
+            sources = [self.bounds[plan.source] for plan in fusion.branches]
+            summand = (branches[0], (sources[0].low, sources[0].high)) if branches else None
+            bound = self.bounds[dot.output]
+            singles = single_words(dyadic, (bound.low, bound.high), finish, out.code_offset, summand)
+        single = [ordered(row.astype(np.int64)) for row in singles] if singles is not None else None
+        words.append(NONE if single is None else self.payload(f"{dot.name}.single", np.stack(single)))
         self.step("conv", fusion.last.name, reads, (out,), words)
 
     def kind(self, x: TensorRef, weight: NDArray[np.int64], bias: NDArray[np.int64], groups: int) -> int:

@@ -9,8 +9,8 @@ A tensor lies as ``[height][width][channel]``, with margins around it that hold 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 __all__ = ["INT32_RANGE", "NONE", "PLAN_VERSION", "Branch", "Buffer", "EnginePlan", "Finish", "Step", "TensorRef"]
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 NONE = -1
 INT32_RANGE = (-(1 << 31), (1 << 31) - 1)
 
@@ -119,6 +119,12 @@ class Branch:
     shift: NDArray[np.int64] | None = None
     low: int = INT32_RANGE[0]
     high: int = INT32_RANGE[1]
+
+    def with_channels(self, ordered: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> Branch:
+        """Return the branch with its multipliers and shifts in another order."""
+        if self.multiplier is None or self.shift is None:
+            return self
+        return replace(self, multiplier=ordered(self.multiplier), shift=ordered(self.shift))
 
 
 @dataclass

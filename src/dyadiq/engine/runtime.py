@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,33 @@ from dyadiq.core.container import read_container
 from dyadiq.core.errors import ArtifactError, DataError, MissingDependencyError, UnknownNameError
 from dyadiq.core.native import native_state
 
-__all__ = ["EngineProgram", "available_isas"]
+__all__ = ["EngineProgram", "StepProfile", "available_isas"]
 
 
 def available_isas() -> tuple[str, ...]:
     """Return the instruction sets whose kernels this machine runs, the best last; none without the native module."""
     module = native_state().module
     return () if module is None else tuple(module.engine_isas())
+
+
+@dataclass(frozen=True, slots=True)
+class StepProfile:
+    """What one step of a program takes.
+
+    Attributes:
+        op: What it is, as in docs/spec/engine.md.
+        name: Node of the program that it ends with.
+        time_us: Least time of one run.
+        macs: Products; 0 where it is no convolution.
+        peak_frac: Share of the products that the machine makes in that time at most, in one thread; None where there
+            are no products, or the kernels have no such limit.
+    """
+
+    op: str
+    name: str
+    time_us: float
+    macs: int
+    peak_frac: float | None
 
 
 class EngineProgram:
@@ -60,6 +81,7 @@ class EngineProgram:
             structure = json.loads(container.structure)
             self.inputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["inputs"]}
             self.outputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["outputs"]}
+            self._steps = [(str(op), str(name)) for op, name in structure["steps"]]
             self._native = state.module.Engine(np.memmap(path, dtype=np.uint8, mode="r"), wanted)
         except (ValueError, KeyError, TypeError) as err:
             raise ArtifactError(f"{path}: holds no compiled program: {err}. Export the program again.") from err
@@ -76,8 +98,7 @@ class EngineProgram:
             DataError: Inputs missing, of the wrong shape, or not finite.
         """
         feeds = self._feeds(inputs)
-        n = len(feeds[0])
-        codes = [np.empty((n, int(np.prod(shape))), dtype=np.int32) for shape in self.outputs.values()]
+        n, codes = len(feeds[0]), self._outputs(inputs)
         try:
             self._native.run(feeds, codes)
         except ValueError as err:
@@ -86,6 +107,31 @@ class EngineProgram:
             name: part.reshape(n, *shape).astype(np.int64)
             for (name, shape), part in zip(self.outputs.items(), codes, strict=True)
         }
+
+    def profile(self, inputs: Mapping[str, NDArray[Any]], repeats: int = 10) -> tuple[StepProfile, ...]:
+        """Run and return what every step took: the least of all samples and repeats, since a busy machine only adds.
+
+        Args:
+            inputs: As of `run`.
+            repeats: How often.
+
+        Raises:
+            DataError: As of `run`.
+        """
+        feeds, codes = self._feeds(inputs), self._outputs(inputs)
+        try:
+            times = [self._native.profile(feeds, codes) for _ in range(max(1, repeats))]
+        except ValueError as err:
+            raise DataError(f"{self.path}: {err}. Clean the data first.") from err
+        least, peak = np.array(times).min(axis=(0, 1)) / 1000, self._native.measure_peak() / 1e6  # in us
+        return tuple(
+            StepProfile(op, name, float(us), macs, macs / (us * peak) if macs and peak and us else None)
+            for (op, name), us, macs in zip(self._steps, least, self._native.macs(), strict=True)
+        )
+
+    def _outputs(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.int32]]:
+        n = len(next(iter(inputs.values())))
+        return [np.empty((n, int(np.prod(shape))), dtype=np.int32) for shape in self.outputs.values()]
 
     def _feeds(self, inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
         """Return inputs in order, flat; float32 stays, everything else becomes float64.

@@ -103,6 +103,40 @@ def test_float32_and_float64_inputs_are_both_taken_literally(tmp_path):
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
+@built
+@pytest.mark.parametrize("channels", [(16, 48), (3, 32), (64, 24), (8, 65), (20, 16)], ids=str)
+@pytest.mark.parametrize("size", [1, 5, 14, 15, 17, 29])
+def test_tiles_of_every_width_equal_the_reference(channels, size, tmp_path):
+    """Multipliers of 16 bits, as lowering makes them: most blocks take the fast way. Residuals of both types."""
+    rng = np.random.default_rng(size)
+    b = ProgramBuilder(rng)
+    n_in, n_out = channels
+    x = b.input((n_in, 7, size), UINT8)
+    x = b.requantize(b.conv2d(x, n_out, 3, padding=1), UINT8, multipliers(rng, n_out, 16))
+    for qtype, kernel in ((UINT8, 1), (INT8, 3)):
+        y = b.conv2d(x, n_out, kernel, padding=kernel // 2)
+        scale = b.scale(y).max() * 701.3
+        x = b.clip(b.add(b.branch(y, scale, 16), b.branch(x, scale, 16)), qtype)
+    plan = compile_program(b.program(x))
+    assert [step.op for step in plan.steps if step.op in ("conv", "join")] == ["conv"] * 3
+    assert all(step.words[-1] >= 0 for step in plan.steps if step.op == "conv")
+    assert_equal(b.program(x), rng, tmp_path / "program.dyqe")
+
+
+@built
+def test_profile_names_every_step(tmp_path):
+    program = PROGRAMS["conv_pool"](np.random.default_rng(0))
+    plan = compile_program(program)
+    write_engine_file(plan, tmp_path / "p.dyqe")
+    engine = EngineProgram(tmp_path / "p.dyqe")
+    found = engine.profile(feeds(program, np.random.default_rng(0), 2), repeats=2)
+    assert [(step.op, step.name) for step in found] == [(step.op, step.name) for step in plan.steps]
+    assert all(step.time_us >= 0 for step in found)
+    assert all((step.macs > 0) == (step.op == "conv") for step in found)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        engine.profile({name: np.full((1, *shape), np.nan) for name, shape in engine.inputs.items()})
+
+
 def test_conv_requantize_residual_and_clip_are_one_step():
     plan = compile_program(PROGRAMS["residual"](np.random.default_rng(0)))
     assert [step.op for step in plan.steps].count("join") == 1  # behind the pool; the add is part of a convolution

@@ -1,0 +1,11 @@
+// The kernels of one instruction set, in several files; avx512vnni.cpp is their table.
+#pragma once
+
+#include "engine/kernels.hpp"
+
+namespace dyadiq::engine::avx512vnni {
+
+void conv_packed(const Conv& step, std::uint8_t* arena);
+void conv_depthwise(const Conv& step, std::uint8_t* arena);
+
+}  // namespace dyadiq::engine::avx512vnni

@@ -1,0 +1,173 @@
+// Convolutions of packed weights: which tiles of avx512vnni_tiles.S run, over which taps, and what becomes of sums that
+// are not finished there.
+//
+// Taps of a row that lie side by side in memory, as in weights, are one tap of more quads. Rows of taps that lie in
+// margins of zeros are skipped.
+#include "engine/kernels/avx512vnni.hpp"
+#include "engine/kernels/avx512vnni_epilogue.hpp"
+
+namespace dyadiq::engine::avx512vnni {
+namespace {
+
+constexpr std::int32_t kMaxTaps = 256;
+
+// The rows of outputs: where planes are one row of memory, the whole plane is one.
+struct Rows {
+    std::int32_t n_rows, n_columns;
+
+    explicit Rows(const Conv& s) : n_rows(s.out.buffer.height), n_columns(s.out.buffer.width) {
+        const auto is_plain = [](const Buffer& b) { return b.left + b.right == 0; };
+        const bool pointwise = s.kernel_h * s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 &&
+                               s.pad_w == 0 && s.in.buffer.width == s.out.buffer.width;
+        if (pointwise && is_plain(s.in.buffer) && is_plain(s.out.buffer) &&
+            (!s.has_residual || is_plain(s.residual.x.buffer))) {
+            n_columns *= n_rows;
+            n_rows = 1;
+        }
+    }
+};
+
+std::int64_t bytes_of_pixel(const Tensor& t) { return t.at(0, 1) - t.at(0, 0); }
+std::int64_t bytes_of_row(const Tensor& t) { return t.at(1, 0) - t.at(0, 0); }
+
+// One convolution: what all its tiles have in common.
+struct Convolution {
+    const Conv& s;
+    std::uint8_t* arena;
+    Rows rows;
+    std::int64_t taps[kMaxTaps];
+    std::int32_t taps_of_row;  // 1 where they are merged
+    std::int64_t quads, quads_of_row;
+    bool skips_rows;
+
+    Convolution(const Conv& step, std::uint8_t* memory) : s(step), arena(memory), rows(step) {
+        const std::int32_t n_in = s.in.channels / s.groups;
+        quads = (n_in + kQuad - 1) / kQuad;
+        quads_of_row = quads * s.kernel_w;
+        const bool merges = s.dilation_w == 1 && bytes_of_pixel(s.in) == quads * kQuad;
+        taps_of_row = merges ? 1 : s.kernel_w;
+        quads = merges ? quads_of_row : quads;
+        skips_rows = s.in.buffer.fill == 0 && s.pad_h + s.in.buffer.bottom > 0;
+    }
+
+    bool fits() const { return std::int64_t{s.kernel_h} * taps_of_row <= kMaxTaps; }
+
+    void find_taps() {
+        for (std::int32_t a = 0, i = 0; a < s.kernel_h; ++a) {
+            for (std::int32_t b = 0; b < taps_of_row; ++b, ++i) {
+                taps[i] = a * s.dilation_h * bytes_of_row(s.in) + b * s.dilation_w * bytes_of_pixel(s.in);
+            }
+        }
+    }
+
+    // Point the call to the taps of an output row.
+    void set_taps(Call& call, const std::int8_t* weights, std::int32_t y) const {
+        std::int32_t first = 0, last = s.kernel_h;
+        if (skips_rows) {
+            const std::int64_t top = std::int64_t{y} * s.stride_h - s.pad_h;
+            while (last - first > 1 && top + first * s.dilation_h < 0) {
+                ++first;
+            }
+            while (last - first > 1 && top + std::int64_t{last - 1} * s.dilation_h >= s.in.buffer.height) {
+                --last;
+            }
+        }
+        call.taps = taps + first * taps_of_row;
+        call.n_taps = (last - first) * taps_of_row;
+        call.weights = weights + first * quads_of_row * kBlock * kQuad;
+    }
+
+    void run() {
+        find_taps();
+        const std::int32_t n_out = s.out.channels / s.groups, full = n_out / kBlock;
+        const std::int32_t blocks = (n_out + kBlock - 1) / kBlock;
+        for (std::int32_t group = 0; group < s.groups; ++group) {
+            for (std::int32_t block = 0, n = 0; block < blocks; block += n) {
+                n = block < full ? widest(full - block) : 1;
+                run_blocks(group, block, n, std::int64_t{group} * blocks + block, n_out);
+            }
+        }
+    }
+
+    int widest(std::int32_t left) const {
+        if (rows.n_columns <= 4 && left >= 4) {
+            return 4;
+        }
+        return left >= 2 ? 2 : 1;
+    }
+
+    // Outputs of `n` blocks of a group; `at` is the first one among all of them.
+    void run_blocks(std::int32_t group, std::int32_t block, int n, std::int64_t at, std::int32_t n_out) {
+        const std::int64_t parameter = at * kBlock, in_group = std::int64_t{block} * kBlock;
+        const std::int64_t channel = std::int64_t{group} * n_out + in_group;
+        bool in_tile = in_group + n * kBlock <= n_out;
+        alignas(64) std::int32_t sums[kMaxPixels2 * 2 * kBlock];
+        Call call{};
+        call.pixel_step = bytes_of_pixel(s.in) * s.stride_w;
+        call.quads = quads;
+        call.block_bytes = s.kernel_h * quads_of_row * kBlock * kQuad;
+        call.bias = s.bias + parameter;
+        call.out_step = bytes_of_pixel(s.out);
+        call.residual_step = s.has_residual ? bytes_of_pixel(s.residual.x) : 0;
+        call.sums = sums;
+        Epilogue epilogues[4];
+        for (int b = 0; b < n; ++b) {
+            const std::int64_t first = b * kBlock;
+            epilogues[b] = Epilogue(s, parameter + first, channel + first, n_out - in_group - first);
+            in_tile = in_tile && epilogues[b].is_single;
+        }
+        if (in_tile) {
+            call.ending = s.has_residual ? Ending::kCodesAndResidual : Ending::kCodes;
+            call.magic = s.has_residual ? 2 * kMagic : kMagic;
+            call.scale = s.single.scale + parameter, call.offset = s.single.offset + parameter;
+            call.low = static_cast<std::uint8_t>(s.finish.low + s.out.code_offset);
+            call.high = static_cast<std::uint8_t>(s.finish.high + s.out.code_offset);
+            if (s.has_residual) {
+                call.before = s.residual.before - s.residual.x.code_offset;
+                call.residual_scale = s.single.residual_scale + parameter;
+                call.residual_offset = s.single.residual_offset + parameter;
+            }
+        }
+        const auto* weights = static_cast<const std::int8_t*>(s.weights) + at * call.block_bytes;
+        const std::int64_t in_channel = std::int64_t{group} * (s.in.channels / s.groups);
+        const std::int64_t first = in_tile ? channel : 0;
+        const Tile* tiles = n == 1   ? dyadiq_avx512vnni_tiles.one
+                            : n == 2 ? dyadiq_avx512vnni_tiles.two
+                                     : dyadiq_avx512vnni_tiles.four;
+        const int pixels = n == 1 ? kMaxPixels1 : n == 2 ? kMaxPixels2 : kMaxPixels4;
+        const std::int32_t n_tiles = (rows.n_columns + pixels - 1) / pixels;
+        for (std::int32_t y = 0; y < rows.n_rows; ++y) {
+            set_taps(call, weights, y);
+            const std::uint8_t* in =
+                arena + s.in.at(std::int64_t{y} * s.stride_h - s.pad_h, -std::int64_t{s.pad_w}) + in_channel;
+            const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, 0) + first : arena;
+            std::uint8_t* out = arena + s.out.at(y, 0) + first;
+            for (std::int32_t t = 0; t < n_tiles; ++t) {
+                const std::int64_t x = std::int64_t{rows.n_columns} * t / n_tiles;
+                const std::int64_t count = std::int64_t{rows.n_columns} * (t + 1) / n_tiles - x;
+                std::uint8_t* const out_at = out + x * call.out_step;
+                const std::uint8_t* const residual_at = residual + x * call.residual_step;
+                tiles[count - 1](&call, in + x * call.pixel_step, out_at, residual_at);
+                for (std::int64_t p = 0; !in_tile && p < count; ++p) {
+                    for (int b = 0; b < n; ++b) {
+                        const __m512i sum = _mm512_load_si512(sums + (p * n + b) * kBlock);
+                        epilogues[b](sum, residual_at + p * call.residual_step, out_at + p * call.out_step);
+                    }
+                }
+            }
+        }
+    }
+};
+
+}  // namespace
+
+void conv_packed(const Conv& s, std::uint8_t* arena) {
+    Convolution convolution(s, arena);
+    if (!convolution.fits() || (s.finish.sign && s.finished)) {
+        kPortable.conv_packed(s, arena);
+        return;
+    }
+    convolution.run();
+}
+
+}  // namespace dyadiq::engine::avx512vnni

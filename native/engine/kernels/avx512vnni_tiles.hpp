@@ -1,0 +1,40 @@
+// The C++ face of avx512vnni_tiles.S.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dyadiq::engine {
+
+enum class Ending : std::uint8_t { kSums, kCodes, kCodesAndResidual };
+
+// Everything of a tile but where it lies.
+struct Call {
+    std::int64_t pixel_step;        // bytes from one output's input to the next one's
+    const std::int64_t* taps;       // bytes from the first pixel to what each tap reads
+    std::int64_t n_taps, quads;     // of taps; of inputs of each
+    const std::int8_t* weights;     // of the first tap and block
+    std::int64_t block_bytes;       // of weights
+    const std::int32_t* bias;       // from here on, of the first block
+    const float *scale, *offset, *residual_scale, *residual_offset;
+    std::int64_t out_step, residual_step;  // bytes from pixel to pixel
+    std::int32_t* sums;             // [pixel][block][16]: where sums go that are not finished here
+    std::uint8_t low, high;         // codes as they lie in memory
+    Ending ending;
+    std::uint32_t magic;            // kMagic, twice where a residual is added
+    std::int32_t before;            // added to bytes of the residual
+};
+static_assert(offsetof(Call, sums) == 104 && offsetof(Call, low) == 112 && offsetof(Call, before) == 120);
+
+inline constexpr std::uint32_t kMagic = 0x4B400000;  // bits of 1.5 * 2^23
+
+using Tile = void (*)(const Call*, const std::uint8_t* in, std::uint8_t* out, const std::uint8_t* residual);
+
+inline constexpr int kMaxPixels1 = 16, kMaxPixels2 = 14, kMaxPixels4 = 6;
+struct Tiles {  // of 1, 2, 4 blocks; of 1 pixel and more
+    Tile one[kMaxPixels1], two[kMaxPixels2], four[kMaxPixels4];
+};
+
+extern "C" const Tiles dyadiq_avx512vnni_tiles;
+
+}  // namespace dyadiq::engine
