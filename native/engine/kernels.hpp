@@ -12,12 +12,22 @@
 
 namespace dyadiq::engine {
 
+// Real values of an input: float32 or float64, [C, H, W].
+struct Input {
+    const float* f32 = nullptr;
+    const double* f64 = nullptr;
+};
+
 struct Kernels {
     std::string_view name;
     bool (*supported)();       // by this machine
     double (*measure_peak)();  // products a second in one thread, of registers alone; 0 where that says nothing
     void (*conv_packed)(const Conv& step, std::uint8_t* arena);
     void (*conv_depthwise)(const Conv& step, std::uint8_t* arena);
+    bool (*quantize)(const Quantize& step, const Input& input, std::uint8_t* arena);  // false: NaN or infinity
+    void (*join)(const Join& step, std::uint8_t* arena);
+    void (*max_pool)(const MaxPool& step, std::uint8_t* arena);
+    void (*sum_pool)(const SumPool& step, std::uint8_t* arena);
 };
 
 extern const Kernels kPortable;

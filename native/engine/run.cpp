@@ -1,29 +1,14 @@
 #include "engine/run.hpp"
 
 #include <chrono>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "engine/kernels/finish.hpp"
+#include "engine/pixels.hpp"
 
 namespace dyadiq::engine {
 namespace {
-
-// Call `visit(y, x)` for every pixel of a tensor.
-template <typename Visit>
-void pixels(const Tensor& t, Visit visit) {
-    for (std::int32_t y = 0; y < t.buffer.height; ++y) {
-        for (std::int32_t x = 0; x < t.buffer.width; ++x) {
-            visit(y, x);
-        }
-    }
-}
-
-// [C, H, W], row-major.
-std::int64_t planar(const Tensor& t, std::int64_t c, std::int64_t y, std::int64_t x) {
-    return (c * t.buffer.height + y) * t.buffer.width + x;
-}
 
 struct Runner {
     const Kernels& kernels;
@@ -32,36 +17,15 @@ struct Runner {
     std::span<std::int32_t* const> outputs;
     bool finite = true;
 
-    std::uint8_t* pixel(const Tensor& t, std::int64_t y, std::int64_t x) const { return arena + t.at(y, x); }
-
-    // docs/spec/integer-program.md, section 4: literally float64.
-    void operator()(const Quantize& s) {
-        const Input& input = inputs[static_cast<std::size_t>(s.input)];
-        pixels(s.out, [&](std::int32_t y, std::int32_t x) {
-            std::uint8_t* out = pixel(s.out, y, x);
-            for (std::int32_t c = 0; c < s.out.channels; ++c) {
-                const std::int64_t at = planar(s.out, c, y, x);
-                const double value = input.f64 != nullptr ? input.f64[at] : static_cast<double>(input.f32[at]);
-                finite = finite && std::isfinite(value);
-                store(s.out, out, c, quantized(s, value, c));
-            }
-        });
+    // Whether codes can be copied byte by byte.
+    static bool same_codes(const Tensor& a, const Tensor& b) {
+        return !a.buffer.wide && !b.buffer.wide && a.code_offset == b.code_offset;
     }
 
-    static std::int32_t quantized(const Quantize& s, double value, std::int32_t c) {
-        if (s.sign) {
-            return value >= 0 ? 1 : -1;
-        }
-        double scale = s.scale, low = s.low, high = s.high, zero_point = s.zero_point;
-        std::int32_t shift = 0;
-        if (s.grid != nullptr) {
-            shift = s.grid[c];
-            scale *= static_cast<double>(std::int64_t{1} << shift);
-            low = s.grid[s.out.channels + c], high = s.grid[2 * s.out.channels + c], zero_point = 0;
-        }
-        const double code = std::floor(value / scale + 0.5) + zero_point;
-        const double clipped = code > high ? high : code >= low ? code : low;  // NaN becomes `low`
-        return static_cast<std::int32_t>(static_cast<std::uint32_t>(static_cast<std::int32_t>(clipped)) << shift);
+    std::uint8_t* pixel(const Tensor& t, std::int64_t y, std::int64_t x) const { return arena + t.at(y, x); }
+
+    void operator()(const Quantize& s) {
+        finite = kernels.quantize(s, inputs[static_cast<std::size_t>(s.input)], arena) && finite;
     }
 
     void operator()(const Conv& s) {
@@ -94,74 +58,9 @@ struct Runner {
         });
     }
 
-    void operator()(const Join& s) {
-        pixels(s.out, [&](std::int32_t y, std::int32_t x) {
-            std::uint8_t* out = pixel(s.out, y, x);
-            for (std::int32_t c = 0; c < s.out.channels; ++c) {
-                std::int64_t sum = 0;
-                for (const Branch& branch : s.branches) {
-                    sum += branch_value(branch, pixel(branch.x, y, x), c, c);
-                }
-                store(s.out, out, c, finished(sum, s.finish));
-            }
-        });
-    }
-
-    void operator()(const MaxPool& s) {
-        const std::int32_t height = s.in.buffer.height, width = s.in.buffer.width;
-        pixels(s.out, [&](std::int32_t y, std::int32_t x) {
-            std::uint8_t* out = pixel(s.out, y, x);
-            bool first = true;
-            for (std::int32_t a = 0; a < s.kernel_h; ++a) {
-                const std::int64_t row = std::int64_t{y} * s.stride_h - s.pad_h + std::int64_t{a} * s.dilation_h;
-                for (std::int32_t b = 0; b < s.kernel_w; ++b) {
-                    const std::int64_t column = std::int64_t{x} * s.stride_w - s.pad_w + std::int64_t{b} * s.dilation_w;
-                    if (row < 0 || row >= height || column < 0 || column >= width) {
-                        continue;
-                    }
-                    const std::uint8_t* in = pixel(s.in, row, column);
-                    if (s.in.buffer.wide) {
-                        for (std::int32_t c = 0; c < s.out.channels; ++c) {
-                            const std::int32_t value = load(s.in, in, c);
-                            store(s.out, out, c, first ? value : std::max(value, load(s.out, out, c)));
-                        }
-                    } else if (first) {
-                        std::memcpy(out, in, static_cast<std::size_t>(s.out.channels));
-                    } else {
-                        for (std::int32_t c = 0; c < s.out.channels; ++c) {
-                            out[c] = std::max(out[c], in[c]);
-                        }
-                    }
-                    first = false;
-                }
-            }
-        });
-    }
-
-    void operator()(const SumPool& s) {
-        const std::int32_t height = s.in.buffer.height, width = s.in.buffer.width;
-        pixels(s.out, [&](std::int32_t y, std::int32_t x) {
-            std::uint8_t* out = pixel(s.out, y, x);
-            for (std::int32_t c = 0; c < s.out.channels; ++c) {
-                store(s.out, out, c, s.bias);
-            }
-            for (std::int32_t a = 0; a < s.kernel_h; ++a) {
-                const std::int64_t row = std::int64_t{y} * s.stride_h - s.pad_h + a;
-                for (std::int32_t b = 0; b < s.kernel_w; ++b) {
-                    const std::int64_t column = std::int64_t{x} * s.stride_w - s.pad_w + b;
-                    const bool inside = row >= 0 && row < height && column >= 0 && column < width;
-                    const std::uint8_t* in = inside ? pixel(s.in, row, column) : nullptr;
-                    for (std::int32_t c = 0; c < s.out.channels; ++c) {
-                        store(s.out, out, c, add(load(s.out, out, c), inside ? load(s.in, in, c) : s.pad_value));
-                    }
-                }
-            }
-            for (std::int32_t c = 0; s.factor != nullptr && c < s.out.channels; ++c) {
-                const std::int32_t factor = s.factor[std::int64_t{y} * s.out.buffer.width + x];
-                store(s.out, out, c, multiply_add(0, load(s.out, out, c), factor));
-            }
-        });
-    }
+    void operator()(const Join& s) { kernels.join(s, arena); }
+    void operator()(const MaxPool& s) { kernels.max_pool(s, arena); }
+    void operator()(const SumPool& s) { kernels.sum_pool(s, arena); }
 
     void operator()(const Lookup& s) {
         pixels(s.out, [&](std::int32_t y, std::int32_t x) {
@@ -178,6 +77,14 @@ struct Runner {
             const std::int32_t row = y - s.rows, column = x - s.columns;
             const bool inside = row >= 0 && row < s.in.buffer.height && column >= 0 && column < s.in.buffer.width;
             const std::uint8_t* in = inside ? pixel(s.in, row, column) : nullptr;
+            if (same_codes(s.in, s.out)) {
+                std::uint8_t* out = pixel(s.out, y, x);
+                std::memset(out, s.value + s.out.code_offset, static_cast<std::size_t>(s.out.channels));
+                if (inside) {
+                    std::memcpy(out + s.channels, in, static_cast<std::size_t>(s.in.channels));
+                }
+                return;
+            }
             for (std::int32_t c = 0; c < s.out.channels; ++c) {
                 const std::int32_t from = c - s.channels;
                 const bool copied = inside && from >= 0 && from < s.in.channels;
@@ -188,6 +95,10 @@ struct Runner {
 
     void operator()(const Copy& s) {
         pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+            if (same_codes(s.in, s.out)) {
+                std::memmove(pixel(s.out, y, x), pixel(s.in, y, x), static_cast<std::size_t>(s.out.channels));
+                return;
+            }
             for (std::int32_t c = 0; c < s.out.channels; ++c) {
                 store(s.out, pixel(s.out, y, x), c, load(s.in, pixel(s.in, y, x), c));
             }

@@ -14,12 +14,6 @@
 
 namespace dyadiq::engine {
 
-// Real values of an input: float32 or float64, [C, H, W].
-struct Input {
-    const float* f32 = nullptr;
-    const double* f64 = nullptr;
-};
-
 // Run all steps. `arena` is aligned to 64 bytes and has `plan.arena_bytes`; outputs are int32 [C, H, W].
 // Returns false, with nothing meaningful in the outputs, where an input is NaN or infinite. Where `step_ns` is not empty,
 // it gets the nanoseconds that each step took.

@@ -46,6 +46,14 @@ double measure_peak() {
 
 }  // namespace
 
-const Kernels kAvx512Vnni{"avx512vnni", supported, measure_peak, avx512vnni::conv_packed, avx512vnni::conv_depthwise};
+const Kernels kAvx512Vnni{"avx512vnni",
+                          supported,
+                          measure_peak,
+                          avx512vnni::conv_packed,
+                          avx512vnni::conv_depthwise,
+                          avx512vnni::quantize,
+                          avx512vnni::join,
+                          avx512vnni::max_pool,
+                          avx512vnni::sum_pool};
 
 }  // namespace dyadiq::engine

@@ -42,6 +42,10 @@ struct Halves {
         odd = _mm512_min_epi64(_mm512_max_epi64(odd, l), h);
     }
     void add(__m512i a, __m512i b) { even = _mm512_add_epi64(even, a), odd = _mm512_add_epi64(odd, b); }
+    // int32 as they are.
+    static Halves extended(__m512i x) {
+        return {_mm512_srai_epi64(_mm512_slli_epi64(x, 32), 32), _mm512_srai_epi64(x, 32)};
+    }
     __m512i lanes() const { return _mm512_mask_mov_epi32(even, 0xAAAA, _mm512_slli_epi64(odd, 32)); }
 };
 
@@ -141,9 +145,10 @@ struct Epilogue {
         if (step->has_residual) {
             const Branch& b = step->residual;
             const __m512i x = _mm512_add_epi32(load_codes(b.x, residual_at, channel, mask), _mm512_set1_epi32(b.before));
-            const __m512i odd = _mm512_srli_epi64(x, 32);
-            const bool rescales = b.dyadic.multiplier != nullptr;
-            Halves other{rescales ? residual(x, 0) : extended(x), rescales ? residual(odd, 1) : extended(odd)};
+            Halves other = Halves::extended(x);
+            if (b.dyadic.multiplier != nullptr) {
+                other = Halves{residual(other.even, 0), residual(other.odd, 1)};
+            }
             other.clip(b.low, b.high);
             y.add(other.even, other.odd);
         }
@@ -152,8 +157,6 @@ struct Epilogue {
         y.clip(step->finish.low, step->finish.high);
         return y.lanes();
     }
-
-    static __m512i extended(__m512i low_halves) { return _mm512_srai_epi64(_mm512_slli_epi64(low_halves, 32), 32); }
 };
 
 }  // namespace dyadiq::engine

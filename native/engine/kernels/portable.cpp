@@ -1,6 +1,7 @@
 // Kernels in plain C++: slow, obvious, the meaning of the others.
 #include "engine/kernels.hpp"
 #include "engine/kernels/finish.hpp"
+#include "engine/kernels/portable.hpp"
 
 namespace dyadiq::engine {
 namespace {
@@ -67,6 +68,7 @@ void conv_depthwise(const Conv& s, std::uint8_t* arena) {
 
 }  // namespace
 
-const Kernels kPortable{"portable", [] { return true; }, [] { return 0.0; }, conv_packed, conv_depthwise};
+const Kernels kPortable{"portable", [] { return true; }, [] { return 0.0; },   conv_packed,
+                         conv_depthwise, portable::quantize, portable::join,    portable::max_pool, portable::sum_pool};
 
 }  // namespace dyadiq::engine

@@ -124,6 +124,50 @@ def test_tiles_of_every_width_equal_the_reference(channels, size, tmp_path):
 
 
 @built
+@pytest.mark.parametrize("n_channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("qtype", ["uint8", "int8", "uint4", "int3"])
+def test_quantizers_are_literal_at_ties_and_beyond_limits(n_channels, qtype, tmp_path):
+    rng = np.random.default_rng(n_channels)
+    b = ProgramBuilder(rng)
+    qtype = QType.parse(qtype)
+    scale = 0.0371 if n_channels % 2 else 2.0**-5
+    x = b.input((n_channels, 3, 37), qtype, scale, zero_point=3 if n_channels == 3 else 0)
+    program = b.program(x)
+    write_engine_file(compile_program(program), tmp_path / "p.dyqe")
+    ties = (rng.integers(-300, 300, (40, n_channels, 3, 37)) + 0.5) * scale
+    near = np.nextafter(ties.astype(np.float32), rng.choice([-1e9, 1e9], ties.shape).astype(np.float32))
+    for values in (
+        ties,
+        ties.astype(np.float32),
+        near,
+        near * np.float32(1e6),
+        np.float32(rng.normal(size=ties.shape)),
+    ):
+        expected = run_reference(program, {"x0": values})
+        for isa in ISAS:
+            found = EngineProgram(tmp_path / "p.dyqe", isa=isa).run({"x0": values})
+            assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+@built
+@pytest.mark.parametrize("channels", [1, 15, 16, 33, 64, 80, 129])
+@pytest.mark.parametrize("qtype", [UINT8, INT8], ids=str)
+def test_pools_of_every_width_equal_the_reference(channels, qtype, tmp_path):
+    rng = np.random.default_rng(channels)
+    b = ProgramBuilder(rng)
+    x = b.input((channels, 9, 7), qtype)
+    most = b.max_pool2d(x, 3, 2, padding=1)
+    strided = b.max_pool2d(x, 1, 2)
+    dilated = b.max_pool2d(x, 2, 1, padding=1, dilation=2)
+    both = b.max_pool2d(b.concat(x, x), 2)  # its inputs lie side by side
+    assert_equal(
+        b.program(most, strided, dilated, both, b.sum_pool2d(x, 3, 2, padding=1), b.sum_pool2d(x)),
+        rng,
+        tmp_path / "p.dyqe",
+    )
+
+
+@built
 def test_profile_names_every_step(tmp_path):
     program = PROGRAMS["conv_pool"](np.random.default_rng(0))
     plan = compile_program(program)

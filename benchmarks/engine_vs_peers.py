@@ -1,0 +1,186 @@
+"""The engine beside the int8 runtimes of others: time of one image, one thread, and what every step takes.
+
+    python benchmarks/engine_vs_peers.py [--networks NAME ...] [--rounds N] [--json PATH] [--profile]
+
+W8A8 everywhere. The engine runs our program; peers run what onnxruntime's static quantizer makes of the same float
+network (QDQ, unsigned activations, weights by channel): onnxruntime itself, and OpenVINO, which reads it. Peers that
+are not installed are named and left out. LiteRT reads neither format, so it is not here. Calibration is random: times
+do not depend on it. Weights are trained ones where the data pack has them, else random, as the row says.
+
+Rounds are interleaved: in each, every runtime runs for about 50 ms of CPU time, and its time is that of the process. A
+ratio is the median over rounds of that of one round. Every network's program is first compared with the reference,
+integer for integer. Writes benchmarks/results/engine_vs_peers.json, one entry a network; a run adds to what is there.
+"""
+
+import argparse
+import importlib.util
+import json
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from environment import environment
+
+import dyadiq as dq
+from dyadiq.core.errors import DataError
+from dyadiq.core.plan import uniform_plan
+from dyadiq.cost.facts import network_facts
+from dyadiq.engine import EngineProgram, compile_program, write_engine_file
+from dyadiq.ir.passes import canonicalize
+from dyadiq.zoo import build_model
+from dyadiq.zoo.pretrained import PRETRAINED
+
+RESULTS = Path(__file__).parent / "results/engine_vs_peers.json"
+NETWORKS = {
+    "cifar_resnet20": (3, 32, 32),
+    "resnet18": (3, 224, 224),
+    "squeezenet1_1": (3, 224, 224),
+    "mobilenet_v2": (3, 224, 224),
+}
+N_CALIBRATION, SLICE_SECONDS = 4, 0.05
+
+
+def build(name):
+    """The network, and whether its weights are trained."""
+    if name in PRETRAINED:
+        try:
+            return build_model(name, pretrained=True).eval(), True
+        except DataError:
+            pass  # no data pack here
+    return build_model(name).eval(), False
+
+
+def engine_runner(model, batch, folder):
+    graph = dq.capture(model, batch[:1])
+    plan = uniform_plan(network_facts(canonicalize(graph)), 8, 8)
+    program = dq.lower(dq.quantize(graph, plan, [batch.numpy()]))
+    path = folder / "program.dyqe"
+    write_engine_file(compile_program(program), path)
+    engine = EngineProgram(path)
+    (name,) = engine.inputs
+    one = {name: batch[:1].numpy()}
+    expected, found = dq.run_reference(program, one), engine.run(one)
+    assert all(np.array_equal(found[key], expected[key]) for key in expected), "the engine differs from the reference"
+    return lambda: engine.run(one), engine
+
+
+def quantized_onnx(model, batch, folder):
+    """A QDQ model by onnxruntime's own quantizer."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.left = [{"x": batch[i : i + 1].numpy()} for i in range(len(batch))]
+
+        def get_next(self):
+            return self.left.pop() if self.left else None
+
+    plain, simple, quantized = (folder / f"{stage}.onnx" for stage in ("plain", "simple", "quantized"))
+    torch.onnx.export(model, (batch[:1],), plain, input_names=["x"], dynamo=True, external_data=False, verbose=False)
+    quant_pre_process(plain, simple)
+    quantize_static(
+        simple, quantized, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+    return quantized
+
+
+def onnxruntime_runner(path, x):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"x": x})
+
+
+def openvino_runner(path, x):
+    import openvino
+
+    config = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    request = openvino.Core().compile_model(openvino.Core().read_model(path), "CPU", config).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(x))
+    return request.infer
+
+
+PEERS = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}
+
+
+def seconds_of(run, n):
+    start = time.process_time()
+    for _ in range(n):
+        run()
+    return (time.process_time() - start) / n
+
+
+def measure(name, n_rounds, profiles):
+    model, trained = build(name)
+    batch = torch.randn(N_CALIBRATION, *NETWORKS[name], generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        run, engine = engine_runner(model, batch, folder)
+        runners, missing = {"engine": run}, [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
+        if len(missing) < len(PEERS):
+            path = quantized_onnx(model, batch, folder)
+            runners |= {p: make(path, batch[:1].numpy()) for p, make in PEERS.items() if p not in missing}
+        counts = {}
+        for peer, step in runners.items():
+            seconds_of(step, 3)
+            counts[peer] = max(1, round(SLICE_SECONDS / max(seconds_of(step, 3), 1e-6)))
+        times = {peer: [] for peer in runners}
+        for _ in range(n_rounds):
+            for peer, step in runners.items():
+                times[peer].append(seconds_of(step, counts[peer]) * 1e6)
+        steps = engine.profile({next(iter(engine.inputs)): batch[:1].numpy()}, repeats=20)
+    row = {
+        "network": name,
+        "weights": "trained" if trained else "random",
+        "isa": engine.isa,
+        "arena_bytes": engine.arena_bytes,
+        "n_rounds": n_rounds,
+        "median_us": {peer: round(float(np.median(t)), 1) for peer, t in times.items()},
+        "least_us": {peer: round(min(t), 1) for peer, t in times.items()},
+        "missing": missing,
+        "versions": {peer: metadata.version(peer) for peer in runners if peer != "engine"},
+        "kind": "measured",
+    }
+    for peer in runners:
+        if peer != "engine":
+            ratios = np.array(times["engine"]) / np.array(times[peer])
+            row[f"int8_vs_{peer}"] = round(float(np.median(ratios)), 3)
+            row[f"int8_vs_{peer}_quartiles"] = [round(float(q), 3) for q in np.quantile(ratios, (0.25, 0.75))]
+    total = sum(step.time_us for step in steps)
+    row["profile_us"] = {
+        op: round(sum(step.time_us for step in steps if step.op == op), 1) for op in sorted({s.op for s in steps})
+    }
+    peaks = [(step.macs, step.time_us, step.peak_frac) for step in steps if step.peak_frac is not None]
+    row["peak_frac"] = round(sum(m for m, _, _ in peaks) / total / (max(m / t / f for m, t, f in peaks)), 3)
+    if profiles:
+        for step in steps:
+            share = "" if step.peak_frac is None else f"{100 * step.peak_frac:.0f} % of peak"
+            print(f"  {step.op:10}{step.name:40}{step.time_us:9.1f} us  {share}")
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--profile", action="store_true", help="print every step")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in arguments.networks:
+        row = measure(name, arguments.rounds, arguments.profile)
+        document = json.loads(arguments.json.read_text()) if arguments.json.is_file() else {"networks": {}}
+        document["networks"][name] = row | {"environment": environment()}
+        arguments.json.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+        print(name, row["median_us"], {k: v for k, v in row.items() if k.startswith("int8_vs")}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

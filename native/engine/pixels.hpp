@@ -1,0 +1,39 @@
+// How to walk over tensors. Header only.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/plan.hpp"
+
+namespace dyadiq::engine {
+
+// Call `visit(y, x)` for every pixel of a tensor.
+template <typename Visit>
+void pixels(const Tensor& t, Visit visit) {
+    for (std::int32_t y = 0; y < t.buffer.height; ++y) {
+        for (std::int32_t x = 0; x < t.buffer.width; ++x) {
+            visit(y, x);
+        }
+    }
+}
+
+// [C, H, W], row-major.
+inline std::int64_t planar(const Tensor& t, std::int64_t c, std::int64_t y, std::int64_t x) {
+    return (c * t.buffer.height + y) * t.buffer.width + x;
+}
+
+// What a window at one end of an axis sees: taps from `first` to before `last` lie inside.
+struct Window {
+    std::int32_t first, last;
+
+    Window(std::int64_t start, std::int64_t dilation, std::int32_t kernel, std::int32_t size) : first(0), last(kernel) {
+        while (first < last && start + first * dilation < 0) {
+            ++first;
+        }
+        while (last > first && start + (last - 1) * dilation >= size) {
+            --last;
+        }
+    }
+};
+
+}  // namespace dyadiq::engine
