@@ -8,8 +8,9 @@ divergence from the float network. A seed draws the calibration images; test ima
 Plans of one row have the same budget and the same candidates {2, 3, 4, 5, 6, 8}.
 
     trace     HAWQ-V2: the exact Gauss-Newton trace of plain calibration images (random probes with 1,000 classes)
-    kl        ZeroQ: single divergences, here on `unsure_samples`
-    refined   `allocation.refine` from the better of these two, on the same samples, behind a guard of others
+    kl        ZeroQ: single divergences, here on samples of `draw_unsure`
+    refined   `allocation.refine` from the best of these two and the optimum of the geometric means of their tables,
+              on the same samples, behind a guard of others
 
 The networks were chosen before anything was measured on three of them: those of the zoo with trained weights, of the
 two MobileNets the smaller one. Ratios are to `trace`. Rows are kept in the work folder (--work), so that a run that
@@ -34,11 +35,11 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.cost import network_facts
 from dyadiq.curvature import METHODS
 from dyadiq.curvature.losses import divergence
-from dyadiq.curvature.mix import uncertainty, unsure_samples
 from dyadiq.curvature.perturb import Network as FloatNetwork
 from dyadiq.curvature.plan_loss import PlanLoss
 from dyadiq.curvature.problem import Problem as Measured
 from dyadiq.curvature.samples import read_samples
+from dyadiq.curvature.unsure import draw_unsure, uncertainty
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.sites import find_sites
 from dyadiq.zoo import build_model, load_dataset
@@ -121,7 +122,7 @@ def one_seed(name, seed, work, averages):
     def samples(indices, n):
         x = data.train.x[indices]
         problem_of_pool = measured(graph, x)
-        return unsure_samples(x, uncertainty(problem_of_pool, FloatNetwork(problem_of_pool)), n, seed=seed)
+        return x[draw_unsure(uncertainty(problem_of_pool, FloatNetwork(problem_of_pool)), n, seed=seed)]
 
     def traces():
         table = METHODS["trace"](replace(problem, n_probes=case.n_probes, seed=seed))

@@ -18,13 +18,14 @@ from dyadiq.allocation.limits import parse_limits
 from dyadiq.allocation.local import single_changes
 from dyadiq.allocation.marginal import marginal_value
 from dyadiq.allocation.pareto import pareto_front, uniform_points
-from dyadiq.allocation.problem import Problem, Solution, build_problem
+from dyadiq.allocation.problem import Choice, Problem, Solution, build_problem
 from dyadiq.allocation.quadratic import Measure, cross_terms, guard, solve_quadratic
+from dyadiq.allocation.refine import Measurement, refine
 from dyadiq.allocation.solve import solve
 from dyadiq.allocation.stability import decision_stability, normal_replicas
 from dyadiq.core.errors import ConfigError, InfeasibleError
 from dyadiq.core.facts import NetworkFacts
-from dyadiq.core.plan import Alternative, BitPlan, BudgetUse, Certificate, ParetoPoint, Stability, Swap
+from dyadiq.core.plan import Alternative, BitPlan, BudgetUse, Certificate, ParetoPoint, PlanRefinement, Stability, Swap
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.tables import CostTable, SensitivityTable
 from dyadiq.cost import candidate_bits, cost_tables
@@ -48,6 +49,9 @@ def allocate(
     n_replicas: int | None = None,
     shrinkage: float = 0.0,
     measure: Measure | None = None,
+    refine_by: Measurement | None = None,
+    refine_guard: Measurement | None = None,
+    refine_rounds: int = 3,
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> BitPlan:
@@ -67,15 +71,20 @@ def allocate(
         shrinkage: How much of the table's cross terms to use, in [0, 1]. Not by default: they often mislead.
         measure: Must come with it: decision to bits to a loss measured on held-back samples. The plan with cross terms
             is taken only if it measures better than the one without.
+        refine_by: Measures whole plans (`curvature.plan_losses`); the plan is then improved by measurements
+            (`allocation.refine`). It keeps the certificate of the plan before; ``refinement`` says what changed.
+        refine_guard: Must come with it: measures on other samples. The refined plan is taken only if it is not worse
+            there.
+        refine_rounds: Most rounds of refinement.
         seed: Of the draws, and of the search with cross terms.
-        progress: Told about the points of the front.
+        progress: Told about the plans measured and the points of the front.
 
     Returns:
         The plan. Its certificate bounds every other choice; its ``costs`` hold every known metric.
 
     Raises:
         ConfigError: A budget that is empty or no mapping, a bad amount, candidates out of range, or
-            widths the table was not measured at.
+            widths the table was not measured at; ``refine_by`` without its guard, or the other way round.
         UnknownNameError: A budget for an unknown metric.
         InfeasibleError: No plan meets the budgets; says the smallest reachable value of each.
         QuantError: A sensitivity is not finite.
@@ -94,6 +103,11 @@ def allocate(
         >>> plan.bits["w"], plan.costs["macs_bops"], plan.certificate.gap
         (4, 2048, 0.0)
     """
+    if (refine_by is None) != (refine_guard is None):
+        raise ConfigError(
+            "allocate: refine_by and refine_guard go together, got only one of them. The guard measures on samples "
+            "that proposed nothing; give `plan_losses` of other batches."
+        )
     facts = table.facts
     options = candidate_bits(facts, bits, activation_bits)
     known = {**cost_tables(facts, bits, activation_bits), **(costs or {})}
@@ -106,7 +120,11 @@ def allocate(
     if shrinkage or measure:
         solution = _with_cross_terms(problem, solution, table, shrinkage, measure, seed)
     crossed = solution is not additive and solution.choice != additive.choice
-    plan_bits = problem.bits(solution.choice)
+    chosen, refinement = solution.choice, None
+    if refine_by is not None:
+        chosen, refinement = _refined(problem, solution, refine_by, refine_guard, refine_rounds, progress)
+        crossed |= bool(refinement.changes)
+    plan_bits = problem.bits(chosen)
     if n_alternatives is None:
         n_alternatives = _LIGHT_ALTERNATIVES if len(limits) == 1 and not crossed else 0
     if n_replicas is None:
@@ -134,7 +152,8 @@ def allocate(
         ),
         alternatives=_alternatives(problem, solution, n_alternatives),
         stability=_stability(problem, solution, table, n_replicas, seed),
-        front=_front(problem, solution, facts, next(iter(limits)), bits, activation_bits, front_points, progress),
+        refinement=refinement,
+        front=_front(problem, chosen, facts, next(iter(limits)), bits, activation_bits, front_points, progress),
         provenance={
             "sensitivity": table.method,
             "unit": table.unit,
@@ -200,6 +219,27 @@ def _with_cross_terms(
     return Solution(found.choice, found.objective, found.lower_bound, f"{found.method}; accepted: {said}")
 
 
+def _refined(
+    problem: Problem,
+    certified: Solution,
+    measurement: Measurement,
+    guard: Measurement | None,
+    max_rounds: int,
+    progress: Progress,
+) -> tuple[Choice, PlanRefinement]:
+    """Return the choice improved by measurements, and the record of it."""
+    found = refine(problem, [certified.choice], measurement, guard, max_rounds=max_rounds, progress=progress)
+    was, now = problem.bits(certified.choice), problem.bits(found.choice)
+    return found.choice, PlanRefinement(
+        changes={name: (was[name], now[name]) for name in was if was[name] != now[name]},
+        before=found.before,
+        after=found.after,
+        n_measured=found.n_measured,
+        n_accepted=found.n_accepted,
+        reason=found.reason,
+    )
+
+
 def _alternatives(problem: Problem, solution: Solution, n: int) -> tuple[Alternative, ...]:
     """Return the next best plans; the optimum itself, whichever of equal ones was taken, is not among them."""
     if n <= 0:
@@ -224,7 +264,7 @@ def _stability(
 
 def _front(
     problem: Problem,
-    solution: Solution,
+    choice: Choice,
     facts: NetworkFacts,
     metric: str,
     bits: Sequence[int],
@@ -236,9 +276,7 @@ def _front(
         return ()
     (constraint,) = (c for c in problem.constraints if c.name == metric)
     kinds = {d.name: str(d.kind) for d in facts.decisions}
-    chosen = ParetoPoint(
-        constraint.total(solution.choice), problem.objective(solution.choice), problem.bits(solution.choice), "chosen"
-    )
+    chosen = ParetoPoint(constraint.total(choice), problem.objective(choice), problem.bits(choice), "chosen")
     return (
         *pareto_front(problem, metric, n_points, progress),
         *uniform_points(problem, metric, kinds, bits, activation_bits),

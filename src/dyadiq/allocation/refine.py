@@ -8,13 +8,13 @@ the first base. One round:
    the loss is its conditional sensitivity;
 2. the allocation problem restricted to these options is solved exactly for the measured changes, with a price on
    every decision that moves: from bold proposals of many moves to timid ones of few;
-3. then single moves and exchanges of two, in the order of their predicted sum.
+3. then single moves and exchanges of two, the surest first.
 
 A proposal becomes the base if its loss is lower by more than ``significance`` standard errors of the paired
 differences. After the last round a *guard*, other samples that proposed nothing, compares the answer with the first
 start: the answer is taken only if it is not worse there.
 
-Used by benchmarks/allocation_quality.py, with `curvature.plan_loss` as the measurement; no recipe asks for it yet.
+Used by `allocate` and benchmarks/allocation_quality.py, with `curvature.plan_losses` as the measurement.
 Knows no network: a measurement is a call. Source: coordinate descent with exchanges.
 """
 
@@ -38,8 +38,8 @@ __all__ = ["Measurement", "Refinement", "refine"]
 Floats = NDArray[np.float64]
 Move = tuple[tuple[int, int], ...]
 
-_PRICES = (0.0, 0.01, 0.03, 0.1)
-"""Of one move, as shares of the base's loss: the larger, the fewer decisions a proposal moves."""
+_PRICES = (0.0, 0.5, 1.0, 2.0)
+"""Of one move, in standard errors of its measured change: the larger, the fewer decisions a proposal moves."""
 
 
 class Measurement(Protocol):
@@ -129,7 +129,7 @@ def refine(
         changes = search.single_changes(now, loss)
         moved: set[int] = set()
         failed, accepted_before = 0, accepted
-        for move in _moves(problem, now, changes, float(loss.mean())):
+        for move in _moves(problem, now, changes):
             if moved & {d for d, _ in move} or failed == max_trials:
                 continue
             proposal = _after(now, move)
@@ -181,14 +181,14 @@ class _Search:
         stderr = float(change.std(ddof=1)) / math.sqrt(len(change))
         return float(change.mean()) < -self.significance * stderr
 
-    def single_changes(self, now: Choice, loss: Floats) -> dict[tuple[int, int], float]:
-        """Return the measured change of the loss of every neighbouring option, zero for the present one."""
+    def single_changes(self, now: Choice, loss: Floats) -> dict[tuple[int, int], Floats]:
+        """Return the measured change of every sample's loss for every neighbouring option, zero for the present one."""
         changes = {}
         for d, option in enumerate(now):
-            changes[d, option] = 0.0
+            changes[d, option] = np.zeros_like(loss)
             for other in (option - 1, option + 1):
                 if 0 <= other < len(self.problem.options[d]):
-                    changes[d, other] = float((self.measure(_after(now, ((d, other),))) - loss).mean())
+                    changes[d, other] = self.measure(_after(now, ((d, other),))) - loss
         return changes
 
 
@@ -205,12 +205,25 @@ def _after(now: Choice, move: Move) -> Choice:
     return tuple(changed.get(d, option) for d, option in enumerate(now))
 
 
-def _moves(problem: Problem, now: Choice, changes: Mapping[tuple[int, int], float], scale: float) -> Iterator[Move]:
-    """Yield moves that are predicted to help: optima of the measured changes, then single moves and exchanges."""
+def _moves(problem: Problem, now: Choice, changes: Mapping[tuple[int, int], Floats]) -> Iterator[Move]:
+    """Yield moves that are predicted to help: optima of the measured changes, then single moves and exchanges.
+
+    Predictions are sums of measured changes. Of many noisy ones the lowest are the luckiest: exchanges come in the
+    order of their mean plus one standard error, optima charge every decision that moves its own.
+    """
     rows = [sorted(o for d, o in changes if d == i) for i in range(len(now))]
+    singles = [(d, o) for d, o in changes if o != now[d]]
+    if not singles:
+        return
+    measured = np.stack([changes[single] for single in singles])
+    n_samples = measured.shape[1]
+    means = measured.mean(axis=1)
+    scatter = np.atleast_2d(np.cov(measured)) / n_samples
+    own = np.sqrt(np.diag(scatter))
     seen: set[Move] = set()
     for price in _PRICES:
-        losses = tuple(tuple(changes[d, o] + price * scale * (o != now[d]) for o in row) for d, row in enumerate(rows))
+        costs = dict(zip(singles, means + price * own, strict=True))
+        losses = tuple(tuple(float(costs.get((d, o), 0.0)) for o in row) for d, row in enumerate(rows))
         options = tuple(tuple(problem.options[d][o] for o in row) for d, row in enumerate(rows))
         limits = tuple(_restricted(c, rows) for c in problem.constraints)
         found = solve(Problem(problem.names, options, losses, limits))
@@ -220,13 +233,16 @@ def _moves(problem: Problem, now: Choice, changes: Mapping[tuple[int, int], floa
         if move and move not in seen:
             seen.add(move)
             yield move
-    singles = [(change, d, o) for (d, o), change in changes.items() if o != now[d]]
-    moves: list[tuple[float, Move]] = [(c, ((d, o),)) for c, d, o in singles]
-    for i, (first, a, p) in enumerate(singles):
-        moves += [(first + second, ((b, q), (a, p))) for second, b, q in singles[:i] if b != a]
-    for change, move in sorted(moves):
-        if change >= 0.0:
-            return
+    moves: list[tuple[float, Move]] = []
+    for i, (a, p) in enumerate(singles):
+        if means[i] < 0.0:
+            moves.append((float(means[i] + own[i]), ((a, p),)))
+        for j, (b, q) in enumerate(singles[:i]):
+            mean = means[i] + means[j]
+            if a != b and mean < 0.0:
+                variance = scatter[i, i] + scatter[j, j] + 2.0 * scatter[i, j]
+                moves.append((float(mean + math.sqrt(max(variance, 0.0))), ((b, q), (a, p))))
+    for _, move in sorted(moves):
         if move not in seen:
             yield move
 

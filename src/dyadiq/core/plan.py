@@ -20,6 +20,7 @@ __all__ = [
     "Certificate",
     "Marginal",
     "ParetoPoint",
+    "PlanRefinement",
     "Stability",
     "Swap",
     "uniform_plan",
@@ -156,19 +157,49 @@ class Stability:
         return cls(**{**data, "probabilities": rows})
 
 
+@dataclass(frozen=True, slots=True)
+class PlanRefinement:
+    """How a plan was improved by measuring plans, beyond what the sensitivities it was certified by can say.
+
+    Attributes:
+        changes: Decision to its bits in the certified plan and in this one; empty if that plan was kept.
+        before: Mean measured loss of the certified plan: on the samples that proposed changes, and on the guard's.
+        after: The same of this plan; on the guard's samples never more than ``before``.
+        n_measured: Plans measured.
+        n_accepted: Proposals accepted.
+        reason: Why it stopped.
+    """
+
+    changes: Mapping[str, tuple[int, int]]
+    before: tuple[float, float]
+    after: tuple[float, float]
+    n_measured: int
+    n_accepted: int
+    reason: str
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PlanRefinement:
+        """Read a JSON object back."""
+        changes = {name: (int(was), int(now)) for name, (was, now) in data["changes"].items()}
+        before, after = ((float(first), float(second)) for first, second in (data["before"], data["after"]))
+        return cls(**{**data, "changes": changes, "before": before, "after": after})
+
+
 @dataclass(frozen=True)
 class BitPlan:
     """Formats by decision name, and why.
 
     Attributes:
         formats: Decision name to `Format`, every decision present.
-        certificate: From the solver; None for a plan made by a person.
+        certificate: From the solver; None for a plan made by a person. Of a refined plan: that of the plan it was
+            refined from.
         budgets: The budgets that were asked for.
         costs: Metric name to exact integer cost of this plan.
         front: Pareto points along the first budget's metric, for the report.
         marginals: What more of each binding budget would buy.
         alternatives: The next best plans within the budgets, best first.
         stability: Probabilities of widths and the regret; None where no errors were known, or nothing was drawn.
+        refinement: How the certified plan was changed by measurements; None if none were asked for.
         provenance: Sensitivity method, seed, versions.
     """
 
@@ -180,6 +211,7 @@ class BitPlan:
     marginals: tuple[Marginal, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     stability: Stability | None = None
+    refinement: PlanRefinement | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -251,6 +283,7 @@ class BitPlan:
             "marginals": [asdict(m) for m in self.marginals],
             "alternatives": [asdict(a) for a in self.alternatives],
             "stability": self.stability.to_json() if self.stability else None,
+            "refinement": asdict(self.refinement) if self.refinement else None,
             "provenance": dict(self.provenance),
         }
 
@@ -270,6 +303,7 @@ class BitPlan:
             marginals=tuple(Marginal(**m) for m in data.get("marginals", ())),
             alternatives=tuple(Alternative(**a) for a in data.get("alternatives", ())),
             stability=Stability.from_json(data["stability"]) if data.get("stability") else None,
+            refinement=PlanRefinement.from_json(data["refinement"]) if data.get("refinement") else None,
             provenance=dict(data.get("provenance", {})),
         )
 

@@ -1,7 +1,7 @@
 """The loss of a whole plan, measured: every sample's divergence from the float network with all decisions quantized.
 
-Used with `allocation.refine`, which asks for many plans that differ in one or two decisions. The
-tensors of one plan, the base, are kept; of another plan only what lies behind its changed decisions is computed.
+Used with `allocation.refine`, which asks for many plans that differ in one or two decisions. Of one plan, the base,
+the tensors that layers start from are kept; of another plan only what lies behind its changed decisions is computed.
 
     loss_n(plan) = KL(p_n || p_n(plan))      (cross_entropy)
     loss_n(plan) = ||z_n - z_n(plan)||^2     (mse)
@@ -57,6 +57,7 @@ class PlanLoss:
             for batch in problem.batches
             for part in zip(*(torch.split(x, _AT_ONCE) for x in batch), strict=True)
         ]
+        self._kept = _restart_points(problem)
         self._base: dict[str, int] = {}
         self._values: list[dict[str, Tensor]] = []
         self._references: list[Tensor] = []
@@ -64,7 +65,7 @@ class PlanLoss:
             with torch.no_grad():
                 values = self._network.run(part)
                 self._references.append(check_outputs(self._network.output(values), problem.loss))
-            self._values.append(values)
+            self._values.append(self._thinned(values))
 
     def __call__(self, bits: Mapping[str, int]) -> NDArray[np.float64]:
         """Return the loss of every sample, ``[N]``; the base stays. Decisions that are left out are float.
@@ -85,8 +86,12 @@ class PlanLoss:
         Raises:
             ConfigError: A width that the problem does not measure.
         """
-        self._values = [{**values, **self._run(chunk, bits)} for chunk, values in enumerate(self._values)]
+        for chunk, values in enumerate(self._values):
+            self._values[chunk] = self._thinned({**values, **self._run(chunk, bits)})
         self._base = {name: bits[name] for name in self._problem.widths if name in bits}
+
+    def _thinned(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in values.items() if name in self._kept}
 
     def _run(self, chunk: int, bits: Mapping[str, int]) -> dict[str, Tensor]:
         """Return the tensors that differ from the base."""
@@ -127,6 +132,16 @@ class PlanLoss:
                 f"{name}: {bits} bits were not measured; measured: "
                 f"{', '.join(map(str, self._problem.widths[name]))}. Measure with these bits."
             )
+
+
+def _restart_points(problem: Problem) -> frozenset[str]:
+    """Return the tensors that may be asked for unchanged: outputs, and inputs of what changes by itself or in part."""
+    kept = {*problem.graph.inputs, *problem.graph.outputs}
+    for node in problem.graph.nodes:
+        activations = [name for name in node.inputs if name not in problem.graph.params]
+        if len(activations) > 1 or node.output in problem.widths or any(i in problem.widths for i in node.inputs):
+            kept.update(activations)
+    return frozenset(kept)
 
 
 def _channels_innermost(value: Tensor) -> Tensor:

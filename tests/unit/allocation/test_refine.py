@@ -122,3 +122,21 @@ def test_refining_is_refused_without_a_feasible_start_or_samples_or_with_losses_
         refine(problem, [(0, 0, 0)], Quadratic(3, 0, n_samples=1))
     with pytest.raises(DataError, match="is NaN or infinite"):
         refine(problem, [(0, 0, 0)], Quadratic(3, 0, noise=np.nan))
+
+
+def test_of_two_moves_that_promise_alike_the_surer_one_is_tried_first():
+    class Noisy:
+        """Either decision at 4 bits lowers the loss by 1; samples differ about d0 alone."""
+
+        def __call__(self, bits):
+            noise = 3.0 * np.array([-1.0, 1.0] * 32)
+            return 10.0 - (bits["d0"] == 4) * (1.01 + noise) - 1.0 * (bits["d1"] == 4)
+
+        def rebase(self, bits): ...
+
+    cost = Constraint("size", ((0, 1, 9), (0, 1, 9)), 1)
+    problem = Problem(("d0", "d1"), (OPTIONS,) * 2, ((0.0,) * 3,) * 2, (cost,))
+    found = refine(problem, [(0, 0)], Noisy(), significance=0.0, max_rounds=1)
+    assert found.choice == (1, 0)  # promises most, and no price is put on it first
+    careful = refine(problem, [(0, 0)], Noisy(), significance=3.0, max_rounds=1)
+    assert careful.choice == (0, 1)
