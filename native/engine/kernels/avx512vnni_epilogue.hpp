@@ -32,6 +32,23 @@ struct Rescale {
 
 inline __mmask16 first_lanes(std::int64_t n) { return static_cast<__mmask16>(n >= kBlock ? 0xFFFF : (1 << n) - 1); }
 
+inline constexpr std::int32_t kBytes = 64;  // of a vector
+inline __mmask64 first_bytes(std::int64_t n) { return n >= kBytes ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
+
+// The first `n` bytes of a vector; masked stores of bytes are slow, and most tensors have multiples of 16 channels.
+[[gnu::always_inline]] inline void store_bytes(std::uint8_t* to, __m512i bytes, std::int64_t n) {
+    if (n >= kBytes) {
+        _mm512_storeu_si512(to, bytes);
+    } else if (n % kBlock != 0) {
+        _mm512_mask_storeu_epi8(to, first_bytes(n), bytes);
+    } else {
+        for (std::int64_t i = 0; i < n; i += kBlock) {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm512_castsi512_si128(bytes));
+            bytes = _mm512_alignr_epi64(bytes, bytes, 2);
+        }
+    }
+}
+
 // int64 of even and odd lanes.
 struct Halves {
     __m512i even, odd;
@@ -111,7 +128,7 @@ struct Epilogue {
         }
     }
 
-    static __m512i single(__m512i x, __m512 factor, __m512 summand) {
+    [[gnu::always_inline]] static inline __m512i single(__m512i x, __m512 factor, __m512 summand) {
         constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         const __m512 real = _mm512_cvt_roundepi32_ps(x, kNearest);
         const __m512 y = _mm512_fmadd_round_ps(real, factor, summand, kNearest);

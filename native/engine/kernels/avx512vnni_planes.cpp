@@ -9,24 +9,6 @@
 namespace dyadiq::engine::avx512vnni {
 namespace {
 
-constexpr std::int32_t kBytes = 64;
-
-__mmask64 first_bytes(std::int64_t n) { return n >= kBytes ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
-
-// The first `n` bytes of a vector; masked stores of bytes are slow, and most tensors have multiples of 16 channels.
-void store_bytes(std::uint8_t* to, __m512i bytes, std::int64_t n) {
-    if (n >= kBytes) {
-        _mm512_storeu_si512(to, bytes);
-    } else if (n % kBlock != 0) {
-        _mm512_mask_storeu_epi8(to, first_bytes(n), bytes);
-    } else {
-        for (std::int64_t i = 0; i < n; i += kBlock) {
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm512_castsi512_si128(bytes));
-            bytes = _mm512_alignr_epi64(bytes, bytes, 2);
-        }
-    }
-}
-
 // Sixteen codes in single precision, where that is sure to be right; lanes for which it is not are in `doubtful`.
 struct Quantizer {
     __m512 inverse, low, high;  // before the zero point

@@ -168,6 +168,34 @@ def test_pools_of_every_width_equal_the_reference(channels, qtype, tmp_path):
 
 
 @built
+@pytest.mark.parametrize("channels", [1, 15, 16, 33, 64, 80, 129])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        (3, 1, 1, 1),
+        (3, 2, 1, 1),
+        (3, 3, 0, 1),
+        (3, 1, 2, 2),
+        (1, 1, 0, 1),
+        ((2, 4), 1, 1, 1),
+        (5, 2, 2, 1),
+        ((8, 7), 1, 4, 1),
+        (9, 1, 4, 1),
+    ],
+    ids=str,
+)
+def test_depthwise_of_every_width_equals_the_reference(channels, kernel, stride, padding, dilation, tmp_path):
+    rng = np.random.default_rng(channels)
+    b = ProgramBuilder(rng)
+    x = b.input((channels, 9, 10), INT8 if channels % 2 else UINT8)
+    y = b.conv2d(x, channels, kernel, stride, padding, dilation, channels)
+    same = b.conv2d(x, channels, 3, 1, 1, 1, channels)
+    scale = b.scale(same).max() * 701.3
+    joined = b.clip(b.add(b.branch(same, scale, 16), b.branch(x, scale, 16)), INT8)
+    assert_equal(b.program(b.requantize(y, UINT8, multipliers(rng, channels, 16)), joined), rng, tmp_path / "p.dyqe")
+
+
+@built
 def test_profile_names_every_step(tmp_path):
     program = PROGRAMS["conv_pool"](np.random.default_rng(0))
     plan = compile_program(program)
