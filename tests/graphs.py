@@ -9,7 +9,7 @@ import torch
 from dyadiq.ir.execute import run_node
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 
-__all__ = ["NETWORKS", "FloatGraph", "gated", "mlp", "samples"]
+__all__ = ["NETWORKS", "FloatGraph", "gated", "mlp", "residual", "samples"]
 
 
 class FloatGraph:

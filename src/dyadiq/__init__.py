@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dyadiq.allocation import allocate
+    from dyadiq.allocation import RegretRule, allocate
     from dyadiq.core.errors import DyadiqError
     from dyadiq.core.facts import NetworkFacts, QuantConfig
     from dyadiq.core.format import Format
@@ -54,6 +54,7 @@ _HOMES = {
     "QType": "core.qtype",
     "QuantConfig": "core.facts",
     "QuantModule": "quant.module",
+    "RegretRule": "allocation",
     "SensitivityTable": "core.tables",
     "allocate": "allocation",
     "analyze": "curvature.analyze",
@@ -89,6 +90,7 @@ __all__ = [
     "QType",
     "QuantConfig",
     "QuantModule",
+    "RegretRule",
     "SensitivityTable",
     "allocate",
     "analyze",

@@ -158,7 +158,23 @@ def parse_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), *, wher
         recipe.quant.to_config()
     except ConfigError as err:
         raise ConfigError(f"{where}: 1 problem.\n  quant: {err}") from err
-    return recipe
+    return _with_budget_of_the_decision(recipe, where)
+
+
+def _with_budget_of_the_decision(recipe: Recipe, where: str) -> Recipe:
+    """Return the recipe with the budget that `analyze` stops by; none where it does not: it must not depend on it.
+
+    Raises:
+        ConfigError: It stops by a budget, and there is none.
+    """
+    section = recipe.analyze
+    budget = section.budget or recipe.allocate.budget if section.stop == "regret" else None
+    if section.stop == "regret" and budget is None:
+        raise ConfigError(
+            f"{where}: 1 problem.\n  analyze.stop: 'regret' is that of a decision, but [allocate] has no budget. Give "
+            'one, or stop = "samples".'
+        )
+    return recipe.model_copy(update={"analyze": section.model_copy(update={"budget": budget})})
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -42,6 +42,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
+Budget = dict[str, Annotated[float, Field(gt=0)] | Annotated[int, Field(gt=0)] | str]
 
 
 class Section(BaseModel):
@@ -199,6 +200,9 @@ class AnalyzeSection(Section):
 
     ``unreached = "worst"``: tensors that no calibration sample reaches count as the most sensitive of their kind,
     instead of ending the run.
+    ``stop = "regret"``: of at most ``n_samples``, only as many are measured as it takes for the plan to be within
+    ``max_regret`` of the best one in 95 % of bootstraps; ``budget`` is that of ``[allocate]``, unless given
+    (which it must be beside budgets of circuits).
     """
 
     method: str = "gram"
@@ -207,6 +211,9 @@ class AnalyzeSection(Section):
     n_samples: Count = 256
     precision: Literal["float32", "float64"] = "float32"
     unreached: Literal["refuse", "worst"] = "refuse"
+    stop: Literal["samples", "regret"] = "samples"
+    max_regret: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
+    budget: Budget | None = None
 
 
 class UniformBits(Section):
@@ -224,7 +231,7 @@ class AllocateSection(Section):
     would take more than ``max_luts`` (default: the largest known part) are refused.
     """
 
-    budget: dict[str, Annotated[float, Field(gt=0)] | Annotated[int, Field(gt=0)] | str] | None = None
+    budget: Budget | None = None
     uniform: UniformBits | None = None
     clock_mhz: Positive | None = None
     max_luts: Count | None = None

@@ -220,3 +220,16 @@ def test_quant_sections_have_the_fields_of_format_and_quant_config():
     assert set(sections) == {f.name for f in dataclasses.fields(QuantConfig)}
     formats = sections["weight"].annotation.model_fields
     assert set(formats) == {f.name for f in dataclasses.fields(Format)} - {"bits"}
+
+
+def test_analysis_depends_on_the_budget_only_where_it_stops_by_it():
+    plain = parse_recipe(MINIMAL, ["allocate.budget.size=20%"])
+    assert plain.analyze.budget is None
+    assert plain.part("analyze") == parse_recipe(MINIMAL, ["allocate.budget.size=30%"]).part("analyze")
+    assert parse_recipe(MINIMAL, ["analyze.budget.bits=3"]).analyze.budget is None
+    stopping = parse_recipe(MINIMAL, ["analyze.stop=regret"])
+    assert stopping.analyze.budget == stopping.allocate.budget
+    assert parse_recipe(MINIMAL, ["analyze.stop=regret", "analyze.budget.bits=3"]).analyze.budget == {"bits": 3}
+    data = {**MINIMAL, "allocate": {"uniform": {"weight": 4, "activation": 8}}}
+    with pytest.raises(ConfigError, match=r"analyze\.stop: 'regret' is that of a decision, but \[allocate\] has no"):
+        parse_recipe(data, ["analyze.stop=regret"])

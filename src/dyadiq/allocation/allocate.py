@@ -22,7 +22,7 @@ from dyadiq.allocation.problem import Choice, Problem, Solution, build_problem
 from dyadiq.allocation.quadratic import Measure, cross_terms, guard, solve_quadratic
 from dyadiq.allocation.refine import Measurement, refine
 from dyadiq.allocation.solve import solve
-from dyadiq.allocation.stability import decision_stability, normal_replicas
+from dyadiq.allocation.stability import decision_stability, replicas_of
 from dyadiq.core.errors import ConfigError, InfeasibleError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.plan import Alternative, BitPlan, BudgetUse, Certificate, ParetoPoint, PlanRefinement, Stability, Swap
@@ -67,7 +67,8 @@ def allocate(
         costs: Own cost tables by metric, beside or instead of the built-in ones (`cost.COSTS`).
         front_points: About how many points of the front to compute for the report; 0 for none.
         n_alternatives: How many next best plans to find; None: 4 with one budget, none with several, which take long.
-        n_replicas: How often to draw the sensitivities again within their errors; None: 200 with one budget, else none.
+        n_replicas: How often to draw the sensitivities again, by a bootstrap of the table's samples or within their
+            errors; None: 200 with one budget, else none.
         shrinkage: How much of the table's cross terms to use, in [0, 1]. Not by default: they often mislead.
         measure: Must come with it: decision to bits to a loss measured on held-back samples. The plan with cross terms
             is taken only if it measures better than the one without.
@@ -259,7 +260,7 @@ def _stability(
 ) -> Stability | None:
     if n_replicas <= 0 or not any(s.stderr > 0 for row in table.entries.values() for s in row.values()):
         return None
-    return decision_stability(problem, solution.choice, normal_replicas(problem, table, n_replicas, seed))
+    return decision_stability(problem, solution.choice, replicas_of(problem, table, n_replicas, seed))
 
 
 def _front(

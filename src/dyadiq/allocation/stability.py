@@ -1,23 +1,26 @@
 """How sure a plan is, given the standard errors of the sensitivities: every width's probability, and the regret.
 
-Used by `allocate` and, through `regret_rule`, by whoever decides how long to measure. Sensitivities are drawn again
+Used by `allocate` and, as `RegretRule`, by whoever decides how long to measure. Sensitivities are drawn again
 within their errors (or come as replicas of a bootstrap), every replica is solved exactly, and two things are counted:
 
 - the share of replicas whose optimum gives a decision each of its widths;
 - the regret of the plan, ``loss_r(plan) - min_x loss_r(x)`` >= 0: what it loses if replica r is the truth.
 
-Replicas are independent normal draws per decision and width, unless the caller has better ones (resampled images keep
-the correlations between widths and decisions). Randomness: an explicit seed.
+Replicas are those of a bootstrap where the table holds the losses of its samples: samples drawn again keep what widths
+and decisions have in common, which is most of the error. Else they are independent normal draws per decision and width.
+Randomness: an explicit seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.allocation.knapsack import Knapsack
+from dyadiq.allocation.limits import parse_limits
 from dyadiq.allocation.merge import Merged, merge_pairs
 from dyadiq.allocation.problem import Choice, Problem, build_problem
 from dyadiq.allocation.solve import solve
@@ -26,11 +29,19 @@ from dyadiq.core.plan import Stability
 from dyadiq.core.tables import CostTable, SensitivityTable
 from dyadiq.cost import candidate_bits, cost_tables
 
-__all__ = ["decision_stability", "flat_losses", "normal_replicas", "regret_rule"]
+__all__ = [
+    "RegretRule",
+    "bootstrap_replicas",
+    "decision_stability",
+    "flat_losses",
+    "normal_replicas",
+    "replicas_of",
+]
 
 Floats = NDArray[np.float64]
 
 _PERCENTILE = 95.0
+_LEAST_REPLICAS = 20
 
 
 def flat_losses(problem: Problem, entries: Mapping[str, Mapping[int, float]]) -> Floats:
@@ -50,6 +61,25 @@ def normal_replicas(problem: Problem, table: SensitivityTable, n_replicas: int, 
     stderr = flat_losses(problem, {n: {b: s.stderr for b, s in row.items()} for n, row in table.entries.items()})
     loss = np.array([v for row in problem.loss for v in row])
     return loss + stderr * np.random.default_rng(seed).standard_normal((n_replicas, loss.size))
+
+
+def bootstrap_replicas(problem: Problem, table: SensitivityTable, n_replicas: int, seed: int) -> Floats:
+    """Return the losses of ``n_replicas`` bootstraps of the table's samples, ``[replicas, options of all decisions]``.
+
+    What no sample's loss is known of keeps the table's value.
+    """
+    assert table.samples is not None
+    drawn = dict(zip(table.samples.index, table.samples.replicas(n_replicas, seed), strict=True))
+    loss = (value for row in problem.loss for value in row)
+    keys = ((name, b) for name, options in zip(problem.names, problem.options, strict=True) for b in options)
+    columns = [drawn.get(key, np.full(n_replicas, value)) for key, value in zip(keys, loss, strict=True)]
+    return np.stack(columns, axis=1)
+
+
+def replicas_of(problem: Problem, table: SensitivityTable, n_replicas: int, seed: int) -> Floats:
+    """Return `bootstrap_replicas` where the table allows them, else `normal_replicas`."""
+    draw = normal_replicas if table.samples is None else bootstrap_replicas
+    return draw(problem, table, n_replicas, seed)
 
 
 def decision_stability(problem: Problem, choice: Choice, replicas: Floats) -> Stability:
@@ -101,45 +131,75 @@ def decision_stability(problem: Problem, choice: Choice, replicas: Floats) -> St
     )
 
 
-def regret_rule(
-    budget: Mapping[str, float | str],
-    *,
-    bits: Sequence[int],
-    activation_bits: Sequence[int] = (8,),
-    costs: Mapping[str, CostTable] | None = None,
-    n_replicas: int = 200,
-    seed: int = 0,
-) -> Callable[[SensitivityTable, Sequence[Mapping[str, Mapping[int, float]]] | None], Stability]:
-    """Return a function from a table (and replicas of it, if there are any) to the stability of its best plan.
+@dataclass(frozen=True)
+class RegretRule:
+    """When a sensitivity table is good enough: its best plan is close to the best one, whatever samples are drawn.
 
-    For a rule that stops measuring: ``rule(table, None).regret_p95_frac <= 0.01``.
+    Given to ``analyze(stop=...)``, which measures more samples until ``rule(table) <= rule.limit``.
 
-    Args:
+    Attributes:
         budget: As for `allocate`.
         bits: Candidate widths of weights.
         activation_bits: Candidate widths of activations.
         costs: Own cost tables.
-        n_replicas: Normal draws, where the caller gives no replicas.
-        seed: Of those draws.
-    """
-    from dyadiq.allocation.limits import parse_limits
+        limit: Largest regret accepted: 95th percentile over replicas, as a share of the plan's predicted loss above
+            the least possible one.
+        n_replicas: Replicas.
+        seed: Of their draws.
 
-    def rule(table: SensitivityTable, replicas: Sequence[Mapping[str, Mapping[int, float]]] | None = None) -> Stability:
+    Example:
+        >>> from dyadiq.core.facts import Decision, NetworkFacts
+        >>> from dyadiq.core.tables import Sensitivity
+        >>> facts = NetworkFacts(tuple(Decision(n, "weight", (4, 4)) for n in "ab"), ())
+        >>> entries = {n: {4: Sensitivity(v, 0.01), 8: Sensitivity(0.0, 0.0)} for n, v in (("a", 1.0), ("b", 0.1))}
+        >>> rule = RegretRule({"bits": 6}, bits=(4, 8))
+        >>> rule(SensitivityTable("gram", "nats", entries, facts)) <= rule.limit
+        True
+    """
+
+    budget: Mapping[str, float | str]
+    bits: Sequence[int]
+    activation_bits: Sequence[int] = (8,)
+    costs: Mapping[str, CostTable] = field(default_factory=dict)
+    limit: float = 0.01
+    n_replicas: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: A limit that is not in (0, 1), or fewer than 20 replicas, which have no 95th percentile.
+        """
+        if not 0.0 < self.limit < 1.0:
+            raise ConfigError(f"regret rule: the limit is a share of the loss in (0, 1), got {self.limit}.")
+        if self.n_replicas < _LEAST_REPLICAS:
+            raise ConfigError(
+                f"regret rule: a 95th percentile needs at least {_LEAST_REPLICAS} replicas, got {self.n_replicas}."
+            )
+
+    def __call__(self, table: SensitivityTable) -> float:
+        """Return the regret.
+
+        Raises:
+            InfeasibleError: No plan meets the budget.
+        """
+        return self.stability(table).regret_p95_frac
+
+    def stability(self, table: SensitivityTable) -> Stability:
+        """Return what the replicas say about the table's best plan.
+
+        Raises:
+            InfeasibleError: No plan meets the budget.
+        """
         facts = table.facts
-        known = {**cost_tables(facts, bits, activation_bits), **(costs or {})}
-        problem = build_problem(
-            table, known, parse_limits(budget, known, facts), candidate_bits(facts, bits, activation_bits)
-        )
+        known = {**cost_tables(facts, self.bits, self.activation_bits), **self.costs}
+        options = candidate_bits(facts, self.bits, self.activation_bits)
+        problem = build_problem(table, known, parse_limits(self.budget, known, facts), options)
         found = solve(problem)
         if found is None:
             raise InfeasibleError("no plan meets the budget of the regret rule. Raise it, or allow narrower widths.")
-        if replicas is None:
-            losses = normal_replicas(problem, table, n_replicas, seed)
-        else:
-            losses = np.array([flat_losses(problem, replica) for replica in replicas])
-        return decision_stability(problem, found.choice, losses)
-
-    return rule
+        return decision_stability(problem, found.choice, replicas_of(problem, table, self.n_replicas, self.seed))
 
 
 def _solver(problem: Problem) -> Callable[[Floats], Choice]:

@@ -2,7 +2,7 @@
 
 Used by the pipeline, the CLI and people's own scripts; imports core only. Graphs and programs: `ir.serialize`.
 All four are JSON files (`core.artifact`), so that they can be read, compared and, for plans, written by hand;
-a sensitivity table with interactions is a safetensors file, its matrix being large.
+a sensitivity table with interactions or losses of samples is a safetensors file, these being large.
 Numbers come back exactly; infinities and NaN of a sensitivity table are kept as text.
 """
 
@@ -20,7 +20,7 @@ from dyadiq.core.artifact import read_artifact, write_artifact
 from dyadiq.core.errors import ArtifactError, ConfigError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.plan import BitPlan
-from dyadiq.core.tables import CostTable, Interactions, Sensitivity, SensitivityTable
+from dyadiq.core.tables import CostTable, Interactions, SampleLosses, Sensitivity, SensitivityTable
 
 __all__ = [
     "load_cost",
@@ -132,6 +132,9 @@ def save_table(path: _Path, table: SensitivityTable) -> str:
     if table.interactions is not None:
         payload["interactions"] = [list(entry) for entry in table.interactions.index]
         arrays["interactions"] = np.asarray(table.interactions.matrix, dtype=np.float64)
+    if table.samples is not None:
+        payload["samples"] = [list(entry) for entry in table.samples.index]
+        arrays["samples"] = np.asarray(table.samples.losses, dtype=np.float64)
     return write_artifact(path, SENSITIVITY_SCHEMA, payload, arrays)
 
 
@@ -149,6 +152,9 @@ def _table_from_parts(parts: tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]
     cross = data["interactions"]
     if cross is not None:
         cross = Interactions(tuple((str(name), int(bits)) for name, bits in cross), arrays["interactions"])
+    samples = data.get("samples")
+    if samples is not None:
+        samples = SampleLosses(tuple((str(name), int(bits)) for name, bits in samples), arrays["samples"])
     return SensitivityTable(
         method=data["method"],
         unit=data["unit"],
@@ -161,6 +167,7 @@ def _table_from_parts(parts: tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]
         seed=data["seed"],
         curvature={name: Sensitivity(float(v), float(e)) for name, (v, e) in data["curvature"].items()},
         interactions=cross,
+        samples=samples,
         notes=tuple(data["notes"]),
     )
 

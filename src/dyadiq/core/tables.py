@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.facts import NetworkFacts
 
-__all__ = ["CostKind", "CostTable", "Interactions", "PairCost", "Sensitivity", "SensitivityTable"]
+__all__ = ["CostKind", "CostTable", "Interactions", "PairCost", "SampleLosses", "Sensitivity", "SensitivityTable"]
 
 CostKind = Literal["exact", "measured", "simulated", "estimated", "modelled", "published"]
 
@@ -38,6 +38,34 @@ class Interactions:
 
 
 @dataclass(frozen=True)
+class SampleLosses:
+    """The losses of every sample, whose means the entries are: what a bootstrap draws from.
+
+    Attributes:
+        index: (decision, bits) of every row.
+        losses: ``[len(index), N]``.
+
+    Example:
+        >>> samples = SampleLosses((("w", 4),), np.array([[1.0, 3.0]]))
+        >>> samples.replicas(2, seed=0)
+        array([[1., 3.]])
+    """
+
+    index: tuple[tuple[str, int], ...]
+    losses: NDArray[np.float64]
+
+    def replicas(self, n: int, seed: int) -> NDArray[np.float64]:
+        """Return the means over ``n`` samples of the samples, drawn with replacement: ``[len(index), n]``.
+
+        One draw of samples gives a column, so that what samples have in common stays.
+        """
+        n_samples = self.losses.shape[1]
+        counts = np.random.default_rng(seed).multinomial(n_samples, np.full(n_samples, 1.0 / n_samples), size=n)
+        means: NDArray[np.float64] = self.losses @ (counts.T / n_samples)
+        return means
+
+
+@dataclass(frozen=True)
 class SensitivityTable:
     """Expected loss increase per decision and bits.
 
@@ -50,6 +78,7 @@ class SensitivityTable:
         seed: Seed of the random parts; None if there are none.
         curvature: Decision name to mean trace per element with its standard error, where the method has it.
         interactions: Cross terms, where the method has them.
+        samples: Losses of every sample, where the method has them.
         notes: Anything degraded, skipped or assumed.
     """
 
@@ -61,6 +90,7 @@ class SensitivityTable:
     seed: int | None = None
     curvature: Mapping[str, Sensitivity] = field(default_factory=dict)
     interactions: Interactions | None = None
+    samples: SampleLosses | None = None
     notes: tuple[str, ...] = ()
 
     def value(self, decision: str, bits: int) -> float:

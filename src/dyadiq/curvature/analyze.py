@@ -19,6 +19,7 @@ from dyadiq.core.facts import NetworkFacts, QuantConfig
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.tables import SensitivityTable
 from dyadiq.cost.facts import network_facts
+from dyadiq.curvature.growth import GROWING_METHODS, StopRule, measure_until
 from dyadiq.curvature.problem import (
     Loss,
     Precision,
@@ -55,6 +56,7 @@ def analyze(
     candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None = None,
     tolerance: float = 0.02,
     unreached: Unreached = "refuse",
+    stop: StopRule | None = None,
     folder: Path | None = None,
     progress: Progress = NO_PROGRESS,
     facts: NetworkFacts | None = None,
@@ -96,6 +98,9 @@ def analyze(
         tolerance: For ``sampled_trace``: relative half width of the 95 % intervals at which it stops drawing.
         unreached: What to do about tensors that no calibration sample reached, of which nothing is known: ``refuse``,
             or ``worst``, which counts them as sensitive as the most sensitive tensor of their kind (`sound`).
+        stop: For ``gram``, ``kl``, ``trace`` and ``fisher``: take samples, in a random order, only until this rule is
+            content, such as ``RegretRule({"size": "25%"}, bits=bits)``: until the plan for that budget is within 1 % of
+            the best one in 95 % of bootstraps. The notes say what was reached. None: all samples.
         folder: Where to keep finished pieces of the measurement: called again with the same arguments after an
             interruption, it goes on, to the same numbers. It must serve this one measurement. None keeps none.
         progress: Told of each step.
@@ -111,6 +116,7 @@ def analyze(
         DataError: Fewer than two samples, NaN or infinity (the first such tensor is named), a wrong shape; tensors that
             the data do not reach; no data where they are needed and none can
             be distilled; or no labels, or impossible ones, where they are compared with.
+        InfeasibleError: No plan meets the budget of ``stop``.
         QuantError: NaN or infinity among the parameters or candidates, or candidates of another shape.
 
     Example:
@@ -131,6 +137,11 @@ def analyze(
         raise ConfigError(
             f"n_probes is a positive number of random probes for the methods {', '.join(map(repr, _PROBED))}, "
             f"got n_probes={n_probes} with method {method!r}. Leave it out."
+        )
+    if stop is not None and method not in GROWING_METHODS:
+        raise ConfigError(
+            f"analyze: method {method!r} cannot stop by a rule, which needs the loss of every sample. Methods that "
+            f"can: {', '.join(sorted(GROWING_METHODS))}."
         )
     check_parameters(graph)
     canonical = canonicalize(graph)
@@ -168,8 +179,9 @@ def analyze(
         folder=folder,
         progress=progress,
     )
+    measure = curvature.METHODS[method]
     try:
-        table = curvature.METHODS[method](problem)
+        table = measure(problem) if stop is None else measure_until(problem, measure, stop)
         check_finite(table)
     except DataError as err:
         where = first_not_finite(problem)

@@ -16,7 +16,7 @@ import torch
 
 from dyadiq.core.tables import SensitivityTable
 from dyadiq.curvature.block import sample_losses
-from dyadiq.curvature.isotropic import activation_errors, isotropic_losses
+from dyadiq.curvature.isotropic import activation_errors, isotropic_losses, isotropic_samples
 from dyadiq.curvature.losses import UNITS, check_labels, check_outputs
 from dyadiq.curvature.perturb import Network
 from dyadiq.curvature.pieces import Piece
@@ -55,7 +55,8 @@ def fisher(problem: Problem) -> SensitivityTable:
     found = problem.chunks("backward passes", samples)
     per_element = {name: found[f"t {name}"] / problem.facts.decision(name).n_elements for name in problem.widths}
     curvature = {name: mean_with_stderr(values) for name, values in per_element.items()}
-    measured = isotropic_losses(problem, curvature, per_element, activation_errors(problem, network))
+    errors = activation_errors(problem, network)
+    measured = isotropic_losses(problem, curvature, per_element, errors)
     notes = ["empirical Fisher: gradients at the true labels"]
     mean_loss, mean_entropy = float(found["loss"].mean()), float(found["entropy"].mean())
     if problem.loss == "cross_entropy" and mean_loss < mean_entropy:
@@ -71,5 +72,6 @@ def fisher(problem: Problem) -> SensitivityTable:
         n_samples=problem.n_samples,
         seed=problem.seed_used,
         curvature=curvature,
+        samples=isotropic_samples(problem, per_element, errors),
         notes=tuple(notes),
     )

@@ -14,7 +14,7 @@ Method of `dyadiq.curvature.METHODS`. Source: the Gauss-Newton form of the loss,
 
 from __future__ import annotations
 
-from dyadiq.core.tables import Interactions, SensitivityTable
+from dyadiq.core.tables import Interactions, SampleLosses, SensitivityTable
 from dyadiq.curvature.losses import UNITS, root_transposed_times
 from dyadiq.curvature.outputs import PerturbedOutputs
 from dyadiq.curvature.pieces import Piece
@@ -51,5 +51,6 @@ def gram(problem: Problem) -> SensitivityTable:
         n_samples=problem.n_samples,
         seed=problem.seed_used,
         interactions=Interactions(problem.index, matrix / problem.n_samples),
+        samples=SampleLosses(problem.index, values),
         notes=("interactions assume that output changes add up: shrink them and check a plan by measurement",),
     )

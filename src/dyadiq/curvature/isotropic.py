@@ -14,13 +14,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.tables import Sensitivity
+from dyadiq.core.tables import SampleLosses, Sensitivity
 from dyadiq.curvature.perturb import Network, fit_activations, squared_activation_error
 from dyadiq.curvature.problem import Problem
 from dyadiq.curvature.squared_error import squared_weight_error
 from dyadiq.curvature.statistics import mean_with_stderr
 
-__all__ = ["activation_errors", "isotropic_losses"]
+__all__ = ["activation_errors", "isotropic_losses", "isotropic_samples"]
 
 Floats = NDArray[np.float64]
 
@@ -58,3 +58,22 @@ def isotropic_losses(
             half = 0.5 * squared_weight_error(problem, name, bits)
             losses[name, bits] = Sensitivity(half * weights[name].value, half * weights[name].stderr)
     return losses
+
+
+def isotropic_samples(
+    problem: Problem, curvatures: Mapping[str, Floats], errors: Mapping[tuple[str, int], Floats]
+) -> SampleLosses:
+    """Return the losses of every sample, whose means `isotropic_losses` returns.
+
+    Args:
+        problem: Which decisions and widths.
+        curvatures: Curvature of every decision, sample by sample.
+        errors: From `activation_errors`.
+    """
+    rows = [
+        0.5
+        * curvatures[name]
+        * (errors[name, bits] if (name, bits) in errors else squared_weight_error(problem, name, bits))
+        for name, bits in problem.index
+    ]
+    return SampleLosses(problem.index, np.stack(rows))

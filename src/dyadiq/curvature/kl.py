@@ -8,7 +8,7 @@ The same forward passes as `gram`, no cross terms and no assumption. Method of `
 from __future__ import annotations
 
 from dyadiq.core.errors import ConfigError
-from dyadiq.core.tables import SensitivityTable
+from dyadiq.core.tables import SampleLosses, SensitivityTable
 from dyadiq.curvature.losses import divergence
 from dyadiq.curvature.outputs import PerturbedOutputs
 from dyadiq.curvature.pieces import Piece
@@ -43,4 +43,5 @@ def kl(problem: Problem) -> SensitivityTable:
         facts=problem.facts,
         n_samples=problem.n_samples,
         seed=problem.seed_used,
+        samples=SampleLosses(problem.index, values),
     )

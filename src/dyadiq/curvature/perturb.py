@@ -85,10 +85,12 @@ def quantized_weight(problem: Problem, name: str, bits: int) -> NDArray[np.float
 
 
 def fit_activations(problem: Problem, network: Network) -> dict[tuple[str, int], AffineParams]:
-    """Return the quantizer of every activation at every width, from one pass over the calibration data.
+    """Return the quantizer of every activation at every width: the problem's, or from one pass over its data.
 
     Types as in `quant.calibrate`: unsigned where values are >= 0 by construction, or where network inputs turn out so.
     """
+    if problem.ranges is not None:
+        return {(n, bits): problem.ranges[n, bits] for n in problem.activations for bits in problem.widths[n]}
     observers = {
         (name, bits): make_observer(
             problem.facts.config.activation.with_bits(bits),

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dyadiq.core.affine import AffineParams
 from dyadiq.core.errors import ConfigError, DataError, QuantError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.format import MAX_FORMAT_BITS
@@ -52,6 +53,7 @@ class Problem:
         candidates: Rounded weights by decision and bits, where others than nearest rounding will be used.
         tolerance: Relative half width of the intervals that ``sampled_trace`` stops at.
         folder: Where pieces of the measurement are kept, so that an interrupted one goes on; None keeps none.
+        ranges: Quantizers of activations by (decision, bits); None: fitted to the batches.
         labels: Labels of the chunks, ``[n, ...]`` each, for methods that need them; None if they were not asked for.
     """
 
@@ -69,6 +71,7 @@ class Problem:
     candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None = None
     tolerance: float = 0.02
     folder: Path | None = None
+    ranges: Mapping[tuple[str, int], AffineParams] | None = None
 
     def __post_init__(self) -> None:
         """Check what no method can work with.

@@ -13,6 +13,7 @@ A dead *channel* of a reached tensor is no problem: it has the scale of the tens
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -20,11 +21,11 @@ import numpy as np
 import torch
 
 from dyadiq.core.errors import ConfigError, DataError
-from dyadiq.core.tables import Sensitivity, SensitivityTable
+from dyadiq.core.tables import SampleLosses, Sensitivity, SensitivityTable
 from dyadiq.curvature.perturb import Network, fit_activations, quantized_weight, squared_activation_error
 from dyadiq.curvature.problem import Problem
 
-__all__ = ["Unreached", "check_finite", "check_policy", "first_not_finite", "settle_unreached"]
+__all__ = ["Unreached", "check_finite", "check_policy", "find_unreached", "first_not_finite", "settle_unreached"]
 
 Unreached = Literal["refuse", "worst"]
 
@@ -81,7 +82,7 @@ def settle_unreached(problem: Problem, table: SensitivityTable, unreached: Unrea
         DataError: The policy is ``refuse`` and the data reached no sample's loss through some tensor; or it is
             ``worst`` and there is no tensor to compare with.
     """
-    why = _unreached(problem, table)
+    why = find_unreached(problem, table)
     if not why:
         return table
     named = ", ".join(f"{name} ({reason})" for name, reason in why.items())
@@ -117,10 +118,17 @@ def settle_unreached(problem: Problem, table: SensitivityTable, unreached: Unrea
                 f"compare it with.{everything} Give calibration data that reach it."
             )
     note = f"not reached by the calibration data, taken for as sensitive as the worst of their kind: {named}"
-    return replace(table, entries=entries, notes=(*table.notes, note))
+    return replace(table, entries=entries, samples=_without(table.samples, why), notes=(*table.notes, note))
 
 
-def _unreached(problem: Problem, table: SensitivityTable) -> dict[str, str]:
+def _without(samples: SampleLosses | None, names: Container[str]) -> SampleLosses | None:
+    if samples is None:
+        return None
+    kept = [i for i, (name, _) in enumerate(samples.index) if name not in names]
+    return SampleLosses(tuple(samples.index[i] for i in kept), samples.losses[kept])
+
+
+def find_unreached(problem: Problem, table: SensitivityTable) -> dict[str, str]:
     """Return free tensors of which nothing was measured, with the reason."""
     fixed = {d.name for d in table.facts.decisions if d.fixed_bits is not None}
     still = [

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from dyadiq.core.tables import SensitivityTable
-from dyadiq.curvature.isotropic import isotropic_losses
+from dyadiq.curvature.isotropic import isotropic_losses, isotropic_samples
 from dyadiq.curvature.losses import UNITS, check_outputs, root_column, root_times
 from dyadiq.curvature.perturb import Network, fit_activations, squared_activation_error
 from dyadiq.curvature.pieces import Piece
@@ -78,6 +78,7 @@ def trace(problem: Problem) -> SensitivityTable:
         n_samples=problem.n_samples,
         seed=problem.seed_used,
         curvature=curvature,
+        samples=isotropic_samples(problem, per_element, errors),
         notes=notes,
     )
 

@@ -11,6 +11,7 @@ from dyadiq.pipeline.sources import calibration_batches, graph
 from dyadiq.pipeline.stage import Stage, StageContext
 
 if TYPE_CHECKING:
+    from dyadiq.allocation import RegretRule
     from dyadiq.ir.graph import Graph
 
 __all__ = ["STAGE"]
@@ -28,6 +29,7 @@ def _run(context: StageContext) -> None:
     config = context.recipe.quant.to_config()
     canonical = canonicalize(graph(context))
     fixed_bytes, _ = packed_size_parts(probe_program(canonical, config))
+    facts = network_facts(canonical, config, fixed_size_bytes=fixed_bytes)
     table = analyze(
         canonical,
         calibration_batches(context, section.n_samples),
@@ -39,10 +41,27 @@ def _run(context: StageContext) -> None:
         unreached=section.unreached,
         folder=context.scratch / "pieces",
         progress=context.progress,
-        facts=network_facts(canonical, config, fixed_size_bytes=fixed_bytes),
+        facts=facts,
+        stop=_rule(context),
         candidates=_candidates(context, canonical),
     )
     save_table(context.folder / "sensitivity.safetensors", table)
+
+
+def _rule(context: StageContext) -> RegretRule | None:
+    """Return the rule to stop by, where the recipe says so."""
+    from dyadiq.allocation import RegretRule
+
+    section = context.recipe.analyze
+    if section.budget is None:
+        return None
+    return RegretRule(
+        section.budget,
+        section.bits,
+        section.activation_bits or section.bits,
+        limit=section.max_regret,
+        seed=context.recipe.seed,
+    )
 
 
 def _candidates(context: StageContext, canonical: Graph) -> dict[tuple[str, int], NDArray[np.float64]] | None:

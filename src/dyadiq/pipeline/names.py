@@ -62,6 +62,7 @@ def _unknown_names(recipe: Recipe) -> list[str]:
         ("data.name", "data set", [recipe.data.name], DATASETS),
         ("model.name", "model", [recipe.model.name] if ":" not in recipe.model.name else [], MODELS),
         ("analyze.method", "method", [recipe.analyze.method], METHODS),
+        ("analyze.budget", "cost metric", recipe.analyze.budget or (), [*COSTS, AVERAGE_BITS]),
         ("allocate.budget", "cost metric", recipe.allocate.budget or (), [*COSTS, *HARDWARE_COSTS, AVERAGE_BITS]),
         ("reconstruct.methods", "reconstruction method", recipe.reconstruct.methods, RECONSTRUCTIONS),
         ("verify.against", "target", recipe.verify.against, TARGETS),

@@ -7,15 +7,15 @@ from itertools import product
 import numpy as np
 import pytest
 
-from dyadiq.allocation import allocate, build_problem, decision_stability, regret_rule, solve, solve_k_best
+from dyadiq.allocation import RegretRule, allocate, build_problem, decision_stability, solve, solve_k_best
 from dyadiq.allocation.limits import parse_limits
 from dyadiq.allocation.marginal import marginal_value
 from dyadiq.allocation.parts import core_options
 from dyadiq.allocation.relaxation import relax
-from dyadiq.allocation.stability import flat_losses, normal_replicas
+from dyadiq.allocation.stability import bootstrap_replicas, flat_losses, normal_replicas
 from dyadiq.core.errors import ConfigError, InfeasibleError
 from dyadiq.core.plan import BitPlan
-from dyadiq.core.tables import Sensitivity
+from dyadiq.core.tables import SampleLosses, Sensitivity
 from dyadiq.cost import candidate_bits, cost_tables
 from plain_networks import chain_facts, chain_table, jet_facts
 
@@ -142,15 +142,21 @@ def test_replicas_are_refused_when_their_shape_is_another():
         decision_stability(problem, solve(problem).choice, np.zeros((2, 3)))
 
 
-def test_regret_rule_takes_replicas_of_a_bootstrap():
-    table, _ = network({"bits": 4})
-    rule = regret_rule({"bits": 4}, bits=BITS, n_replicas=30, seed=1)
-    means = {n: {b: s.value for b, s in row.items()} for n, row in table.entries.items()}
-    assert rule(table, [means, means]).regret_p95 == 0.0
-    assert rule(table, None) == rule(table, None)
-    assert rule(table, None).n_replicas == 30
+def test_regret_rule_draws_from_samples_where_there_are_some_else_within_the_errors():
+    table, problem = network({"bits": 4})
+    rule = RegretRule({"bits": 4}, BITS, n_replicas=30, seed=1)
+    assert rule.stability(table) == rule.stability(table)
+    assert rule.stability(doubtful(table, 1.0)).n_replicas == 30
+    assert rule(doubtful(table, 1.0)) > 0.0
+    index = tuple((name, bits) for name, row in table.entries.items() for bits in row)
+    losses = np.array([[table.value(name, bits)] * 3 for name, bits in index])
+    assert rule(replace(doubtful(table, 1.0), samples=SampleLosses(index, losses))) == 0.0  # Samples that agree.
+    known = SampleLosses(((problem.names[0], problem.options[0][0]),), np.array([[1.0, 3.0]]))
+    drawn = bootstrap_replicas(problem, replace(table, samples=known), 8, seed=0)
+    assert set(drawn[:, 0]) == {1.0, 2.0, 3.0}
+    np.testing.assert_array_equal(drawn[:, 1:], np.tile(_mean(problem)[1:], (8, 1)))
     with pytest.raises(InfeasibleError, match="no plan meets the budget of the regret rule"):
-        regret_rule({"size": 1}, bits=BITS)(table, None)
+        RegretRule({"size": 1}, BITS)(table)
 
 
 def test_losses_of_replicas_come_in_the_order_of_the_problem():

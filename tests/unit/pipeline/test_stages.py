@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from dyadiq.core.errors import ArtifactError, ConfigError, DataError, RunInterruptedError, UnknownNameError
+from dyadiq.core.store import load_plan, load_table
 from dyadiq.ir.reference import run_reference
 from dyadiq.ir.serialize import load_program
 from dyadiq.pipeline import stages
@@ -135,6 +136,19 @@ def test_interrupted_analysis_goes_on_inside_the_stage_to_the_same_table(path, t
     assert run_recipe(recipe, until="analyze").kept == ("float", "capture", "distill")
     table = Path("analyze", "sensitivity.safetensors")
     assert (tmp_path / "run" / table).read_bytes() == (whole / table).read_bytes()
+
+
+def test_analysis_stops_by_the_regret_of_the_budget(path, tmp_path):
+    options = ["analyze.stop=regret", "analyze.n_samples=320", "analyze.max_regret=0.9"]
+    folder = run(path, tmp_path / "run", *options, until="allocate").folder
+    table = load_table(folder / "analyze" / "sensitivity.safetensors")
+    assert table.n_samples == 128
+    assert table.notes[-1].startswith("128 of 320 samples taken: the plan is within")
+    told = float(table.notes[-1].split("within ")[1].split(" %")[0])
+    stability = load_plan(folder / "allocate" / "plan.json").stability
+    assert 100 * stability.regret_p95_frac == pytest.approx(told, rel=0.06)
+    with pytest.raises(ConfigError, match=r"analyze\.budget: unknown cost metric 'lut'"):
+        run(path, tmp_path / "other", *options, "analyze.budget.lut=300", until="analyze")
 
 
 def test_summary_is_set_aside_when_only_the_recipe_changes(finished, path, tmp_path):
