@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <new>
 #include <span>
@@ -39,8 +40,15 @@ class Engine {
     // Keeps `file`, into which the plan points.
     Engine(Bytes file, const std::string& isa)
         : file_(file), plan_(engine::open(file_.data(), file_.shape(0))), kernels_(kernels_named(isa)) {
+        // Zeros that cost nothing before they are touched: a program may ask for more than it uses.
         constexpr std::size_t kAlignment = 64;
-        arena_.reset(new (std::align_val_t{kAlignment}) std::uint8_t[static_cast<std::size_t>(plan_.arena_bytes)]());
+        std::size_t room = static_cast<std::size_t>(plan_.arena_bytes) + kAlignment;
+        memory_.reset(static_cast<std::uint8_t*>(std::calloc(room, 1)));
+        if (memory_ == nullptr) {
+            throw std::bad_alloc();
+        }
+        void* start = memory_.get();
+        arena_ = static_cast<std::uint8_t*>(std::align(kAlignment, room - kAlignment, start, room));
     }
 
     void run(const std::vector<Real>& inputs, const std::vector<Codes>& outputs) { run_all(inputs, outputs, nullptr); }
@@ -98,7 +106,7 @@ class Engine {
                 if (times != nullptr) {
                     step_ns = times->emplace_back(plan_.steps.size());
                 }
-                finite = engine::run(plan_, kernels_, arena_.get(), values, codes, step_ns);
+                finite = engine::run(plan_, kernels_, arena_, values, codes, step_ns);
             }
         }
         if (!finite) {
@@ -121,13 +129,14 @@ class Engine {
     }
 
     struct Free {
-        void operator()(std::uint8_t* p) const { ::operator delete[](p, std::align_val_t{64}); }
+        void operator()(std::uint8_t* p) const { std::free(p); }
     };
 
     Bytes file_;
     engine::Plan plan_;
     const engine::Kernels& kernels_;
-    std::unique_ptr<std::uint8_t[], Free> arena_;
+    std::unique_ptr<std::uint8_t, Free> memory_;
+    std::uint8_t* arena_;
 };
 
 }  // namespace

@@ -167,16 +167,22 @@ class Reader {
         return b;
     }
 
-    // Scale and offset, and those of the residual where there is one.
+    // Bias, scale and offset, and those of a residual in bytes.
     Single single(const Conv& s, std::int64_t n) {
-        const std::int32_t* words = int32s((s.has_residual ? 4 : 2) * n, "a rescaling in single precision", true);
+        const bool rescales_residual = s.has_residual && !s.residual.x.buffer.wide;
+        const std::int32_t* words = int32s((rescales_residual ? 5 : 3) * n, "a rescaling in single precision", true);
         if (words == nullptr) {
             return {};
         }
-        require(s.finished && !s.finish.sign && !s.out.buffer.wide && !(s.has_residual && s.residual.x.buffer.wide),
-                "single precision is for bytes");
+        require(s.finished && !s.finish.sign && !(s.out.buffer.wide && s.has_residual) &&
+                    (rescales_residual || s.residual.dyadic.multiplier == nullptr),
+                "single precision is not for this convolution");
         const auto* reals = reinterpret_cast<const float*>(words);
-        return {reals, reals + n, s.has_residual ? reals + 2 * n : nullptr, s.has_residual ? reals + 3 * n : nullptr};
+        Single found{words, reals + n, reals + 2 * n};
+        if (rescales_residual) {
+            found.residual_scale = reals + 3 * n, found.residual_offset = reals + 4 * n;
+        }
+        return found;
     }
 
     static void same_plane(const Tensor& a, const Tensor& b) {

@@ -59,8 +59,9 @@ struct Dyadic {
 
 // A rescaling in single precision, proven to give the same codes as they lie in memory (dyadiq/engine/single.py):
 // bits(x * scale + offset) - bits(1.5 * 2^23), of the accumulator, and of the residual and its `before`, added; clipped
-// with the code offset in them. Null: not proven, as channels with a scale below 0.
+// with the code offset in them. A wide residual is added as it is. Null: not proven, as channels with a scale below 0.
 struct Single {
+    const std::int32_t* bias = nullptr;  // instead of the convolution's
     const float *scale = nullptr, *offset = nullptr, *residual_scale = nullptr, *residual_offset = nullptr;
 };
 

@@ -117,12 +117,19 @@ struct Convolution {
             in_tile = in_tile && epilogues[b].is_single;
         }
         if (in_tile) {
-            call.ending = s.has_residual ? Ending::kCodesAndResidual : Ending::kCodes;
-            call.magic = s.has_residual ? 2 * kMagic : kMagic;
+            call.bias = s.single.bias + parameter;
+            call.ending = s.out.buffer.wide ? Ending::kWideCodes : Ending::kCodes;
+            call.magic = kMagic;
+            call.wide_low = s.finish.low, call.wide_high = s.finish.high;
             call.scale = s.single.scale + parameter, call.offset = s.single.offset + parameter;
             call.low = static_cast<std::uint8_t>(s.finish.low + s.out.code_offset);
             call.high = static_cast<std::uint8_t>(s.finish.high + s.out.code_offset);
-            if (s.has_residual) {
+            if (s.has_residual && s.residual.x.buffer.wide) {
+                call.ending = Ending::kCodesAndWide;
+                call.magic = kMagic - static_cast<std::uint32_t>(s.residual.before);
+            } else if (s.has_residual) {
+                call.ending = Ending::kCodesAndBytes;
+                call.magic = 2 * kMagic;
                 call.before = s.residual.before - s.residual.x.code_offset;
                 call.residual_scale = s.single.residual_scale + parameter;
                 call.residual_offset = s.single.residual_offset + parameter;
@@ -130,7 +137,7 @@ struct Convolution {
         }
         const auto* weights = static_cast<const std::int8_t*>(s.weights) + at * call.block_bytes;
         const std::int64_t in_channel = std::int64_t{group} * (s.in.channels / s.groups);
-        const std::int64_t first = in_tile ? channel : 0;
+        const auto start = [&](const Tensor& t) { return in_tile ? channel * (t.buffer.wide ? 4 : 1) : 0; };
         const Tile* tiles = n == 1   ? dyadiq_avx512vnni_tiles.one
                             : n == 2 ? dyadiq_avx512vnni_tiles.two
                                      : dyadiq_avx512vnni_tiles.four;
@@ -140,8 +147,8 @@ struct Convolution {
             set_taps(call, weights, y);
             const std::uint8_t* in =
                 arena + s.in.at(std::int64_t{y} * s.stride_h - s.pad_h, -std::int64_t{s.pad_w}) + in_channel;
-            const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, 0) + first : arena;
-            std::uint8_t* out = arena + s.out.at(y, 0) + first;
+            const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, 0) + start(s.residual.x) : arena;
+            std::uint8_t* out = arena + s.out.at(y, 0) + start(s.out);
             for (std::int32_t t = 0; t < n_tiles; ++t) {
                 const std::int64_t x = std::int64_t{rows.n_columns} * t / n_tiles;
                 const std::int64_t count = std::int64_t{rows.n_columns} * (t + 1) / n_tiles - x;

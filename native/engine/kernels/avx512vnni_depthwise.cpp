@@ -97,13 +97,13 @@ struct Chunk {
                 weights[b][g] = interleaved(row(0), row(1), row(2), row(3));
             }
         }
-        bias = in_order(s.bias + first, n);
         for (std::int32_t q = 0; q < kVectors; ++q) {
             const std::int64_t at = q * kBlock;
             epilogues[q] = at < n ? Epilogue(s, first + at, first + at, n - at) : Epilogue();
             is_single = is_single && (at >= n || epilogues[q].is_single);
         }
-        is_single = is_single && !s.has_residual;
+        is_single = is_single && !s.has_residual && !s.out.buffer.wide;
+        bias = in_order((is_single ? s.single.bias : s.bias) + first, n);
         if (is_single) {
             scale = in_order(s.single.scale + first, n), offset = in_order(s.single.offset + first, n);
             low = _mm512_set1_epi8(static_cast<char>(s.finish.low + s.out.code_offset));

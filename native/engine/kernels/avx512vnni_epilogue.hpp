@@ -96,6 +96,7 @@ struct Epilogue {
     bool is_single = false;
     Rescale main, residual;
     __m512 scale, offset, residual_scale, residual_offset;
+    __m512i other_bias;  // what single precision adds to the bias
 
     Epilogue() = default;
     Epilogue(const Conv& s, std::int64_t parameter, std::int64_t first, std::int64_t n)
@@ -106,7 +107,9 @@ struct Epilogue {
         }
         if (is_single) {
             offset = _mm512_maskz_loadu_ps(mask, s.single.offset + parameter);
-            if (s.has_residual) {
+            other_bias = _mm512_sub_epi32(_mm512_maskz_loadu_epi32(mask, s.single.bias + parameter),
+                                          _mm512_maskz_loadu_epi32(mask, s.bias + parameter));
+            if (s.single.residual_scale != nullptr) {
                 residual_scale = _mm512_maskz_loadu_ps(mask, s.single.residual_scale + parameter);
                 residual_offset = _mm512_maskz_loadu_ps(mask, s.single.residual_offset + parameter);
             }
@@ -122,7 +125,7 @@ struct Epilogue {
         if (!step->finished) {
             _mm512_mask_storeu_epi32(out_at + 4 * channel, mask, sum);
         } else if (is_single) {
-            store_bytes(rescaled(sum, residual_at), out_at);
+            store(rescaled(_mm512_add_epi32(sum, other_bias), residual_at), out_at);
         } else {
             store_codes(step->out, out_at, channel, mask, exact(sum, residual_at));
         }
@@ -141,20 +144,16 @@ struct Epilogue {
         if (step->has_residual) {
             const Branch& b = step->residual;
             const __m512i x = _mm512_add_epi32(load_codes(b.x, residual_at, channel, mask), _mm512_set1_epi32(b.before));
-            y = _mm512_add_epi32(y, single(x, residual_scale, residual_offset));
+            y = _mm512_add_epi32(y, b.x.buffer.wide ? x : single(x, residual_scale, residual_offset));
         }
         return y;
     }
 
-    void store_bytes(__m512i y, std::uint8_t* out_at) const {
+    void store(__m512i y, std::uint8_t* out_at) const {
         const __m512i low = _mm512_set1_epi32(step->finish.low + step->out.code_offset);
         const __m512i high = _mm512_set1_epi32(step->finish.high + step->out.code_offset);
-        const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_min_epi32(_mm512_max_epi32(y, low), high));
-        if (mask == 0xFFFF) {
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(out_at + channel), bytes);
-        } else {
-            _mm_mask_storeu_epi8(out_at + channel, mask, bytes);
-        }
+        y = _mm512_min_epi32(_mm512_max_epi32(y, low), high);
+        store_codes(step->out, out_at, channel, mask, _mm512_sub_epi32(y, _mm512_set1_epi32(step->out.code_offset)));
     }
 
     __m512i exact(__m512i sum, const std::uint8_t* residual_at) const {

@@ -32,6 +32,8 @@
     .set CALL_ENDING, 114
     .set CALL_MAGIC, 116
     .set CALL_BEFORE, 120
+    .set CALL_WIDE_LOW, 124
+    .set CALL_WIDE_HIGH, 128
 
 /* The four bytes of pixel i of eight, in every lane. */
 .macro broadcast_from to, base, i
@@ -129,6 +131,16 @@
     vcvtdq2ps zmm30, zmm30, {rn-sae}
     vfmadd213ps zmm30, zmm28, zmm29, {rn-sae}
     vpaddd zmm\n, zmm\n, zmm30
+.endm
+
+.macro add_wide n, b
+    vpaddd zmm\n, zmm\n, [rbp + 64*\b]
+.endm
+
+.macro store_wide n, b
+    vpmaxsd zmm\n, zmm\n, zmm29
+    vpminsd zmm\n, zmm\n, zmm30
+    vmovdqu64 [rdx + 64*\b], zmm\n
 .endm
 
 /* Four sums as 64 bytes, clipped and in order. */
@@ -245,11 +257,12 @@
     .endr
     .set b, b + 1
     .endr
-    cmp byte ptr [rdi + CALL_ENDING], 1
-    je 4f
+    mov r8, [rdi + CALL_RESIDUAL_STEP]
+    cmp byte ptr [rdi + CALL_ENDING], 2
+    jb 4f
+    ja 6f
     mov rax, [rdi + CALL_RESIDUAL_SCALE]
     mov rbx, [rdi + CALL_RESIDUAL_OFFSET]
-    mov r8, [rdi + CALL_RESIDUAL_STEP]
     vpbroadcastd zmm31, dword ptr [rdi + CALL_BEFORE]
     .set b, 0
     .rept \B
@@ -276,6 +289,37 @@
   .if \P * \B - \P * \B / 4 * 4
     finish_pixels %n, \B, %(\P - n / \B)
   .endif
+    jmp 5f
+
+6:  cmp byte ptr [rdi + CALL_ENDING], 4
+    je 7f
+    .set b, 0
+    .rept \B
+    mov rbp, rcx
+    .set n, b
+    .rept \P
+    add_wide %n, %b
+    add rbp, r8
+    .set n, n + \B
+    .endr
+    .set b, b + 1
+    .endr
+    jmp 4b
+
+7:  vpbroadcastd zmm29, dword ptr [rdi + CALL_WIDE_LOW]
+    vpbroadcastd zmm30, dword ptr [rdi + CALL_WIDE_HIGH]
+    mov rax, [rdi + CALL_OUT_STEP]
+    .set n, 0
+    .rept \P
+    .set b, 0
+    .rept \B
+    store_wide %n, %b
+    .set n, n + 1
+    .set b, b + 1
+    .endr
+    add rdx, rax
+    .endr
+
 5:  pop r15
     pop r14
     pop r13

@@ -6,7 +6,9 @@
 
 namespace dyadiq::engine {
 
-enum class Ending : std::uint8_t { kSums, kCodes, kCodesAndResidual };
+// What becomes of sums: stored as they are; codes of bytes, with a residual of bytes or of int32 that is added as it is;
+// codes of int32.
+enum class Ending : std::uint8_t { kSums, kCodes, kCodesAndBytes, kCodesAndWide, kWideCodes };
 
 // Everything of a tile but where it lies.
 struct Call {
@@ -21,10 +23,11 @@ struct Call {
     std::int32_t* sums;             // [pixel][block][16]: where sums go that are not finished here
     std::uint8_t low, high;         // codes as they lie in memory
     Ending ending;
-    std::uint32_t magic;            // kMagic, twice where a residual is added
+    std::uint32_t magic;            // kMagic, and what else is taken away
     std::int32_t before;            // added to bytes of the residual
+    std::int32_t wide_low, wide_high;  // of wide codes
 };
-static_assert(offsetof(Call, sums) == 104 && offsetof(Call, low) == 112 && offsetof(Call, before) == 120);
+static_assert(offsetof(Call, sums) == 104 && offsetof(Call, low) == 112 && offsetof(Call, wide_low) == 124);
 
 inline constexpr std::uint32_t kMagic = 0x4B400000;  // bits of 1.5 * 2^23
 

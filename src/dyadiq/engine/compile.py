@@ -285,11 +285,13 @@ class _Compiler:
             words += self.branch_words(f"{dot.name}.residual", branch.with_channels(ordered))
             reads.append(branch.x)
         singles = None
-        if kind != _GENERIC and not any(self.plan.buffers[ref.buffer].wide for ref in (out, *reads[1:])):
-            sources = [self.bounds[plan.source] for plan in fusion.branches]
-            summand = (branches[0], (sources[0].low, sources[0].high)) if branches else None
+        if kind != _GENERIC and not (self.plan.buffers[out.buffer].wide and branches):
+            summand = None
+            for plan, branch in zip(fusion.branches, branches, strict=True):
+                source = self.bounds[plan.source]
+                summand = (branch, (source.low, source.high), self.plan.buffers[branch.x.buffer].wide)
             bound = self.bounds[dot.output]
-            singles = single_words(dyadic, (bound.low, bound.high), finish, out.code_offset, summand)
+            singles = single_words(dyadic, (bound.low, bound.high), bias, finish, out.code_offset, summand)
         single = [ordered(row.astype(np.int64)) for row in singles] if singles is not None else None
         words.append(NONE if single is None else self.payload(f"{dot.name}.single", np.stack(single)))
         self.step("conv", fusion.last.name, reads, (out,), words)

@@ -127,10 +127,10 @@ class _Finder:
             return False
         branch, taken = self.branch(other)
         source = self.maker[branch.source]
-        if source.name in self.found.absorbed:
-            return False
         if source.op in ("conv2d", "linear"):
             branch, taken = BranchPlan(other), []  # its accumulator is requantized by its own step
+        elif source.name in self.found.absorbed:
+            return False
         self.take(Fusion(finish, dot, requantize, (branch,), finish), [dot, requantize, add, *taken])
         return True
 

@@ -6,6 +6,7 @@ Used by target `engine`. Needs the native module; says so where it was not built
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class EngineProgram:
             structure = json.loads(container.structure)
             self.inputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["inputs"]}
             self.outputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["outputs"]}
+            self._output_sizes = [math.prod(shape) for shape in self.outputs.values()]
             self._steps = [(str(op), str(name)) for op, name in structure["steps"]]
             self._native = state.module.Engine(np.memmap(path, dtype=np.uint8, mode="r"), wanted)
         except (ValueError, KeyError, TypeError) as err:
@@ -131,7 +133,7 @@ class EngineProgram:
 
     def _outputs(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.int32]]:
         n = len(next(iter(inputs.values())))
-        return [np.empty((n, int(np.prod(shape))), dtype=np.int32) for shape in self.outputs.values()]
+        return [np.empty((n, size), dtype=np.int32) for size in self._output_sizes]
 
     def _feeds(self, inputs: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
         """Return inputs in order, flat; float32 stays, everything else becomes float64.

@@ -7,8 +7,9 @@ of ``fl(x * scale + (MAGIC + after))`` are those of MAGIC plus the integer neare
 one of two. That and ``((x * m + r) >> s) + after`` are both steps that only rise with x, so they are equal, as far as a
 clip to ``[low, high]`` can see, exactly when every step ``low < k <= high`` begins at the same x: two comparisons a
 step, which float64 makes without error, since a product of two singles has 48 bits. Only ties are in the way, and small
-multipliers have many; a scale that is one unit in the last place larger or smaller may break them the right way. Blocks
-with a channel that has no proof are computed in 64 bits.
+multipliers have many; a scale a few units in the last place larger or smaller may break them the right way, the more
+when the line turns about another x, which is what a multiple of 2**s added to x first, and taken away behind, does.
+Blocks with a channel that has no proof are computed in 64 bits.
 
 Kernels must round to nearest even when x becomes a single, and in the multiply-add.
 """
@@ -28,14 +29,21 @@ MAGIC = 1.5 * 2.0**23
 _MAX_SHIFT = 46  # k << shift must stay in int64
 _MAX_STEPS = 1 << 12
 _MAX_VALUE = 2.0**22  # MAGIC plus or minus this stays between 2**23 and 2**24
+_MAX_INPUT, _MAX_BEFORE = 1 << 30, 1 << 24  # their sum is an int32
 
 Range = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
+# Rescalings near the exact one: units in the last place of the scale, and how many times 2**shift is added to x first,
+# which is where the line through both turns.
+_TURNS = [(0, 0), *((ulps, turns) for turns in (0, -1, 1, -2, 2, -4, 4, -8, 8) for ulps in (1, -1, 2, -2, 3, -3))]
+
+
 @dataclass(frozen=True)
 class SingleRescale:
-    """``bits(fl(x * scale + offset)) - bits(MAGIC)`` by channel, float32; a scale of -1 says that there is no proof."""
+    """``bits(fl((x + before) * scale + offset)) - bits(MAGIC)`` by channel; where there is no proof, scale is -1."""
 
+    before: NDArray[np.int32]
     scale: NDArray[np.float32]
     offset: NDArray[np.float32]
 
@@ -46,6 +54,8 @@ def find_single(
     x: Range,
     limits: tuple[int, int],
     after: int = 0,
+    *,
+    may_turn: bool = True,
 ) -> SingleRescale | None:
     """Return singles that give ``((x * multiplier + rounding) >> shift) + after`` within limits; None: for no channel.
 
@@ -55,6 +65,7 @@ def find_single(
         x: Smallest and largest value by channel.
         limits: Smallest and largest result that matter: what lies below stays at or below, and above alike.
         after: Added to the result.
+        may_turn: Whether `before` may be other than 0.
 
     Example:
         >>> single = find_single(np.array([3]), np.array([3]), (np.array([0]), np.array([100])), (0, 255))
@@ -69,68 +80,108 @@ def find_single(
         return None
     if shift.max() > _MAX_SHIFT or multiplier.min() < 0:
         return None
-    multiplier, shift, start, end = (v.reshape(-1, 1) for v in np.broadcast_arrays(multiplier, shift, *x))
-    steps = np.arange(low + 1, high + 1, dtype=np.int64) - after  # of x * scale
+    numbers = [np.array(v, dtype=np.int64) for v in np.broadcast_arrays(multiplier, shift, *x)]
+    n = len(numbers[0])
+    steps = np.arange(low + 1, high + 1, dtype=np.int64) - after  # of the rescaled x
+    before, scale = np.zeros(n, dtype=np.int64), np.full(n, -1, dtype=np.float32)
+    left = np.arange(n)
+    for ulps, turns in _TURNS:
+        if turns and not may_turn:
+            break
+        candidate = _scale(numbers[0][left], numbers[1][left], ulps)
+        added = turns << numbers[1][left]
+        good = _holds(tuple(v[left, None] for v in numbers), candidate[:, None], added[:, None], steps, after)
+        scale[left[good]], before[left[good]] = candidate[good], added[good]
+        left = left[~good]
+        if not left.size:
+            break
+    offset = MAGIC + after - np.where(scale > 0, (before >> numbers[1]) * numbers[0], 0)
+    single = SingleRescale(before.astype(np.int32), scale, offset.astype(np.float32))
+    return single if left.size < n else None
+
+
+def _scale(multiplier: NDArray[np.int64], shift: NDArray[np.int64], ulps: int) -> NDArray[np.float32]:
+    """Return ``multiplier / 2**shift``, some units in the last place up or down; 0 stays."""
+    scale = np.ldexp(multiplier.astype(np.float64), -shift).astype(np.float32)
+    return (scale.view(np.int32) + np.where(multiplier > 0, ulps, 0).astype(np.int32)).view(np.float32)
+
+
+def _holds(
+    numbers: tuple[NDArray[np.int64], ...],
+    scale: NDArray[np.float32],
+    before: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    after: int,
+) -> NDArray[np.bool_]:
+    """Whether every step begins where it must, by channel; numbers: multiplier, shift, first and last x."""
+    multiplier, shift, start, end = numbers
     rounding = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
     first = -((rounding - (steps << shift)) // np.maximum(multiplier, 1))
-    reached, missed = first <= end, first > start
-    exact = np.ldexp(multiplier.astype(np.float64), -shift).astype(np.float32)
-    scale, proven = exact, np.zeros_like(exact, dtype=bool)
-    for candidate in (exact, np.nextafter(exact, np.float32(1)), np.nextafter(exact, np.float32(0))):
-        holds = _rounds_up(_times(candidate, np.maximum(first, start)), steps, after) | ~reached
-        holds &= ~_rounds_up(_times(candidate, np.minimum(first - 1, end)), steps, after) | ~missed
-        good = holds.all(axis=1, keepdims=True) | (multiplier == 0)
-        scale = np.where(good & ~proven, candidate, scale)
-        proven |= good
+    moved = steps + (before >> shift) * multiplier  # before is added to x, and this much too much comes out
+    reached = _times(scale, np.clip(first, start, end) + before)
+    missed = _times(scale, np.clip(first - 1, start, end) + before)
+    even = (steps + after) % 2 == 0
+    holds = (first > end) | (reached > moved - 0.5) | ((reached == moved - 0.5) & even)
+    holds &= (first <= start) | (missed < moved - 0.5) | ((missed == moved - 0.5) & ~even)
+    proven: NDArray[np.bool_] = (holds | (multiplier == 0)).all(axis=1) & (np.abs(before) < _MAX_BEFORE).ravel()
     for edge in (start, end):
-        proven &= np.abs(_times(scale, edge) + after) < _MAX_VALUE
-    scale = np.where(proven, np.where(multiplier > 0, scale, np.float32(0)), np.float32(-1))
-    return SingleRescale(scale.ravel(), np.full(scale.size, MAGIC + after, dtype=np.float32)) if proven.any() else None
+        proven &= (np.abs(_times(scale, edge)) + abs(after) < _MAX_VALUE).ravel()
+        proven &= (np.abs(edge) < _MAX_INPUT).ravel()
+    return proven
 
 
 def single_words(
-    dyadic: Range, x: Range, finish: Finish, code_offset: int, residual: tuple[Branch, Range] | None
+    dyadic: Range,
+    x: Range,
+    bias: NDArray[np.int64],
+    finish: Finish,
+    code_offset: int,
+    residual: tuple[Branch, Range, bool] | None,
 ) -> NDArray[np.int32] | None:
-    """Return the bits of scales and offsets of a convolution's end, and of its residual's, one row each; or None.
+    """Return what ends a convolution: bias, scale and offset, and scale and offset of its residual if that is in bytes.
 
     Args:
         dyadic: Multiplier and shift of the accumulator, by channel.
         x: Range of the accumulator.
+        bias: Of the accumulator.
         finish: Zero point and limits.
         code_offset: Added to codes in memory.
-        residual: What is added, and the range of its codes by channel.
+        residual: What is added, the range of its codes by channel, and whether it is int32.
+
+    Returns:
+        Bits, one row each; None where nothing is proven.
     """
     if finish.sign:
         return None
     low, high = finish.low + code_offset, finish.high + code_offset
-    rows = []
+    rows, proven = [], np.ones(len(bias), dtype=bool)
     if residual is not None:
-        branch, codes = residual
-        one, zero = np.ones_like(dyadic[0]), np.zeros_like(dyadic[1])
+        branch, codes, is_wide = residual
+        if is_wide and branch.multiplier is not None:
+            return None
+        one, zero = np.ones_like(bias), np.zeros_like(bias)
         m, s = (one, zero) if branch.multiplier is None or branch.shift is None else (branch.multiplier, branch.shift)
         if s.max() > _MAX_SHIFT:
             return None
         source = (codes[0] + branch.before, codes[1] + branch.before)
         rounding = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
         start, end = (int(edge((v * m + rounding) >> s)) for edge, v in zip((np.min, np.max), source, strict=True))
-        single = find_single(m, s, source, (start, end))
-        if single is None or start < branch.low or end > branch.high:
+        if start < branch.low or end > branch.high:
             return None
-        rows, low, high = [single.scale, single.offset], low - end, high - start
+        low, high = low - end, high - start
+        if not is_wide:
+            added = find_single(m, s, source, (start, end), may_turn=False)
+            if added is None:
+                return None
+            rows, proven = [added.scale, added.offset], added.scale >= 0
     main = find_single(*dyadic, x, (low, high), finish.zero_point + code_offset)
     if main is None:
         return None
-    scale = np.where(rows[0] < 0, np.float32(-1), main.scale) if rows else main.scale
-    return np.stack([scale, main.offset, *rows]).view(np.int32)
+    scale = np.where(proven, main.scale, np.float32(-1))
+    moved = (bias + main.before).astype(np.int32)
+    return np.stack([moved, *(row.view(np.int32) for row in (scale, main.offset, *rows))])
 
 
 def _times(scale: NDArray[np.float32], x: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the exact product of scale and x, which becomes a single first."""
     return scale.astype(np.float64) * x.astype(np.float32).astype(np.float64)
-
-
-def _rounds_up(product: NDArray[np.float64], step: NDArray[np.int64], after: int) -> NDArray[np.bool_]:
-    """Whether ``product + after`` rounds to ``step + after`` or more, ties to even."""
-    half, even = step - 0.5, (step + after) % 2 == 0
-    rounds_up: NDArray[np.bool_] = (product > half) | ((product == half) & even)
-    return rounds_up

@@ -14,9 +14,10 @@ def dyadic(x, multiplier, shift):
     return (x * int(multiplier) + rounding) >> int(shift)
 
 
-def in_single(x, scale, offset):
+def in_single(x, single, c):
     """The multiply-add with one rounding: numpy's long double holds the exact sum (64 bits; here at most 50)."""
-    exact = x.astype(np.float32).astype(np.longdouble) * np.longdouble(scale) + np.longdouble(offset)
+    moved = (x + single.before[c]).astype(np.float32).astype(np.longdouble)
+    exact = moved * np.longdouble(single.scale[c]) + np.longdouble(single.offset[c])
     return exact.astype(np.float32).view(np.int32) - np.float32(MAGIC).view(np.int32)
 
 
@@ -37,16 +38,18 @@ def test_single_equals_dyadic_on_every_value(bits, limits):
                 continue
             n_proven += 1
             expected = np.clip(dyadic(x, multiplier[c], shift[c]) + after, *limits)
-            assert np.array_equal(np.clip(in_single(x, found.scale[c], found.offset[c]), *limits), expected)
+            assert np.array_equal(np.clip(in_single(x, found, c), *limits), expected)
     assert n_proven > (60 if bits == 16 else 5)
 
 
-def test_ties_that_would_go_the_wrong_way_have_no_proof():
-    ends = (np.array([-8]), np.array([8]))
-    assert find_single(np.array([1]), np.array([1]), ends, (-4, 4)) is None  # 0.5 is 1, 1.5 is 2, -0.5 is 0, -1.5 is -1
-    positive = find_single(np.array([1]), np.array([1]), (np.array([0]), np.array([8])), (-4, 4))
-    assert positive is not None
-    assert in_single(np.arange(6), positive.scale[0], positive.offset[0]).tolist() == [0, 1, 1, 2, 2, 3]
+def test_ties_go_up_where_the_line_may_turn():
+    one, ends = np.array([1]), (np.array([-8]), np.array([8]))
+    assert find_single(one, one, ends, (-4, 4), may_turn=False) is None  # 0.5 and 1.5 go up, and -0.5 and -1.5
+    turned = find_single(one, one, ends, (-4, 4))
+    x = np.arange(-8, 9)
+    assert turned is not None
+    assert turned.before[0] != 0
+    assert in_single(x, turned, 0).tolist() == dyadic(x, 1, 1).tolist()
 
 
 def test_values_beyond_single_precision_have_no_proof():
@@ -57,5 +60,5 @@ def test_values_beyond_single_precision_have_no_proof():
 def test_signs_have_no_single():
     one = (np.array([40001]), np.array([20]))
     ends = (np.array([-1000]), np.array([1000]))
-    assert single_words(one, ends, Finish(0, -1, 1, sign=True), 0, None) is None
-    assert single_words(one, ends, Finish(0, 0, 255), 0, None).shape == (2, 1)
+    assert single_words(one, ends, np.array([7]), Finish(0, -1, 1, sign=True), 0, None) is None
+    assert single_words(one, ends, np.array([7]), Finish(0, 0, 255), 0, None)[0] == 7
