@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from dyadiq.core.artifact import read_artifact, write_artifact
+from dyadiq.core.processes import is_alone
 from dyadiq.core.progress import NO_PROGRESS, Progress
 
 __all__ = ["Piece", "run_pieces"]
@@ -79,7 +80,7 @@ def run_pieces(
 
 def _place() -> tuple[int, int]:
     """Return this process's number and how many there are."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if not is_alone() and torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 

@@ -90,4 +90,5 @@ STAGE = Stage(
     ("data", "capture", "distill"),
     ("data", "quant", "analyze", *_ROUNDING),
     _run,
+    shared=True,
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 from dyadiq.core.errors import DyadiqError, RunInterruptedError, StorageError, UnknownNameError
 from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.pipeline.crew import dismiss_others, follow, is_follower
 from dyadiq.pipeline.current import current_summary
 from dyadiq.pipeline.names import check_finetuning, check_names
 from dyadiq.pipeline.runner import StageEvent, run_stages
@@ -32,7 +33,8 @@ class RunResult:
 
     Attributes:
         folder: The run folder.
-        summary: The document of schema ``dyadiq.run/1``; None when only some stages were asked for.
+        summary: The document of schema ``dyadiq.run/1``; None when only some stages were asked for, or in a process
+            that helped another one.
         kept: Stages that were not run again.
     """
 
@@ -49,6 +51,9 @@ def run_recipe(
     listener: Callable[[StageEvent], None] = lambda event: None,
 ) -> RunResult:
     """Run every stage that needs it, and write ``summary.json``.
+
+    Under `torch.distributed` all processes call this alike: the first runs the stages, the others share the work of
+    ``analyze`` (`pipeline.crew`); the numbers are those of a single process.
 
     Args:
         recipe: What to do and where.
@@ -89,6 +94,9 @@ def run_recipe(
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     try:
+        if is_follower():
+            follow(stages, recipe, folder.path)
+            return RunResult(folder.path, None, ())
         with folder.locked():
             if current_summary(folder, recipe) is None:
                 folder.set_aside("report")
@@ -104,6 +112,7 @@ def run_recipe(
                 summary = build_summary(recipe, folder, records)
                 folder.write_summary(summary)
             folder.tidy()
+            dismiss_others()
     except KeyboardInterrupt as err:  # inside a stage, the runner says so
         raise RunInterruptedError(
             f"interrupted {where}; finished stages are kept in {folder.path}. The same command continues from here."

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from dyadiq.core.errors import DyadiqError, RunInterruptedError, StorageError
 from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.pipeline.crew import with_others
 from dyadiq.pipeline.stage import Stage, StageContext
 from dyadiq.pipeline.store import RunFolder, StageRecord, is_storage_problem
 from dyadiq.recipe import Recipe
@@ -119,7 +120,8 @@ def _run_one(
     finished = False
     try:
         files, scratch = folder.begin(stage.name, key)
-        stage.run(StageContext(recipe, folder.path, files, scratch, stage.inputs, progress, memory))
+        with with_others(stage, scratch):
+            stage.run(StageContext(recipe, folder.path, files, scratch, stage.inputs, progress, memory))
         record = folder.commit(stage.name, key, time.perf_counter() - begin)
         finished = True
         return record

@@ -58,6 +58,7 @@ class Stage:
         sections: Recipe keys that decide its result, ``section`` or ``section.key``; seed and threads always count.
         run: Writes the stage's files into ``context.folder``.
         always: Run each time (cheap checks of the outside world); its key still decides nothing else.
+        shared: Run by all processes of the run together (`pipeline.crew`), to the same files.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Stage:
     sections: tuple[str, ...]
     run: Callable[[StageContext], None]
     always: bool = False
+    shared: bool = False
 
 
 def write_json(path: Path, data: Any) -> None:

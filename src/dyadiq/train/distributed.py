@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dyadiq.core.errors import ConfigError
+from dyadiq.core.processes import is_alone
 from dyadiq.train.config import TrainConfig
 
 __all__ = ["World"]
@@ -42,7 +43,7 @@ class World:
     @classmethod
     def current(cls) -> World:
         """Return those of the default process group; this process alone if there is none."""
-        if not (dist.is_available() and dist.is_initialized()):
+        if is_alone() or not (dist.is_available() and dist.is_initialized()):
             return cls(0, 1)
         return cls(dist.get_rank(), dist.get_world_size())
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from dyadiq.recipe import Recipe
 
 __all__ = ["execute", "print_summary", "resolve_recipe", "run"]
+
+_PATIENCE = timedelta(days=30)  # the others wait while the first one trains
 
 
 @command("run", "Run a recipe from training to report.")
@@ -56,18 +62,44 @@ def resolve_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 
 def execute(recipe: Recipe, until: str | None) -> RunResult:
-    """Run the pipeline with progress on stderr."""
+    """Run the pipeline with progress on stderr; under torchrun, with the other processes.
+
+    Those that only help end here, without output.
+    """
+    from dyadiq.core.errors import DyadiqError
     from dyadiq.pipeline.run import run_recipe
 
-    console = stderr_console()
-    progress = RichProgress(console)
-    console.print(
-        f"{recipe.name}: seed {recipe.seed}, {recipe.threads} threads, folder {recipe.folder}", soft_wrap=True
-    )
+    with _process_group() as rank:
+        if rank > 0:
+            try:
+                run_recipe(recipe, until=until)
+            except DyadiqError as err:  # the first process meets it too, and tells it
+                sys.exit(err.exit_code)
+            sys.exit(0)
+        console = stderr_console()
+        progress = RichProgress(console)
+        console.print(
+            f"{recipe.name}: seed {recipe.seed}, {recipe.threads} threads, folder {recipe.folder}", soft_wrap=True
+        )
+        try:
+            return run_recipe(recipe, until=until, progress=progress, listener=StageLines(console))
+        finally:
+            progress.close()
+
+
+@contextlib.contextmanager
+def _process_group() -> Iterator[int]:
+    """Join the processes that torchrun started, if it did; yield this one's number."""
+    import torch.distributed
+
+    if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
+        yield 0
+        return
+    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
     try:
-        return run_recipe(recipe, until=until, progress=progress, listener=StageLines(console))
+        yield torch.distributed.get_rank()
     finally:
-        progress.close()
+        torch.distributed.destroy_process_group()
 
 
 def print_summary(summary: dict[str, Any]) -> None:
