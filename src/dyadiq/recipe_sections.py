@@ -203,6 +203,7 @@ class AnalyzeSection(Section):
     ``stop = "regret"``: of at most ``n_samples``, only as many are measured as it takes for the plan to be within
     ``max_regret`` of the best one in 95 % of bootstraps; ``budget`` is that of ``[allocate]``, unless given
     (which it must be beside budgets of circuits).
+    ``spectrum = true``: the whole spectrum of every weight's curvature, for the report; slow.
     """
 
     method: str = "gram"
@@ -214,6 +215,7 @@ class AnalyzeSection(Section):
     stop: Literal["samples", "regret"] = "samples"
     max_regret: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.01
     budget: Budget | None = None
+    spectrum: bool = False
 
 
 class UniformBits(Section):

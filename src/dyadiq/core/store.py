@@ -2,7 +2,7 @@
 
 Used by the pipeline, the CLI and people's own scripts; imports core only. Graphs and programs: `ir.serialize`.
 All four are JSON files (`core.artifact`), so that they can be read, compared and, for plans, written by hand;
-a sensitivity table with interactions or losses of samples is a safetensors file, these being large.
+a sensitivity table with interactions, losses of samples or spectra is a safetensors file, these being large.
 Numbers come back exactly; infinities and NaN of a sensitivity table are kept as text.
 """
 
@@ -20,7 +20,7 @@ from dyadiq.core.artifact import read_artifact, write_artifact
 from dyadiq.core.errors import ArtifactError, ConfigError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.plan import BitPlan
-from dyadiq.core.tables import CostTable, Interactions, SampleLosses, Sensitivity, SensitivityTable
+from dyadiq.core.tables import CostTable, Interactions, SampleLosses, Sensitivity, SensitivityTable, Spectrum
 
 __all__ = [
     "load_cost",
@@ -135,6 +135,10 @@ def save_table(path: _Path, table: SensitivityTable) -> str:
     if table.samples is not None:
         payload["samples"] = [list(entry) for entry in table.samples.index]
         arrays["samples"] = np.asarray(table.samples.losses, dtype=np.float64)
+    if table.spectra:
+        payload["spectra"] = {name: found.n for name, found in table.spectra.items()}
+        for name, found in table.spectra.items():
+            arrays[f"spectrum points {name}"], arrays[f"spectrum weights {name}"] = found.points, found.weights
     return write_artifact(path, SENSITIVITY_SCHEMA, payload, arrays)
 
 
@@ -168,6 +172,10 @@ def _table_from_parts(parts: tuple[Mapping[str, Any], Mapping[str, NDArray[Any]]
         curvature={name: Sensitivity(float(v), float(e)) for name, (v, e) in data["curvature"].items()},
         interactions=cross,
         samples=samples,
+        spectra={
+            name: Spectrum(arrays[f"spectrum points {name}"], arrays[f"spectrum weights {name}"], n)
+            for name, n in data.get("spectra", {}).items()
+        },
         notes=tuple(data["notes"]),
     )
 

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.facts import NetworkFacts
 
-__all__ = ["CostKind", "CostTable", "Interactions", "PairCost", "SampleLosses", "Sensitivity", "SensitivityTable"]
+__all__ = [
+    "CostKind",
+    "CostTable",
+    "Interactions",
+    "PairCost",
+    "SampleLosses",
+    "Sensitivity",
+    "SensitivityTable",
+    "Spectrum",
+]
 
 CostKind = Literal["exact", "measured", "simulated", "estimated", "modelled", "published"]
 
@@ -66,6 +75,37 @@ class SampleLosses:
 
 
 @dataclass(frozen=True)
+class Spectrum:
+    """The eigenvalues of one weight's curvature as points with weights that sum to 1.
+
+    Attributes:
+        points: ``[starts, steps]``.
+        weights: The same; a point stands for ``weight * n`` eigenvalues.
+        n: Eigenvalues there are: elements of the weight.
+    """
+
+    points: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    n: int
+
+    @property
+    def trace(self) -> Sensitivity:
+        """The sum of the eigenvalues, with its standard error over the starts (0 for a single one)."""
+        of_starts = self.n * len(self.points) * (self.points * self.weights).sum(axis=1)
+        spread = float(of_starts.std(ddof=1)) / len(of_starts) ** 0.5 if len(of_starts) > 1 else 0.0
+        return Sensitivity(float(of_starts.mean()), spread)
+
+    def n_above(self, eigenvalue: float) -> float:
+        """Return about how many eigenvalues are larger.
+
+        Example:
+            >>> Spectrum(np.array([[1.0, 4.0]]), np.array([[0.75, 0.25]]), 8).n_above(2.0)
+            2.0
+        """
+        return self.n * float(self.weights[self.points > eigenvalue].sum())
+
+
+@dataclass(frozen=True)
 class SensitivityTable:
     """Expected loss increase per decision and bits.
 
@@ -79,6 +119,7 @@ class SensitivityTable:
         curvature: Decision name to mean trace per element with its standard error, where the method has it.
         interactions: Cross terms, where the method has them.
         samples: Losses of every sample, where the method has them.
+        spectra: Spectrum of every weight's curvature, where it was asked for.
         notes: Anything degraded, skipped or assumed.
     """
 
@@ -91,6 +132,7 @@ class SensitivityTable:
     curvature: Mapping[str, Sensitivity] = field(default_factory=dict)
     interactions: Interactions | None = None
     samples: SampleLosses | None = None
+    spectra: Mapping[str, Spectrum] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def value(self, decision: str, bits: int) -> float:

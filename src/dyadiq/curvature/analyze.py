@@ -29,6 +29,7 @@ from dyadiq.curvature.problem import (
 )
 from dyadiq.curvature.samples import read_samples
 from dyadiq.curvature.sound import Unreached, check_finite, check_policy, first_not_finite, settle_unreached
+from dyadiq.curvature.spectrum import spectra
 from dyadiq.ir.execute import Batch
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes import canonicalize
@@ -57,6 +58,7 @@ def analyze(
     tolerance: float = 0.02,
     unreached: Unreached = "refuse",
     stop: StopRule | None = None,
+    spectrum: bool = False,
     folder: Path | None = None,
     progress: Progress = NO_PROGRESS,
     facts: NetworkFacts | None = None,
@@ -101,6 +103,8 @@ def analyze(
         stop: For ``gram``, ``kl``, ``trace`` and ``fisher``: take samples, in a random order, only until this rule is
             content, such as ``RegretRule({"size": "25%"}, bits=bits)``: until the plan for that budget is within 1 % of
             the best one in 95 % of bootstraps. The notes say what was reached. None: all samples.
+        spectrum: Measure the whole spectrum of every weight's curvature too, for the report (`spectrum`): about 100
+            products with each Gauss-Newton block, of three passes over the samples each.
         folder: Where to keep finished pieces of the measurement: called again with the same arguments after an
             interruption, it goes on, to the same numbers. It must serve this one measurement. None keeps none.
         progress: Told of each step.
@@ -183,12 +187,13 @@ def analyze(
     try:
         table = measure(problem) if stop is None else measure_until(problem, measure, stop)
         check_finite(table)
+        found = spectra(problem) if spectrum else {}
     except DataError as err:
         where = first_not_finite(problem)
         if not where:
             raise
         raise DataError(f"{err} {where}") from err
-    table = settle_unreached(problem, table, unreached)
+    table = replace(settle_unreached(problem, table, unreached), spectra=found)
     unused = graph.meta.get("unused_parameters", ())
     if unused:
         note = f"the forward pass does not use {', '.join(unused)}: in no plan, and not quantized"

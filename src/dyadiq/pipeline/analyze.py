@@ -43,6 +43,7 @@ def _run(context: StageContext) -> None:
         progress=context.progress,
         facts=facts,
         stop=_rule(context),
+        spectrum=section.spectrum,
         candidates=_candidates(context, canonical),
     )
     save_table(context.folder / "sensitivity.safetensors", table)

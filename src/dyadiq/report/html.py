@@ -12,6 +12,7 @@ from dyadiq.core.artifact import atomic_write_text
 from dyadiq.report.model import ReportData
 from dyadiq.report.pictures import image_grid
 from dyadiq.report.plots import pareto_svg, sensitivity_svg, stability_svg
+from dyadiq.report.spectra import spectra_svg
 
 __all__ = ["render_report", "write_report"]
 
@@ -45,6 +46,7 @@ def render_report(data: ReportData) -> str:
         front_gap=max((p.gap for p in data.plan.front), default=0.0),
         stability=stability_svg(data.plan) if data.plan.stability else None,
         sensitivities=sensitivity_svg(data.table, data.plan) if data.table else None,
+        spectra=spectra_svg(data.table.spectra) if data.table and data.table.spectra else None,
         distilled=None if data.distilled is None else image_grid(data.distilled.images),
         widths=sorted(set(data.plan.bits.values())),
     )

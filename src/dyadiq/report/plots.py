@@ -1,7 +1,8 @@
 """The report's plots as inline SVG that follows the page's light or dark colours.
 
-Used by `report.html` only. matplotlib draws with placeholder colours, which are replaced by CSS variables, so that
-one SVG serves both themes. Output is deterministic: fixed hash salt, no dates, text kept as text.
+Used by `report.html`, and by `report.spectra` for its style. matplotlib draws with placeholder colours, which are
+replaced by CSS variables, so that one SVG serves both themes. Output is deterministic: fixed hash salt, no dates, text
+kept as text.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from typing import Any
 from dyadiq.core.plan import BitPlan, ParetoPoint
 from dyadiq.core.tables import SensitivityTable
 
-__all__ = ["pareto_svg", "sensitivity_svg", "stability_svg"]
+__all__ = ["ACCENT", "MUTED", "STYLE", "finish", "pareto_svg", "sensitivity_svg", "stability_svg"]
 
-_FG, _MUTED, _ACCENT, _GRID, _SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {_FG: "--fg", _MUTED: "--muted", _ACCENT: "--accent", _GRID: "--grid", _SECOND: "--second"}
-_STYLE: dict[Any, Any] = {
+FG, MUTED, ACCENT, GRID, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {FG: "--fg", MUTED: "--muted", ACCENT: "--accent", GRID: "--grid", SECOND: "--second"}
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "dyadiq",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.color": _FG,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _FG,
+    "text.color": FG,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": FG,
     "axes.facecolor": "none",
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "grid.color": _GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "grid.color": GRID,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
@@ -55,7 +56,7 @@ def _legend_of_widths(figure: Any, axes: Any) -> None:
     )
 
 
-def _finish(figure: Any, title: str) -> str:
+def finish(figure: Any, title: str) -> str:
     """Turn a figure into an SVG string with CSS variables for colours and a title for screen readers."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -79,7 +80,7 @@ def pareto_svg(points: Sequence[ParetoPoint], chosen: BitPlan, metric: str, unit
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         axes = figure.add_subplot()
         front = sorted((p for p in points if not p.label), key=lambda p: p.cost)
@@ -91,7 +92,7 @@ def pareto_svg(points: Sequence[ParetoPoint], chosen: BitPlan, metric: str, unit
                 [p.cost for p in front],
                 [max(p.objective, floor / 2) for p in front],
                 "-o",
-                color=_MUTED,
+                color=MUTED,
                 markersize=3,
                 linewidth=1,
                 label="certified Pareto front",
@@ -101,7 +102,7 @@ def pareto_svg(points: Sequence[ParetoPoint], chosen: BitPlan, metric: str, unit
                 [p.cost for p in uniform],
                 [max(p.objective, floor / 2) for p in uniform],
                 "s",
-                color=_SECOND,
+                color=SECOND,
                 markersize=6,
                 label="uniform",
             )
@@ -117,26 +118,26 @@ def pareto_svg(points: Sequence[ParetoPoint], chosen: BitPlan, metric: str, unit
                     textcoords="offset points",
                     xytext=(7, 4),
                     fontsize=9,
-                    color=_SECOND,
+                    color=SECOND,
                 )
         if chosen.certificate is not None and metric in chosen.costs:
             axes.plot(
                 [chosen.costs[metric]],
                 [max(chosen.certificate.objective, floor / 2)],
                 "*",
-                color=_ACCENT,
+                color=ACCENT,
                 markersize=15,
                 label="chosen",
             )
         for budget in chosen.budgets:
             if budget.metric == metric:
-                axes.axvline(budget.limit, color=_ACCENT, linewidth=1, linestyle="--", label="budget")
+                axes.axvline(budget.limit, color=ACCENT, linewidth=1, linestyle="--", label="budget")
         axes.set_xlabel(f"{metric} ({unit})")
         axes.set_ylabel("predicted loss increase")
         axes.grid(visible=True, linewidth=0.5)
         axes.legend(frameon=False, loc="upper right", fontsize=9)
         axes.ticklabel_format(axis="x", style="plain")
-        return _finish(figure, f"Pareto front of {metric}")
+        return finish(figure, f"Pareto front of {metric}")
 
 
 def sensitivity_svg(table: SensitivityTable, plan: BitPlan) -> str:
@@ -146,7 +147,7 @@ def sensitivity_svg(table: SensitivityTable, plan: BitPlan) -> str:
 
     names = [d.name for d in table.facts.decisions if d.name in table.entries]
     bits = plan.bits
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.8 + 0.24 * len(names)), layout="constrained")
         axes = figure.add_subplot()
         axes.set_xscale("log")
@@ -169,13 +170,13 @@ def sensitivity_svg(table: SensitivityTable, plan: BitPlan) -> str:
                 )
                 seen.add(width)
                 if bits.get(name) == width:
-                    axes.plot([cell.value], [row], "o", markersize=11, markerfacecolor="none", color=_ACCENT)
+                    axes.plot([cell.value], [row], "o", markersize=11, markerfacecolor="none", color=ACCENT)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlabel(f"loss increase if this tensor alone is quantized ({table.unit}), bars: two standard errors")
         axes.grid(visible=True, axis="x", linewidth=0.5)
         _legend_of_widths(figure, axes)
-        return _finish(figure, "Sensitivities")
+        return finish(figure, "Sensitivities")
 
 
 def stability_svg(plan: BitPlan) -> str:
@@ -189,7 +190,7 @@ def stability_svg(plan: BitPlan) -> str:
     assert plan.stability is not None  # the caller asks only then
     bits = plan.bits
     rows = {n: row for n, row in plan.stability.probabilities.items() if len(row) > 1 and n in bits}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.9 + 0.24 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         seen: set[int] = set()
@@ -201,11 +202,11 @@ def stability_svg(plan: BitPlan) -> str:
                     axes.barh(y, share, left=left, height=0.7, color=_bits_colour(width), label=label)
                     seen.add(width)
                 if bits[name] == width:
-                    axes.barh(y, share, left=left, height=0.7, fill=False, edgecolor=_ACCENT, linewidth=1.6, zorder=3)
+                    axes.barh(y, share, left=left, height=0.7, fill=False, edgecolor=ACCENT, linewidth=1.6, zorder=3)
                 left += share
         axes.set_yticks(range(len(rows)), list(rows))
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.set_xlabel(f"share of {plan.stability.n_replicas:,} redrawn tables")
         _legend_of_widths(figure, axes)
-        return _finish(figure, "How sure each width is")
+        return finish(figure, "How sure each width is")

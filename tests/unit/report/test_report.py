@@ -14,8 +14,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from dyadiq.core.tables import Spectrum
 from dyadiq.report import render_report, write_report
 from dyadiq.report.pictures import image_grid
+from dyadiq.report.spectra import eigenvalues_per_decade
 from report_sample import sample_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -194,3 +196,35 @@ def test_chromium_renders_the_report(tmp_path):
     matplotlib_image = pytest.importorskip("matplotlib.image")
     pixels = matplotlib_image.imread(shot)
     assert len(set(map(tuple, (pixels[::7, ::7, :3] * 255).astype(int).reshape(-1, 3)))) > 50
+
+
+def spectra_report():
+    generator = np.random.default_rng(0)
+    points = np.sort(10.0 ** generator.uniform(-7, -1, (4, 12)), axis=1)
+    found = {
+        "fc1.weight": Spectrum(points, np.full((4, 12), 1 / 48), 480),
+        "fc2.weight": Spectrum(points / 9, np.full((4, 12), 1 / 48), 96),
+    }
+    report = sample_report()
+    return replace(report, table=replace(report.table, spectra=found))
+
+
+def test_spectra_are_drawn_and_told_where_they_were_measured():
+    assert "<h2>Spectra</h2>" not in render_report(sample_report())
+    report = spectra_report()
+    text = render_report(report)
+    assert 'aria-label="Spectra of the curvature"' in text
+    spectrum = report.table.spectra["fc1.weight"]
+    row = text[text.index("<h2>Spectra</h2>") :].split("<tr><td>fc1.weight</td>")[1].split("</tr>")[0]
+    assert f"<td>480</td><td>{spectrum.points.max():.3g}</td><td>{spectrum.trace.value:.3g} ± " in row
+    assert text == render_report(report)
+
+
+def test_density_of_eigenvalues_counts_those_that_are_positive():
+    points = np.array([[-1.0, 0.0, 1e-3, 10.0]])
+    spectrum = Spectrum(points, np.array([[0.25, 0.25, 0.25, 0.25]]), 40)
+    decades = np.linspace(-6, 3, 2001)
+    step = decades[1] - decades[0]
+    density = eigenvalues_per_decade(spectrum, decades)
+    assert density.sum() * step == pytest.approx(20.0, rel=1e-6)
+    assert density[decades < -1].sum() * step == pytest.approx(10.0, rel=1e-6)
