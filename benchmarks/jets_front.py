@@ -41,7 +41,7 @@ from dyadiq.train.finetune import finetune
 from dyadiq.train.sparsify import SparsifyConfig
 
 # Widths of hidden activations by LUTs: small circuits want narrow adders. Chosen on validation jets.
-BUDGETS = {1700: 4, 3000: 4, 6000: 5, 11500: 5}
+BUDGETS = {1650: 4, 3000: 4, 6000: 5, 11500: 5}
 INPUT_BITS = 10  # of the grid that features take their steps from
 WEIGHT_BITS, DEPTH, FAMILY = 8, 4, "xcup"
 CONFIG = QuantConfig(
@@ -60,7 +60,7 @@ def row(runs, budget, seed, epochs):
     """Return one network, trained and measured unless it was."""
     trained, graph = runs.float_network(False, 0.0, seed)
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
-    n_updates, n_polish, n_exchanges = (1, 16, 0) if runs.quick else (30, 32768, 2)
+    n_updates, n_polish, n_exchanges = (1, 16, 0) if runs.quick else (30, 49152, 5)
     sparsify = SparsifyConfig(
         lut=budget,
         n_updates=n_updates,

@@ -37,7 +37,7 @@ def peer(args):
 
     start = environment()
     dataset = load_dataset("jets", n_train=args.n_train)
-    rows = []
+    rows = kept(args.out, args.betas, args.epochs) if args.keep else []
     for seed in args.seeds:
         for beta in args.betas:
             folder = args.work / f"beta{beta:g}-seed{seed}"
@@ -58,7 +58,7 @@ def peer(args):
         "schema": "dyadiq.benchmark.jets-hgq/1",
         "environment": start,
         "settings": {
-            "betas": args.betas,
+            "betas": sorted({row["beta"] for row in rows if row["kind"] == "fixed beta"}),
             "ramp": RAMP,
             "batch_size": hgq_peer.BATCH_SIZE,
             "learning_rate": hgq_peer.LEARNING_RATE,
@@ -77,6 +77,13 @@ def peer(args):
     print(table(document))
     if document["problems"]:
         sys.exit("\n".join(document["problems"]))
+
+
+def kept(file, betas, epochs):
+    """Return the rows of a results file that are of other betas or of trainings of another length."""
+    rows = json.loads(file.read_text())["rows"]
+    again = [any(math.isclose(row["beta"], b, rel_tol=1e-6) for b in betas) and row["epochs"] == epochs for row in rows]
+    return [row for row, made in zip(rows, again, strict=True) if not made]
 
 
 def _row(hgq_peer, dataset, folder, model, kind, *, stock):
@@ -110,25 +117,30 @@ def front_of(folder, *, n_per_octave=2):
 
 
 def groups(rows):
-    """Return one entry for each fixed beta: means and spreads over seeds."""
+    """Return one entry for each fixed beta and length of training: means and spreads over seeds."""
     found = []
-    for beta in sorted({row["beta"] for row in rows if row["kind"] == "fixed beta"}):
-        own = [row for row in rows if row["kind"] == "fixed beta" and row["beta"] == beta]
+    fixed = [row for row in rows if row["kind"] == "fixed beta"]
+    for beta, epochs in sorted({(row["beta"], row["epochs"]) for row in fixed}):
+        own = [row for row in fixed if (row["beta"], row["epochs"]) == (beta, epochs)]
         keys = ("accuracy", "val_accuracy", "ebops", "lut_da4ml", "lut_yosys", "ff", "latency_cycles", "cpu_seconds")
-        found.append({"beta": beta, "n_seeds": len(own), **{k: mean_and_spread(r[k] for r in own) for k in keys}})
+        entry = {"beta": beta, "epochs": epochs, "n_seeds": len(own)}
+        found.append(entry | {k: mean_and_spread(r[k] for r in own) for k in keys})
     return found
 
 
 def table(document):
     """Return the Markdown table of a result."""
     lines = [
-        "| beta | seeds | accuracy % | EBOPs | LUT (da4ml's estimate) | LUT (Yosys) | FF | cycles | training, CPU s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| beta | epochs | seeds | accuracy % | EBOPs | LUT (da4ml's estimate) | LUT (Yosys) | FF | cycles "
+        "| training, CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for entry in document["groups"]:
         counts = (entry[key] for key in ("ebops", "lut_da4ml", "lut_yosys", "ff", "latency_cycles", "cpu_seconds"))
         cells = " | ".join(f"{found['mean']:,.0f} ± {found['std']:,.0f}" for found in counts)
-        lines.append(f"| {entry['beta']:g} | {entry['n_seeds']} | {percent(entry['accuracy'])} | {cells} |")
+        lines.append(
+            f"| {entry['beta']:g} | {entry['epochs']} | {entry['n_seeds']} | {percent(entry['accuracy'])} | {cells} |"
+        )
     return "\n".join(lines)
 
 
@@ -158,7 +170,10 @@ def both_table(ours, theirs):
         "|---|---|---|---|---|---|---|---|",
     ]
     entries = [(f"Dyadiq, lut = {e['budget']}", "validation", "training_cpu_seconds", e) for e in ours["groups"]]
-    entries += [(f"HGQ2, beta = {e['beta']:g}", "val_accuracy", "cpu_seconds", e) for e in theirs["groups"]]
+    entries += [
+        (f"HGQ2, beta = {e['beta']:g}, {e['epochs']} epochs", "val_accuracy", "cpu_seconds", e)
+        for e in theirs["groups"]
+    ]
     for name, validation, seconds, e in sorted(entries, key=lambda entry: entry[3]["lut_yosys"]["mean"]):
         counts = " | ".join(
             f"{e[key]['mean']:,.0f} ± {e[key]['std']:,.0f}" for key in ("lut_yosys", "ff", "latency_cycles", seconds)
@@ -175,6 +190,7 @@ def main():
     command.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the trainings for one beta")
     command.add_argument("--betas", type=float, nargs="*", default=list(BETAS))
     command.add_argument("--epochs", type=int, default=160)
+    command.add_argument("--keep", action="store_true", help="keep rows of other betas and epochs that the file holds")
     command.add_argument("--ramp-seeds", type=int, nargs="*", default=[], help="of the trainings with growing beta")
     command.add_argument("--ramp-epochs", type=int, default=640, help="as many as the four betas together")
     command.add_argument("--only-trained", action="store_true", help="start no training; leave out what is missing")

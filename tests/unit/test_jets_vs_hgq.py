@@ -17,7 +17,16 @@ def script(monkeypatch):
 
 def row(**changes):
     counts = {"ebops": 4000, "lut_da4ml": 3900, "lut_yosys": 3800, "ff": 900, "latency_cycles": 6, "cpu_seconds": 400.0}
-    return {"kind": "fixed beta", "beta": 2e-5, "seed": 0, "accuracy": 0.71, "val_accuracy": 0.72, **counts, **changes}
+    return {
+        "kind": "fixed beta",
+        "beta": 2e-5,
+        "epochs": 160,
+        "seed": 0,
+        "accuracy": 0.71,
+        "val_accuracy": 0.72,
+        **counts,
+        **changes,
+    }
 
 
 def test_groups_are_means_over_seeds_when_rows_are_mixed(script):
@@ -31,7 +40,17 @@ def test_groups_are_means_over_seeds_when_rows_are_mixed(script):
 
 def test_table_has_a_line_for_each_beta_when_seeds_are_many(script):
     text = script.table({"groups": script.groups([row(), row(seed=1, accuracy=0.73)])})
-    assert text.splitlines()[2].startswith("| 2e-05 | 2 | 72.00 ± 1.41 | 4,000 ± 0 | 3,900 ± 0 | 3,800 ± 0 |")
+    assert text.splitlines()[2].startswith("| 2e-05 | 160 | 2 | 72.00 ± 1.41 | 4,000 ± 0 | 3,900 ± 0 | 3,800 ± 0 |")
+
+
+def test_rows_of_other_lengths_of_training_are_kept_beside_new_ones(script, tmp_path):
+    rows = [row(), row(epochs=240), row(beta=2.0000001e-5), row(beta=1e-6)]
+    (tmp_path / "rows.json").write_text(json.dumps({"rows": rows}))
+    assert script.kept(tmp_path / "rows.json", [2e-5], 160) == [rows[1], rows[3]]
+    assert [(e["beta"], e["epochs"], e["n_seeds"]) for e in script.groups([row(), row(epochs=240)])] == [
+        (2e-5, 160, 1),
+        (2e-5, 240, 1),
+    ]
 
 
 def test_front_is_chosen_by_validation_accuracy_when_sizes_are_near(script, tmp_path):

@@ -17,7 +17,17 @@ from typing import Any, Protocol
 
 from dyadiq.core.errors import ConfigError, UnknownNameError
 
-__all__ = ["DEVICES", "Counted", "Device", "Placer", "Used", "Utilisation", "find_device", "utilisation"]
+__all__ = [
+    "DEVICES",
+    "Counted",
+    "Device",
+    "Placer",
+    "Used",
+    "Utilisation",
+    "find_device",
+    "occupied_luts",
+    "utilisation",
+]
 
 _XILINX = {"xcup", "xc7"}
 
@@ -30,11 +40,15 @@ class Placer:
         tool: The program.
         options: Options that name part and package.
         pins: Pins a circuit may use, clock included.
+        dense_options: Further options for circuits that take more than ``dense_frac`` of the LUTs, carry cells counted.
+        dense_frac: See there.
     """
 
     tool: str
     options: tuple[str, ...]
     pins: int
+    dense_options: tuple[str, ...] = ()
+    dense_frac: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +93,8 @@ def _read(name: str) -> Device:
     data = tomllib.loads((files("dyadiq.fpga") / "parts" / f"{name}.toml").read_text(encoding="utf-8"))
     placer = data.pop("placer", None)
     if placer is not None:
-        placer = Placer(placer["tool"], tuple(placer["options"]), placer["pins"])
+        lists = {key: tuple(value) for key, value in placer.items() if isinstance(value, list)}
+        placer = Placer(**placer | lists)
     return Device(name=name, placer=placer, **data)
 
 
@@ -183,6 +198,16 @@ class Counted(Protocol):
         """How the counts were obtained."""
 
 
+def occupied_luts(lut: int, carry: int, family: str) -> int:
+    """Return the look-up tables that nothing else can use: on ECP5 a carry cell occupies two.
+
+    Example:
+        >>> occupied_luts(100, 10, "ecp5"), occupied_luts(100, 10, "ice40")
+        (120, 100)
+    """
+    return lut + (2 * carry if family == "ecp5" else 0)
+
+
 def utilisation(result: Counted, device: str) -> Utilisation:
     """Return what a circuit takes of a part; on ECP5 a carry cell occupies two LUTs, which are counted.
 
@@ -208,5 +233,5 @@ def utilisation(result: Counted, device: str) -> Utilisation:
             f"utilisation of {device}: the counts are of family {result.family!r}, the part is of {part.family!r}. "
             f"Synthesise for {part.family}."
         )
-    luts = result.lut + (2 * result.carry if result.family == "ecp5" else 0)
+    luts = occupied_luts(result.lut, result.carry, result.family)
     return Utilisation(device, result.kind, Used(luts, part.lut), Used(result.ff, part.ff), Used(result.dsp, part.dsp))

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from dyadiq.core.errors import ArtifactError, ConfigError, InfeasibleError, ToolError
 from dyadiq.core.storage import atomic_write_text, read_bytes, sha256_file
 from dyadiq.fpga.adders import open_ends
-from dyadiq.fpga.devices import DEVICES, Placer, find_device
+from dyadiq.fpga.devices import DEVICES, Placer, find_device, occupied_luts
 from dyadiq.fpga.interface import read_interface
 from dyadiq.fpga.synth import count_cells, kept_result, netlist_file, read_cells, synthesis_script, synthesize
 from dyadiq.fpga.tools import find_tool, run_tool, tool_version
@@ -132,6 +132,9 @@ def place(
         open_ends(folder / netlist)
     options = ["--json", netlist, "--freq", f"{target_mhz:g}", "--seed", str(seed)]
     options += ["--timing-allow-fail", "--report", f"{name}.report", *placer.options]
+    counts = count_cells(cells)
+    if occupied_luts(counts["lut"], counts["carry"], part.family) > placer.dense_frac * part.lut:
+        options += placer.dense_options
     log = folder / f"{name}.log"
     try:
         run_tool([program, *options], folder=folder, log=log, timeout_s=timeout_s)
@@ -141,7 +144,7 @@ def place(
     report = _report(folder / f"{name}.report")
     fmax = min(float(clock["achieved"]) for clock in report["fmax"].values())
     cycles = int(interface["latency_cycles"])
-    counts, found = count_cells(cells), report["utilization"].items()
+    found = report["utilization"].items()
     result = PlaceResult(
         device=device,
         fmax_mhz=round(fmax, 2),

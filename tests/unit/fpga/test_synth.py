@@ -127,6 +127,16 @@ def test_placing_reaches_a_clock_with_pins_or_shift_registers(folder, monkeypatc
     assert place(folder, seed=2) == wrapped
 
 
+@needs_yosys
+@needs_nextpnr
+def test_a_circuit_that_fills_a_part_is_placed_with_options_of_its_own(folder, monkeypatch):
+    for seed, frac in ((1, 1.0), (2, 0.0)):
+        change_placer(monkeypatch, dense_options=("--placer", "sa"), dense_frac=frac)
+        place(folder, seed=seed)
+        log = (folder / f"place-hx8k-seed{seed}.log").read_text()
+        assert ("HeAP" in log) == (frac == 1.0)
+
+
 def change_placer(monkeypatch, **changes):
     part = DEVICES["hx8k"]
     changed = replace(part, placer=replace(part.placer, **changes))
