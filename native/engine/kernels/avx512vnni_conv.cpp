@@ -2,14 +2,17 @@
 // are not finished there.
 //
 // Taps of a row that lie side by side in memory, as in weights, are one tap of more quads. Rows of taps that lie in
-// margins of zeros are skipped.
+// margins of zeros are skipped, and so is the pixel at the end of a row for taps that lie beside it.
+#include <limits>
+
 #include "engine/kernels/avx512vnni.hpp"
 #include "engine/kernels/avx512vnni_epilogue.hpp"
+#include "engine/pixels.hpp"
 
 namespace dyadiq::engine::avx512vnni {
 namespace {
 
-constexpr std::int32_t kMaxTaps = 256;
+constexpr std::int32_t kMaxTaps = 128;
 
 // The rows of outputs: where planes are one row of memory, the whole plane is one.
 struct Rows {
@@ -35,50 +38,60 @@ struct Convolution {
     const Conv& s;
     std::uint8_t* arena;
     Rows rows;
-    std::int64_t taps[kMaxTaps];
-    std::int32_t taps_of_row;  // 1 where they are merged
-    std::int64_t quads, quads_of_row;
-    bool skips_rows;
+    Tap taps[4][kMaxTaps];  // of tiles inside, at the left end of a row, at the right one, and at both
+    std::int64_t quads, quads_of_tap;
+    bool merges, skips_rows, skips_columns;
 
     Convolution(const Conv& step, std::uint8_t* memory) : s(step), arena(memory), rows(step) {
         const std::int32_t n_in = s.in.channels / s.groups;
-        quads = (n_in + kQuad - 1) / kQuad;
-        quads_of_row = quads * s.kernel_w;
-        const bool merges = s.dilation_w == 1 && bytes_of_pixel(s.in) == quads * kQuad;
-        taps_of_row = merges ? 1 : s.kernel_w;
-        quads = merges ? quads_of_row : quads;
-        skips_rows = s.in.buffer.fill == 0 && s.pad_h + s.in.buffer.bottom > 0;
+        constexpr std::int64_t kWorthSkipping = 8;  // quads: shorter taps take longer than they save
+        quads_of_tap = (n_in + kQuad - 1) / kQuad;
+        const bool has_zeros = s.in.buffer.fill == 0;
+        skips_rows = has_zeros && s.pad_h + s.in.buffer.bottom > 0;
+        skips_columns = has_zeros && s.pad_w + s.in.buffer.right > 0 && quads_of_tap >= kWorthSkipping &&
+                        s.out.buffer.width > 1;
+        merges = s.dilation_w == 1 && bytes_of_pixel(s.in) == quads_of_tap * kQuad && !skips_columns;
+        quads = merges ? quads_of_tap * s.kernel_w : quads_of_tap;
     }
 
-    bool fits() const { return std::int64_t{s.kernel_h} * taps_of_row <= kMaxTaps; }
+    bool fits() const { return std::int64_t{s.kernel_h} * taps_of_row() <= kMaxTaps; }
 
-    void find_taps() {
-        for (std::int32_t a = 0, i = 0; a < s.kernel_h; ++a) {
-            for (std::int32_t b = 0; b < taps_of_row; ++b, ++i) {
-                taps[i] = a * s.dilation_h * bytes_of_row(s.in) + b * s.dilation_w * bytes_of_pixel(s.in);
+    // Which pixel of a tile a column of taps need not see.
+    Skipped skipped(std::int32_t b, bool is_left, bool is_right) const {
+        const std::int64_t column = std::int64_t{b} * s.dilation_w - s.pad_w;
+        if (is_left && column < 0) {
+            return Skipped::kFirst;
+        }
+        const std::int64_t last = std::int64_t{s.out.buffer.width - 1} * s.stride_w + column;
+        return is_right && last >= s.in.buffer.width ? Skipped::kLast : Skipped::kNone;
+    }
+
+    std::int32_t taps_of_row() const { return merges ? 1 : s.kernel_w; }
+
+    void find_taps(Tap* tap, bool is_left, bool is_right) const {
+        for (std::int32_t a = 0; a < s.kernel_h; ++a) {
+            for (std::int32_t b = 0; b < taps_of_row(); ++b, ++tap) {
+                tap->in = a * s.dilation_h * bytes_of_row(s.in) + b * s.dilation_w * bytes_of_pixel(s.in);
+                tap->weights = (std::int64_t{a} * s.kernel_w + b) * quads_of_tap * kBlock * kQuad;
+                tap->skipped = skipped(b, is_left && skips_columns, is_right && skips_columns);
             }
         }
     }
 
-    // Point the call to the taps of an output row.
-    void set_taps(Call& call, const std::int8_t* weights, std::int32_t y) const {
-        std::int32_t first = 0, last = s.kernel_h;
-        if (skips_rows) {
-            const std::int64_t top = std::int64_t{y} * s.stride_h - s.pad_h;
-            while (last - first > 1 && top + first * s.dilation_h < 0) {
-                ++first;
-            }
-            while (last - first > 1 && top + std::int64_t{last - 1} * s.dilation_h >= s.in.buffer.height) {
-                --last;
-            }
+    // Rows of taps that an output row sees; one at least, if only of zeros.
+    Window tap_rows(std::int32_t y) const {
+        Window all{0, 1, s.kernel_h, std::numeric_limits<std::int32_t>::max()};
+        if (!skips_rows) {
+            return all;
         }
-        call.taps = taps + first * taps_of_row;
-        call.n_taps = (last - first) * taps_of_row;
-        call.weights = weights + first * quads_of_row * kBlock * kQuad;
+        const Window seen{std::int64_t{y} * s.stride_h - s.pad_h, s.dilation_h, s.kernel_h, s.in.buffer.height};
+        return seen.first < seen.last ? seen : all;
     }
 
     void run() {
-        find_taps();
+        for (int place = 0; place < 4; ++place) {
+            find_taps(taps[place], place % 2 == 1, place / 2 == 1);
+        }
         const std::int32_t n_out = s.out.channels / s.groups, full = n_out / kBlock;
         const std::int32_t blocks = (n_out + kBlock - 1) / kBlock;
         for (std::int32_t group = 0; group < s.groups; ++group) {
@@ -105,7 +118,7 @@ struct Convolution {
         Call call{};
         call.pixel_step = bytes_of_pixel(s.in) * s.stride_w;
         call.quads = quads;
-        call.block_bytes = s.kernel_h * quads_of_row * kBlock * kQuad;
+        call.block_bytes = std::int64_t{s.kernel_h} * s.kernel_w * quads_of_tap * kBlock * kQuad;
         call.bias = s.bias + parameter;
         call.out_step = bytes_of_pixel(s.out);
         call.residual_step = s.has_residual ? bytes_of_pixel(s.residual.x) : 0;
@@ -135,7 +148,7 @@ struct Convolution {
                 call.residual_offset = s.single.residual_offset + parameter;
             }
         }
-        const auto* weights = static_cast<const std::int8_t*>(s.weights) + at * call.block_bytes;
+        call.weights = static_cast<const std::int8_t*>(s.weights) + at * call.block_bytes;
         const std::int64_t in_channel = std::int64_t{group} * (s.in.channels / s.groups);
         const auto start = [&](const Tensor& t) { return in_tile ? channel * (t.buffer.wide ? 4 : 1) : 0; };
         const Tile* tiles = n == 1   ? dyadiq_avx512vnni_tiles.one
@@ -144,7 +157,8 @@ struct Convolution {
         const int pixels = n == 1 ? kMaxPixels1 : n == 2 ? kMaxPixels2 : kMaxPixels4;
         const std::int32_t n_tiles = (rows.n_columns + pixels - 1) / pixels;
         for (std::int32_t y = 0; y < rows.n_rows; ++y) {
-            set_taps(call, weights, y);
+            const Window seen = tap_rows(y);
+            call.n_taps = std::int64_t{seen.last - seen.first} * taps_of_row();
             const std::uint8_t* in =
                 arena + s.in.at(std::int64_t{y} * s.stride_h - s.pad_h, -std::int64_t{s.pad_w}) + in_channel;
             const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, 0) + start(s.residual.x) : arena;
@@ -152,6 +166,7 @@ struct Convolution {
             for (std::int32_t t = 0; t < n_tiles; ++t) {
                 const std::int64_t x = std::int64_t{rows.n_columns} * t / n_tiles;
                 const std::int64_t count = std::int64_t{rows.n_columns} * (t + 1) / n_tiles - x;
+                call.taps = taps[count == 1 ? 0 : (t == 0 ? 1 : 0) + (t == n_tiles - 1 ? 2 : 0)] + seen.first * taps_of_row();
                 std::uint8_t* const out_at = out + x * call.out_step;
                 const std::uint8_t* const residual_at = residual + x * call.residual_step;
                 tiles[count - 1](&call, in + x * call.pixel_step, out_at, residual_at);

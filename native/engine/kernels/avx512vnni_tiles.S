@@ -5,7 +5,7 @@
 
    rdi  Call (avx512vnni_tiles.hpp)   rsi  input of the first pixel   rdx  output   rcx  residual
    rax, rbx  input of pixels 0 to 7 and 8 to 15   rbp  quads left of this tap
-   r8  taps   r9  taps left   r10  weights   r11  bytes from one block's weights to the next
+   r8  taps   r9  taps left   r10  weights of a tap   r11  bytes from one block's weights to the next
    r12 to r15  1, 3, 5, 7 pixels, in bytes; r15 is three blocks of weights where B is 4 (then P is at most 6)
    zmm0 to zmm27  sums of pixel p and block b in p * B + b, from the bias on
    zmm28 to zmm31  weights and inputs (inputs in zmm24 and zmm25 where B is 4); scales and such in the epilogue */
@@ -14,19 +14,19 @@
     .altmacro
 
     .set CALL_PIXEL_STEP, 0
-    .set CALL_TAPS, 8
-    .set CALL_N_TAPS, 16
-    .set CALL_QUADS, 24
-    .set CALL_WEIGHTS, 32
-    .set CALL_BLOCK_BYTES, 40
-    .set CALL_BIAS, 48
-    .set CALL_SCALE, 56
-    .set CALL_OFFSET, 64
-    .set CALL_RESIDUAL_SCALE, 72
-    .set CALL_RESIDUAL_OFFSET, 80
-    .set CALL_OUT_STEP, 88
-    .set CALL_RESIDUAL_STEP, 96
-    .set CALL_SUMS, 104
+    .set CALL_QUADS, 8
+    .set CALL_WEIGHTS, 16
+    .set CALL_BLOCK_BYTES, 24
+    .set CALL_BIAS, 32
+    .set CALL_SCALE, 40
+    .set CALL_OFFSET, 48
+    .set CALL_RESIDUAL_SCALE, 56
+    .set CALL_RESIDUAL_OFFSET, 64
+    .set CALL_OUT_STEP, 72
+    .set CALL_RESIDUAL_STEP, 80
+    .set CALL_SUMS, 88
+    .set CALL_TAPS, 96
+    .set CALL_N_TAPS, 104
     .set CALL_LOW, 112
     .set CALL_HIGH, 113
     .set CALL_ENDING, 114
@@ -80,8 +80,8 @@
   .endif
 .endm
 
-/* All pixels of one quad of inputs. */
-.macro quad P, B
+/* Pixels from one to before another, of one quad of inputs. */
+.macro quad from, to, B
     vmovdqu64 zmm28, [r10]
   .if \B > 1
     vmovdqu64 zmm29, [r10 + r11]
@@ -90,8 +90,8 @@
     vmovdqu64 zmm30, [r10 + r11*2]
     vmovdqu64 zmm31, [r10 + r15]
   .endif
-    .set p, 0
-    .rept \P
+    .set p, \from
+    .rept \to - \from
     .if \B == 4
       pixel %p, \B, %(24 + p - p / 2 * 2)
     .else
@@ -99,6 +99,49 @@
     .endif
     .set p, p + 1
     .endr
+.endm
+
+/* All quads of one tap. */
+.macro tap from, to, B
+    .p2align 5
+2:  quad \from, \to, \B
+    add r10, 64
+    add rax, 4
+  .if \to > 8
+    add rbx, 4
+  .endif
+    dec rbp
+    jnz 2b
+.endm
+
+/* All taps, in the order of their weights, which are read ahead best like that. */
+.macro all_taps P, B
+    mov r8, [rdi + CALL_TAPS]
+    mov r9, [rdi + CALL_N_TAPS]
+1:  mov rax, [r8]
+    mov r10, [r8 + 8]
+    add rax, rsi
+    add r10, [rdi + CALL_WEIGHTS]
+  .if \P > 8
+    lea rbx, [rax + r12*8]
+  .endif
+    mov rbp, [rdi + CALL_QUADS]
+  .if \P > 1
+    cmp qword ptr [r8 + 16], 1
+    je 3f
+    ja 4f
+  .endif
+    tap 0, \P, \B
+  .if \P > 1
+    jmp 5f
+3:  tap 1, \P, \B
+    jmp 5f
+4:  tap 0, %(\P - 1), \B
+5:
+  .endif
+    add r8, 24
+    dec r9
+    jnz 1b
 .endm
 
 .macro load_bias n
@@ -194,9 +237,6 @@
     push r14
     push r15
     mov r12, [rdi + CALL_PIXEL_STEP]
-    mov r8, [rdi + CALL_TAPS]
-    mov r9, [rdi + CALL_N_TAPS]
-    mov r10, [rdi + CALL_WEIGHTS]
     mov r11, [rdi + CALL_BLOCK_BYTES]
     mov rax, [rdi + CALL_BIAS]
     lea r13, [r12 + r12*2]
@@ -215,24 +255,7 @@
     copy %n, %(n - \B)
     .set n, n + 1
     .endr
-1:  mov rax, [r8]
-    mov rbp, [rdi + CALL_QUADS]
-    add rax, rsi
-  .if \P > 8
-    lea rbx, [rax + r12*8]
-  .endif
-    .p2align 5
-2:  quad \P, \B
-    add r10, 64
-    add rax, 4
-  .if \P > 8
-    add rbx, 4
-  .endif
-    dec rbp
-    jnz 2b
-    add r8, 8
-    dec r9
-    jnz 1b
+    all_taps \P, \B
 
     cmp byte ptr [rdi + CALL_ENDING], 0
     jne 3f

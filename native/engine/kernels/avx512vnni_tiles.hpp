@@ -10,24 +10,34 @@ namespace dyadiq::engine {
 // codes of int32.
 enum class Ending : std::uint8_t { kSums, kCodes, kCodesAndBytes, kCodesAndWide, kWideCodes };
 
+// A pixel that a tap need not see, because it would read zeros; only of tiles with more than one.
+enum class Skipped : std::int64_t { kNone, kFirst, kLast };
+
+struct Tap {
+    std::int64_t in, weights;  // bytes from the first pixel, and from the weights of a block
+    Skipped skipped;
+};
+
 // Everything of a tile but where it lies.
 struct Call {
-    std::int64_t pixel_step;        // bytes from one output's input to the next one's
-    const std::int64_t* taps;       // bytes from the first pixel to what each tap reads
-    std::int64_t n_taps, quads;     // of taps; of inputs of each
-    const std::int8_t* weights;     // of the first tap and block
-    std::int64_t block_bytes;       // of weights
-    const std::int32_t* bias;       // from here on, of the first block
+    std::int64_t pixel_step;     // bytes from one output's input to the next one's
+    std::int64_t quads;          // of inputs of each tap
+    const std::int8_t* weights;  // of the first block
+    std::int64_t block_bytes;    // of weights
+    const std::int32_t* bias;    // from here on, of the first block
     const float *scale, *offset, *residual_scale, *residual_offset;
     std::int64_t out_step, residual_step;  // bytes from pixel to pixel
-    std::int32_t* sums;             // [pixel][block][16]: where sums go that are not finished here
-    std::uint8_t low, high;         // codes as they lie in memory
+    std::int32_t* sums;                    // [pixel][block][16]: where sums go that are not finished here
+    const Tap* taps;
+    std::int64_t n_taps;      // at least 1
+    std::uint8_t low, high;                // codes as they lie in memory
     Ending ending;
-    std::uint32_t magic;            // kMagic, and what else is taken away
-    std::int32_t before;            // added to bytes of the residual
+    std::uint32_t magic;               // kMagic, and what else is taken away
+    std::int32_t before;               // added to bytes of the residual
     std::int32_t wide_low, wide_high;  // of wide codes
 };
-static_assert(offsetof(Call, sums) == 104 && offsetof(Call, low) == 112 && offsetof(Call, wide_low) == 124);
+static_assert(offsetof(Call, sums) == 88 && offsetof(Call, n_taps) == 104 && offsetof(Call, magic) == 116 &&
+              offsetof(Call, wide_high) == 128);
 
 inline constexpr std::uint32_t kMagic = 0x4B400000;  // bits of 1.5 * 2^23
 

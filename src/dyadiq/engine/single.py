@@ -34,9 +34,15 @@ _MAX_INPUT, _MAX_BEFORE = 1 << 30, 1 << 24  # their sum is an int32
 Range = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-# Rescalings near the exact one: units in the last place of the scale, and how many times 2**shift is added to x first,
-# which is where the line through both turns.
-_TURNS = [(0, 0), *((ulps, turns) for turns in (0, -1, 1, -2, 2, -4, 4, -8, 8) for ulps in (1, -1, 2, -2, 3, -3))]
+# Rescalings near the exact one: units in the last place of the scale; how many times 2**shift is added to x first,
+# which is where the line turns; and how many times 2**-shift the result is raised, by what else is added to x.
+_NEAR = [(0, 0, 0), *((ulps, 0, 0) for ulps in (1, -1, 2, -2, 3, -3))]
+_TURNED = [
+    (ulps, turns, raised)
+    for raised in (0, 1, 2, 3, 4)
+    for turns in (0, -1, 1, -2, 2, -4, 4, -8, 8)
+    for ulps in (0, 1, -1, 2, -2, 3, -3)
+]
 
 
 @dataclass(frozen=True)
@@ -85,17 +91,15 @@ def find_single(
     steps = np.arange(low + 1, high + 1, dtype=np.int64) - after  # of the rescaled x
     before, scale = np.zeros(n, dtype=np.int64), np.full(n, -1, dtype=np.float32)
     left = np.arange(n)
-    for ulps, turns in _TURNS:
-        if turns and not may_turn:
-            break
+    for ulps, turns, raised in _NEAR + _TURNED if may_turn else _NEAR:
         candidate = _scale(numbers[0][left], numbers[1][left], ulps)
-        added = turns << numbers[1][left]
+        added = (turns << numbers[1][left]) + _raising(numbers[0][left], numbers[1][left], raised)
         good = _holds(tuple(v[left, None] for v in numbers), candidate[:, None], added[:, None], steps, after)
         scale[left[good]], before[left[good]] = candidate[good], added[good]
         left = left[~good]
         if not left.size:
             break
-    offset = MAGIC + after - np.where(scale > 0, (before >> numbers[1]) * numbers[0], 0)
+    offset = MAGIC + after - np.where(scale > 0, (before * numbers[0]) >> numbers[1], 0)
     single = SingleRescale(before.astype(np.int32), scale, offset.astype(np.float32))
     return single if left.size < n else None
 
@@ -104,6 +108,14 @@ def _scale(multiplier: NDArray[np.int64], shift: NDArray[np.int64], ulps: int) -
     """Return ``multiplier / 2**shift``, some units in the last place up or down; 0 stays."""
     scale = np.ldexp(multiplier.astype(np.float64), -shift).astype(np.float32)
     return (scale.view(np.int32) + np.where(multiplier > 0, ulps, 0).astype(np.int32)).view(np.float32)
+
+
+def _raising(multiplier: NDArray[np.int64], shift: NDArray[np.int64], raised: int) -> NDArray[np.int64]:
+    """Return what added to x adds ``raised / 2**shift``, and an integer; 0 where the multiplier has no inverse."""
+    if not raised:
+        return np.zeros_like(shift)
+    pairs = zip(multiplier.tolist(), shift.tolist(), strict=True)
+    return np.array([pow(m, -1, 1 << s) * raised % (1 << s) if m % 2 else 0 for m, s in pairs], dtype=np.int64)
 
 
 def _holds(
@@ -117,7 +129,7 @@ def _holds(
     multiplier, shift, start, end = numbers
     rounding = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
     first = -((rounding - (steps << shift)) // np.maximum(multiplier, 1))
-    moved = steps + (before >> shift) * multiplier  # before is added to x, and this much too much comes out
+    moved = steps + ((before * multiplier) >> shift)  # before is added to x, and this much too much comes out
     reached = _times(scale, np.clip(first, start, end) + before)
     missed = _times(scale, np.clip(first - 1, start, end) + before)
     even = (steps + after) % 2 == 0
