@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dyadiq.core.tables import CostTable, SensitivityTable
     from dyadiq.cost import network_facts
     from dyadiq.curvature.analyze import analyze
+    from dyadiq.curvature.plan_losses import plan_losses
     from dyadiq.files import load, save
     from dyadiq.ir.capture import capture
     from dyadiq.ir.graph import Graph
@@ -67,6 +68,7 @@ _HOMES = {
     "load": "files",
     "lower": "quant.lower",
     "network_facts": "cost",
+    "plan_losses": "curvature.plan_losses",
     "quantize": "quant.module",
     "reconstruct_": "quant.reconstruct",
     "run_exact": "quant.exact",
@@ -103,6 +105,7 @@ __all__ = [
     "load_recipe",
     "lower",
     "network_facts",
+    "plan_losses",
     "quantize",
     "reconstruct_",
     "run_exact",

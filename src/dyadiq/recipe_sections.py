@@ -29,6 +29,7 @@ __all__ = [
     "ModelSection",
     "QuantSection",
     "ReconstructSection",
+    "RefineSection",
     "Section",
     "SparsifySection",
     "TrainSection",
@@ -225,18 +226,31 @@ class UniformBits(Section):
     activation: Bits
 
 
+class RefineSection(Section):
+    """``[allocate.refine]``: the plan improved by measuring whole plans (`allocation.refine`).
+
+    ``n_samples`` training samples propose changes, ``n_guard`` others may refuse them; both are drawn where the network
+    is unsure. ``max_rounds`` bounds the search; one round measures about two plans a tensor.
+    """
+
+    n_samples: Annotated[int, Field(ge=2)] = 256
+    n_guard: Annotated[int, Field(ge=2)] = 256
+    max_rounds: Count = 3
+
+
 class AllocateSection(Section):
     """``[allocate]``: either a budget (absolute, or a percentage of the float network) or uniform bits.
 
     Budgets of ``lut``, ``ff`` and ``latency_ns`` are absolute, for the first device and the depth of ``[hardware]``;
     ``clock_mhz`` is what nanoseconds are modelled with, without it what is assumed for the device. Networks that
-    would take more than ``max_luts`` (default: the largest known part) are refused.
+    would take more than ``max_luts`` (default: the largest known part) are refused. ``refine = {}`` measures plans.
     """
 
     budget: Budget | None = None
     uniform: UniformBits | None = None
     clock_mhz: Positive | None = None
     max_luts: Count | None = None
+    refine: RefineSection | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -244,6 +258,8 @@ class AllocateSection(Section):
             raise ValueError("exactly one of `budget` and `uniform`")
         if self.budget is not None and not self.budget:
             raise ValueError('a budget with at least one metric, for example budget = { size = "25%" }')
+        if self.refine is not None and self.budget is None:
+            raise ValueError("a `budget` where `refine` is asked for: uniform bits leave nothing to choose")
         return self
 
 

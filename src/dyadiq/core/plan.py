@@ -199,8 +199,8 @@ class BitPlan:
         marginals: What more of each binding budget would buy.
         alternatives: The next best plans within the budgets, best first.
         stability: Probabilities of widths and the regret; None where no errors were known, or nothing was drawn.
-        refinement: How the certified plan was changed by measurements; None if none were asked for.
         provenance: Sensitivity method, seed, versions.
+        refinement: How the certified plan was changed by measurements; None if none were asked for.
     """
 
     formats: Mapping[str, Format]
@@ -211,8 +211,8 @@ class BitPlan:
     marginals: tuple[Marginal, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     stability: Stability | None = None
-    refinement: PlanRefinement | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    refinement: PlanRefinement | None = None
 
     @property
     def bits(self) -> dict[str, int]:

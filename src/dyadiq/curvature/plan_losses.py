@@ -114,7 +114,8 @@ def plan_losses(
         >>> weight = np.array([[1.0, 0.3], [0.2, -1.0]])
         >>> graph = Graph("float", ("x",), ("fc",), (node,), infos, {"fc.weight": weight})
         >>> losses = plan_losses(graph, [np.eye(2)], network_facts(graph, QuantConfig()), bits=(2, 8))
-        >>> losses({"x": 8, "fc.weight": 2, "fc": 16}).mean() > losses({"x": 8, "fc.weight": 8, "fc": 16}).mean()
+        >>> narrow, wide = {"x": 8, "fc.weight": 2, "fc": 16}, {"x": 8, "fc.weight": 8, "fc": 16}
+        >>> bool(losses(narrow).mean() > losses(wide).mean())
         True
     """
     canonical = canonicalize(graph)

@@ -10,15 +10,22 @@ Source: this project; the uncertainty is the trace of the metric that `losses` h
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.core.errors import ConfigError, DataError
+from dyadiq.core.facts import NetworkFacts
 from dyadiq.curvature.losses import check_outputs
 from dyadiq.curvature.perturb import Network
 from dyadiq.curvature.problem import Problem
+from dyadiq.curvature.samples import read_samples
+from dyadiq.ir.execute import Batch
+from dyadiq.ir.graph import Graph
+from dyadiq.ir.sites import find_sites
 
-__all__ = ["draw_unsure", "uncertainty"]
+__all__ = ["draw_unsure", "uncertainty", "uncertainty_of"]
 
 _EVEN_SHARE = 0.1
 
@@ -35,6 +42,18 @@ def uncertainty(problem: Problem, network: Network) -> NDArray[np.float64]:
         p = check_outputs(network.output_of(batch), "cross_entropy").softmax(1)
         parts.append((1.0 - p.square().sum(1)).clamp(min=0.0).numpy())
     return np.concatenate(parts)
+
+
+def uncertainty_of(graph: Graph, batches: Iterable[Batch], facts: NetworkFacts) -> NDArray[np.float64]:
+    """Return the `uncertainty` of a canonical graph about every sample.
+
+    Raises:
+        ConfigError: Outputs that are no logits of classes.
+        DataError: No batch, an unusable one, or outputs that are not finite.
+    """
+    inputs = read_samples(batches, "float32", None, graph.inputs).inputs
+    problem = Problem(graph, facts, find_sites(graph), inputs, {})
+    return uncertainty(problem, Network(problem))
 
 
 def draw_unsure(uncertainty: NDArray[np.float64], n: int, *, seed: int) -> NDArray[np.int64]:

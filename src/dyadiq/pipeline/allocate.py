@@ -1,4 +1,7 @@
-"""Stage ``allocate``: the bits of least predicted loss within the budget, or the uniform bits of the recipe."""
+"""Stage ``allocate``: the bits of least predicted loss within the budget, or the uniform bits of the recipe.
+
+With ``[allocate.refine]`` the plan of least predicted loss is then improved by measurements.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from dataclasses import replace
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.plan import BitPlan, uniform_plan
 from dyadiq.core.tables import CostTable
+from dyadiq.pipeline.candidates import ROUNDING
+from dyadiq.pipeline.refine import measurements
 from dyadiq.pipeline.sources import graph
 from dyadiq.pipeline.stage import Stage, StageContext
 from dyadiq.pipeline.targets import CIRCUIT, circuit_depth
@@ -29,12 +34,18 @@ def _run(context: StageContext) -> None:
         assert budget is not None  # the recipe has one of the two
         bits: Sequence[int] = recipe.analyze.bits
         activation_bits = recipe.analyze.activation_bits or bits
+        section = recipe.allocate.refine
+        measured = section and measurements(context, table.facts, section, bits, activation_bits)
+        proposing, guarding = measured or (None, None)
         plan = allocate(
             table,
             budget,
             bits=bits,
             activation_bits=activation_bits,
             costs=_hardware_costs(context, table.facts, bits, activation_bits),
+            refine_by=proposing,
+            refine_guard=guarding,
+            refine_rounds=section.max_rounds if section else 0,
             progress=context.progress,
         )
     save_plan(context.folder / "plan.json", plan)
@@ -75,4 +86,10 @@ def priced_uniform_plan(facts: NetworkFacts, weight_bits: int, activation_bits: 
     return replace(plan, costs={name: table.total(plan.bits) for name, table in tables.items()})
 
 
-STAGE = Stage("allocate", "choose the bits", ("capture", "analyze"), ("analyze", "allocate", *CIRCUIT), _run)
+STAGE = Stage(
+    "allocate",
+    "choose the bits",
+    ("data", "capture", "distill", "analyze"),
+    ("data", "quant", "analyze", "allocate", *CIRCUIT, *ROUNDING),
+    _run,
+)

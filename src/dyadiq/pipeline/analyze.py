@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dyadiq.pipeline.candidates import ROUNDING, candidates
 from dyadiq.pipeline.sources import calibration_batches, graph
 from dyadiq.pipeline.stage import Stage, StageContext
 
 if TYPE_CHECKING:
     from dyadiq.allocation import RegretRule
-    from dyadiq.ir.graph import Graph
 
 __all__ = ["STAGE"]
 
@@ -44,7 +41,7 @@ def _run(context: StageContext) -> None:
         facts=facts,
         stop=_rule(context),
         spectrum=section.spectrum,
-        candidates=_candidates(context, canonical),
+        candidates=candidates(context, canonical),
     )
     save_table(context.folder / "sensitivity.safetensors", table)
 
@@ -65,31 +62,11 @@ def _rule(context: StageContext) -> RegretRule | None:
     )
 
 
-def _candidates(context: StageContext, canonical: Graph) -> dict[tuple[str, int], NDArray[np.float64]] | None:
-    """Return weights as ``gptq`` will round them, where the recipe says so; None: to the nearest."""
-    from dyadiq.quant.candidates import rounded_candidates
-    from dyadiq.rounding import RoundingConfig
-
-    section = context.recipe.reconstruct
-    if "gptq" not in section.methods:
-        return None
-    return rounded_candidates(
-        canonical,
-        calibration_batches(context, section.n_samples),
-        context.recipe.analyze.bits,
-        config=context.recipe.quant.to_config(),
-        rounding=RoundingConfig(damping=section.damping, sweeps=section.sweeps),
-        seed=context.recipe.seed,
-        progress=context.progress,
-    )
-
-
-_ROUNDING = tuple(f"reconstruct.{key}" for key in ("methods", "n_samples", "damping", "sweeps"))
 STAGE = Stage(
     "analyze",
     "measure sensitivities",
     ("data", "capture", "distill"),
-    ("data", "quant", "analyze", *_ROUNDING),
+    ("data", "quant", "analyze", *ROUNDING),
     _run,
     shared=True,
 )

@@ -123,7 +123,12 @@ def pareto_svg(points: Sequence[ParetoPoint], chosen: BitPlan, metric: str, unit
         if chosen.certificate is not None and metric in chosen.costs:
             axes.plot(
                 [chosen.costs[metric]],
-                [max(chosen.certificate.objective, floor / 2)],
+                [
+                    max(
+                        next((p.objective for p in front if p.label == "chosen"), chosen.certificate.objective),
+                        floor / 2,
+                    )
+                ],
                 "*",
                 color=ACCENT,
                 markersize=15,

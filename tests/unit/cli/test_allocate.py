@@ -2,9 +2,11 @@
 
 import pytest
 
-from dyadiq.cli.commands.stages import _with_budget
+from dyadiq.cli.commands.stages import _refined, _with_budget
 from dyadiq.core.errors import ConfigError
+from dyadiq.core.store import load_plan
 from dyadiq.recipe import load_recipe, parse_recipe
+from dyadiq.recipe_sections import RefineSection
 from tiny_run import write_tiny_recipe
 
 
@@ -31,3 +33,26 @@ def test_unknown_device_is_refused_with_the_list(cli, tmp_path):
     result = cli("allocate", write_tiny_recipe(tmp_path), "--budget", "lut=8000", "--device", "vu9")
     assert result.exit_code == 2
     assert "unknown device 'vu9'; did you mean 'vu9p'" in result.stderr.replace("\n", " ")
+
+
+def test_refine_measures_plans_and_says_what_changed(cli, tmp_path):
+    recipe = write_tiny_recipe(tmp_path)
+    with recipe.open("a") as file:
+        file.write("\n[allocate.refine]\nn_samples = 40\nn_guard = 30\n")
+    sets = ("train.epochs=2", "analyze.activation_bits=[8]", f"out={tmp_path / 'run'}")
+    shown = cli("allocate", recipe, *(f"--set={text}" for text in sets), "--budget", "bits=3", "--refine")
+    assert shown.exit_code == 0, shown.stderr
+    change = load_plan(tmp_path / "run" / "allocate" / "plan.json").refinement
+    words = " ".join(shown.stdout.split())
+    assert f"refined from that plan by {change.n_measured} measured plans: " in words
+    assert all(f"{name} {was} → {now}" in words for name, (was, now) in change.changes.items())
+
+
+def test_refine_takes_the_recipes_section_or_its_defaults_and_refuses_uniform_bits(tmp_path):
+    recipe = load_recipe(write_tiny_recipe(tmp_path))
+    assert _refined(recipe).allocate.refine == RefineSection()
+    own = load_recipe(tmp_path / "tiny.toml", ["allocate.refine={ n_guard = 9 }"])
+    assert _refined(own).allocate.refine == RefineSection(n_guard=9)
+    uniform = load_recipe(tmp_path / "tiny.toml", ["allocate={ uniform = { weight = 4, activation = 8 } }"])
+    with pytest.raises(ConfigError, match="a `budget` where `refine` is asked for"):
+        _refined(uniform)

@@ -3,7 +3,7 @@ import pytest
 
 from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.curvature.perturb import Network
-from dyadiq.curvature.unsure import draw_unsure, uncertainty
+from dyadiq.curvature.unsure import draw_unsure, uncertainty, uncertainty_of
 from graphs import NETWORKS
 from measured import measured_problem
 
@@ -13,6 +13,9 @@ def test_uncertainty_is_one_minus_the_sum_of_squared_probabilities():
     network = Network(problem)
     p = np.concatenate([network.output_of(batch).softmax(1).numpy() for batch in problem.batches])
     np.testing.assert_allclose(uncertainty(problem, network), 1.0 - np.square(p).sum(1), atol=1e-12)
+    batches = [batch[0].numpy() for batch in problem.batches]
+    found = uncertainty_of(problem.graph, batches, problem.facts)
+    np.testing.assert_allclose(found, 1.0 - np.square(p).sum(1), atol=1e-5)
 
 
 def test_samples_are_drawn_by_their_uncertainty_without_repeats_and_none_is_out_of_reach():

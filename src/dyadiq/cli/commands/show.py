@@ -206,6 +206,14 @@ def _show_plan(path: Path) -> None:
                 f"next best: {s.decision} from {s.from_bits} to {s.to_bits} bits would save {-s.loss_delta:.3g} "
                 f"for {s.cost_delta:,} more"
             )
+    change = plan.refinement
+    if change is not None:
+        moved = ", ".join(f"{name} {was} → {now}" for name, (was, now) in change.changes.items())
+        print_text(
+            f"refined from that plan by {change.n_measured:,} measured plans: {moved or 'nothing changed'}; measured "
+            f"loss {change.before[0]:.4g} → {change.after[0]:.4g}, on samples of the guard {change.before[1]:.4g} → "
+            f"{change.after[1]:.4g}; {change.reason}"
+        )
     _print_outlook(plan)
 
 

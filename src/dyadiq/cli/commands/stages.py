@@ -64,24 +64,30 @@ def analyze(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 )
 @click.option("--device", help="Part of the budgets lut, ff and latency_ns (see: dyadiq list devices).")
 @click.option("--clock", "clock_mhz", type=float, metavar="MHZ", help="Clock that latency_ns is modelled with.")
+@click.option("--refine", is_flag=True, help="Then improve the plan by measuring plans, with [allocate.refine].")
 def allocate(
     recipe: Path,
     overrides: tuple[str, ...],
     budgets: tuple[str, ...],
     device: str | None,
     clock_mhz: float | None,
+    refine: bool,
     as_json: bool,
 ) -> None:
     """Choose the bits under the budget, and show the plan with its certificate.
 
-    For example --budget size=25%, --budget lut=8000, --budget latency_ns=90 --device xc7z020.
+    For example --budget size=25%, --budget lut=8000, --budget latency_ns=90 --device xc7z020, --budget bits=3 --refine.
     """
     if device is not None:
         overrides += (f'hardware.devices=["{device}"]',)
     if clock_mhz is not None:
         overrides += (f"allocate.clock_mhz={clock_mhz!r}",)
     resolved = resolve_recipe(recipe, overrides)
-    _run_until("allocate", "plan.json", _with_budget(resolved, budgets) if budgets else resolved, as_json)
+    if budgets:
+        resolved = _with_budget(resolved, budgets)
+    if refine:
+        resolved = _refined(resolved)
+    _run_until("allocate", "plan.json", resolved, as_json)
 
 
 def _with_budget(recipe: Recipe, budgets: tuple[str, ...]) -> Recipe:
@@ -102,6 +108,19 @@ def _with_budget(recipe: Recipe, budgets: tuple[str, ...]) -> Recipe:
     data = recipe.model_dump(mode="json")
     data["allocate"] |= {"budget": wanted, "uniform": None}
     return parse_recipe(data, where="--budget")
+
+
+def _refined(recipe: Recipe) -> Recipe:
+    """Return the recipe with its [allocate.refine], or the defaults of that section.
+
+    Raises:
+        ConfigError: Bits that are uniform: nothing is chosen.
+    """
+    from dyadiq.recipe import parse_recipe
+
+    data = recipe.model_dump(mode="json")
+    data["allocate"]["refine"] = data["allocate"]["refine"] or {}
+    return parse_recipe(data, where="--refine")
 
 
 @command("quantize", "Calibrate, fine-tune and lower to integers.")
