@@ -96,7 +96,7 @@ def test_all_problems_are_listed_when_there_are_several():
 def test_missing_sections_are_named():
     message = refusal({})
     assert "data: missing; expected a section with name, options." in message
-    assert "allocate: missing; expected a section with budget, uniform, clock_mhz, max_luts." in message
+    assert "allocate: missing; expected a section with budget, uniform, clock_mhz, max_luts, refine." in message
 
 
 @pytest.mark.parametrize(
