@@ -1,6 +1,6 @@
 """The engine beside the int8 runtimes of others: time of one image, one thread, and what every step takes.
 
-    python benchmarks/engine_vs_peers.py [--networks NAME ...] [--rounds N] [--json PATH] [--profile]
+    python benchmarks/engine_vs_peers.py [--networks NAME ...] [--rounds N] [--json PATH] [--profile] [--table]
 
 W8A8 everywhere. The engine runs our program; peers run what onnxruntime's static quantizer makes of the same float
 network (QDQ, unsigned activations, weights by channel): onnxruntime itself, and OpenVINO, which reads it. Peers that
@@ -166,13 +166,37 @@ def measure(name, n_rounds, profiles):
     return row
 
 
+def table(document):
+    """The rows of docs/validation.md."""
+    lines = [
+        "| network | weights | engine us | share of peak | " + " | ".join(f"/ {peer}, least" for peer in PEERS) + " |"
+    ]
+    lines.append("|---|---|---|---|" + "---|" * len(PEERS))
+    for name in (name for name in NETWORKS if name in document["networks"]):
+        row = document["networks"][name]
+        cells = [name, row["weights"], f"{row['least_us']['engine']:.0f}", f"{100 * row['peak_frac']:.0f} %"]
+        for peer in PEERS:
+            if f"int8_vs_{peer}" not in row:
+                cells.append("")
+                continue
+            low, high = row[f"int8_vs_{peer}_quartiles"]
+            least = row["least_us"]["engine"] / row["least_us"][peer]
+            cells.append(f"{row[f'int8_vs_{peer}']:.2f} ({low:.2f} to {high:.2f}), {least:.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--profile", action="store_true", help="print every step")
+    parser.add_argument("--table", action="store_true", help="print what is stored, and measure nothing")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table(json.loads(arguments.json.read_text())))
+        return
     torch.set_num_threads(1)
     for name in arguments.networks:
         row = measure(name, arguments.rounds, arguments.profile)

@@ -1,0 +1,36 @@
+"""The results of benchmarks/engine_vs_peers.py: the page shows them, and its claims follow from them."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+# At most: network, peer -> time of the engine over that of the peer, as the page says it.
+CLAIMS = {
+    ("resnet18", "openvino"): 0.95,
+    ("resnet18", "onnxruntime"): 0.84,  # the goal, 0.82, is missed, and the page says so
+    ("mobilenet_v2", "openvino"): 0.85,
+    ("squeezenet1_1", "openvino"): 0.95,
+}
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("engine_vs_peers")
+
+
+def test_validation_page_shows_the_table_of_the_stored_results(script):
+    page = (BENCHMARKS.parent / "docs" / "validation.md").read_text(encoding="utf-8")
+    assert script.table(json.loads(script.RESULTS.read_text())) in page
+
+
+def test_claims_follow_from_the_stored_ratios(script):
+    rows = json.loads(script.RESULTS.read_text())["networks"]
+    assert rows.keys() == script.NETWORKS.keys()
+    for (network, peer), limit in CLAIMS.items():
+        assert rows[network][f"int8_vs_{peer}"] <= limit, (network, peer)
+    ratios = [[row[f"int8_vs_{peer}"] for row in rows.values()] for peer in script.PEERS]
+    assert [(round(min(r), 2), round(max(r), 2)) for r in ratios] == [(0.55, 0.84), (0.47, 0.92)]
