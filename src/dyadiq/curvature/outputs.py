@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dyadiq.core.errors import DataError
 from dyadiq.curvature.losses import check_outputs
-from dyadiq.curvature.perturb import Network, fit_activations, quantized_activation, quantized_weight
+from dyadiq.curvature.perturb import Network, fit_activations, quantized_activation, quantized_weights
 from dyadiq.curvature.problem import Problem
 
 __all__ = ["PerturbedOutputs"]
@@ -24,11 +24,7 @@ class PerturbedOutputs:
         self._problem = problem
         self._network = Network(problem)
         self._ranges = fit_activations(problem, self._network)
-        self._weights = {
-            (name, bits): torch.from_numpy(quantized_weight(problem, name, bits)).to(problem.dtype)
-            for name in problem.weights
-            for bits in problem.widths[name]
-        }
+        self._weights = quantized_weights(problem)
 
     def __call__(self, chunk: int) -> tuple[Tensor, Tensor]:
         """Return the float outputs of a chunk, and those with one decision quantized.

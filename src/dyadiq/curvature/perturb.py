@@ -19,7 +19,14 @@ from dyadiq.curvature.problem import Problem
 from dyadiq.ir.execute import graph_params, run_graph, run_node
 from dyadiq.ir.graph import Node
 
-__all__ = ["Network", "fit_activations", "quantized_activation", "quantized_weight", "squared_activation_error"]
+__all__ = [
+    "Network",
+    "fit_activations",
+    "quantized_activation",
+    "quantized_weight",
+    "quantized_weights",
+    "squared_activation_error",
+]
 
 
 class Network:
@@ -82,6 +89,15 @@ def quantized_weight(problem: Problem, name: str, bits: int) -> NDArray[np.float
     weight = np.asarray(problem.graph.params[name], dtype=np.float64)
     params = fit_affine(weight, problem.facts.config.weight.with_bits(bits), name=name)
     return dequantize(quantize(weight, params, name=name), params)
+
+
+def quantized_weights(problem: Problem) -> dict[tuple[str, int], Tensor]:
+    """Return `quantized_weight` of every weight and width of a problem, in its precision."""
+    return {
+        (name, bits): torch.from_numpy(quantized_weight(problem, name, bits)).to(problem.dtype)
+        for name in problem.weights
+        for bits in problem.widths[name]
+    }
 
 
 def fit_activations(problem: Problem, network: Network) -> dict[tuple[str, int], AffineParams]:

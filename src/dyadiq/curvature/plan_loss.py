@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dyadiq.core.errors import ConfigError
 from dyadiq.curvature.losses import check_outputs, divergence
-from dyadiq.curvature.perturb import Network, fit_activations, quantized_activation, quantized_weight
+from dyadiq.curvature.perturb import Network, fit_activations, quantized_activation, quantized_weights
 from dyadiq.curvature.problem import Problem
 from dyadiq.ir.execute import run_node
 
@@ -46,11 +46,7 @@ class PlanLoss:
         self._problem = problem
         self._network = Network(problem)
         self._ranges = fit_activations(problem, self._network)
-        self._weights = {
-            (name, bits): _channels_innermost(torch.from_numpy(quantized_weight(problem, name, bits)).to(problem.dtype))
-            for name in problem.weights
-            for bits in problem.widths[name]
-        }
+        self._weights = {key: _channels_innermost(value) for key, value in quantized_weights(problem).items()}
         self._params = {name: _channels_innermost(self._network.parameter(name)) for name in problem.graph.params}
         self._batches = [
             tuple(_channels_innermost(x) for x in part)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dyadiq.fpga.interface import SCHEMA
 from dyadiq.fpga.netlist import DELAYS
-from dyadiq.fpga.stream import Pipeline, Stream
+from dyadiq.fpga.stream_parts import Pipeline, Stream
 from dyadiq.fpga.stream_verilog import stream_ports
 from dyadiq.fpga.verilog import TOP, VerilogPort
 from dyadiq.ir.graph import Graph

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from dyadiq.fpga.stream import Pipeline, Queue, Stage, Stream, Window
+from dyadiq.fpga.stream_parts import Pipeline, Queue, Stage, Stream, Window
 from dyadiq.fpga.verilog import TOP, VerilogPort, module_text, verilog_ports
 
 __all__ = ["stream_bench_text", "stream_ports", "stream_text"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from dyadiq.ir.activation import FUNCTIONS
 from dyadiq.ir.capture_builder import Call, GraphBuilder, UnsupportedError, Value
-from dyadiq.ir.shapes import pool_output_size
+from dyadiq.ir.capture_pools import adaptive_avg_pool2d, avg_pool2d, max_pool2d, mean, pair
 
 __all__ = ["translate"]
 
@@ -62,30 +62,18 @@ def _checked(call: Call, value: Value) -> Value:
     return value
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    """Return ``(h, w)`` from an integer, or a list of one or two.
-
-    Raises:
-        UnsupportedError: Not integers.
-    """
-    items = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not all(type(item) is int for item in items):
-        raise UnsupportedError(f"got {value!r}, expected integers that do not depend on the batch.")
-    return (items[0], items[-1])
-
-
 def _conv2d(builder: GraphBuilder, call: Call) -> Value:
     args = call.args
     weight = builder.param(args["weight"], "weight")
     inputs = [builder.read(args["input"]), weight]
     if args["bias"] is not None:
         inputs.append(builder.param(args["bias"], "bias"))
-    dilation = _pair(args["dilation"])
+    dilation = pair(args["dilation"])
     padding = args["padding"]
     if isinstance(padding, str):
         kernel = builder.param_arrays[weight].shape[2:]
         padding = _string_padding(padding, (kernel[0], kernel[1]), dilation)
-    attrs = {"stride": _pair(args["stride"]), "padding": _pair(padding), "dilation": dilation, "groups": args["groups"]}
+    attrs = {"stride": pair(args["stride"]), "padding": pair(padding), "dilation": dilation, "groups": args["groups"]}
     return builder.emit(call, "conv2d", inputs, attrs)
 
 
@@ -195,18 +183,6 @@ def _concat(builder: GraphBuilder, call: Call) -> Value:
     return builder.emit(call, "concat", tensors) if len(tensors) > 1 else builder.view(call.args["tensors"][0])
 
 
-def _max_pool2d(builder: GraphBuilder, call: Call) -> Value:
-    args = call.args
-    attrs = {
-        "kernel": _pair(args["kernel_size"]),
-        "stride": _pair(args["stride"] or args["kernel_size"]),
-        "padding": _pair(args["padding"]),
-        "dilation": _pair(args["dilation"]),
-        "ceil_mode": bool(args["ceil_mode"]),
-    }
-    return builder.emit(call, "max_pool2d", [builder.read(args["self"])], attrs)
-
-
 def _slice(builder: GraphBuilder, call: Call) -> Value:
     """Every step-th row or column: a max pool of windows of one.
 
@@ -245,51 +221,6 @@ def _pad(builder: GraphBuilder, call: Call) -> Value:
     if not all(type(amount) is int for amount in amounts) or min(amounts) < 0 or before[0] or after[0]:
         raise UnsupportedError(f"pads by {tuple(args['pad'])}; expected amounts >= 0 on C, H and W.")
     return builder.emit(call, "pad", [x], {"before": tuple(before[1:]), "after": tuple(after[1:])})
-
-
-def _avg_pool2d(builder: GraphBuilder, call: Call) -> Value:
-    args = call.args
-    x = builder.read(args["self"])
-    kernel, padding = _pair(args["kernel_size"]), _pair(args["padding"])
-    stride = _pair(args["stride"] or args["kernel_size"])
-    if args["divisor_override"] is not None:
-        raise UnsupportedError(f"divisor_override={args['divisor_override']}, expected None.")
-    attrs: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
-    attrs["count_include_pad"] = bool(args["count_include_pad"]) or padding == (0, 0)
-    sizes = zip(builder.own_shape(x)[1:], kernel, stride, padding, strict=False)
-    if args["ceil_mode"] and any(pool_output_size(*a) != pool_output_size(*a, ceil=True) for a in sizes):
-        attrs["ceil_mode"] = True
-    return builder.emit(call, "avg_pool2d", [x], attrs)
-
-
-def _emit_avg_pool(builder: GraphBuilder, call: Call, x: str, kernel: tuple[int, int]) -> Value:
-    attrs = {"kernel": kernel, "stride": kernel, "padding": (0, 0), "count_include_pad": True}
-    return builder.emit(call, "avg_pool2d", [x], attrs)
-
-
-def _adaptive_avg_pool2d(builder: GraphBuilder, call: Call) -> Value:
-    x = builder.read(call.args["self"])
-    shape, wanted = builder.own_shape(x), _pair(call.args["output_size"])
-    if len(shape) != 3 or shape[1] % wanted[0] or shape[2] % wanted[1]:
-        raise UnsupportedError(
-            f"pools [N, {', '.join(map(str, shape))}] to {wanted} with windows of different sizes; "
-            "expected an output size that divides the input's."
-        )
-    kernel = (shape[1] // wanted[0], shape[2] // wanted[1])
-    return _emit_avg_pool(builder, call, x, kernel)
-
-
-def _mean(builder: GraphBuilder, call: Call) -> Value:
-    x = builder.read(call.args["self"])
-    shape = builder.own_shape(x)
-    rank = len(shape) + 1
-    if rank != 4 or {dim % rank for dim in call.args["dim"] or ()} != {2, 3}:
-        raise UnsupportedError(
-            f"averages dimensions {call.args['dim']} of rank {rank}; "
-            "only a mean over H and W of [N, C, H, W] is supported."
-        )
-    pooled = _emit_avg_pool(builder, call, x, (shape[1], shape[2]))
-    return pooled if call.args["keepdim"] else builder.reshape(call, pooled, (pooled.batch, shape[0]))
 
 
 def _dropout(builder: GraphBuilder, call: Call) -> Value:
@@ -387,13 +318,13 @@ _RULES: Mapping[str, Rule] = MappingProxyType(
         "aten.cat.default": _concat,
         "aten.concat.default": _concat,
         "aten.concatenate.default": _concat,
-        "aten.max_pool2d.default": _max_pool2d,
-        "aten.avg_pool2d.default": _avg_pool2d,
+        "aten.max_pool2d.default": max_pool2d,
+        "aten.avg_pool2d.default": avg_pool2d,
         "aten.slice.Tensor": _slice,
         "aten.pad.default": _pad,
         "aten.constant_pad_nd.default": _pad,
-        "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
-        "aten.mean.dim": _mean,
+        "aten.adaptive_avg_pool2d.default": adaptive_avg_pool2d,
+        "aten.mean.dim": mean,
         "aten.dropout.default": _dropout,
         "aten.feature_dropout.default": _dropout,
         "aten.alpha_dropout.default": _dropout,

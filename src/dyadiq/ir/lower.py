@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.channel_grid import ChannelGrid
 from dyadiq.core.errors import ProofError, QuantError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.qtype import QType, bits_for_range
@@ -26,47 +24,14 @@ from dyadiq.ir.dyadic import to_dyadic
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import NARROW_BIAS, WIDE_BIAS, IntegerProgram, effective_weight
 from dyadiq.ir.proof import Bound, accumulator_type, node_bound
+from dyadiq.ir.quantized import ActivationQuant, WeightQuant, clip_bounds, limit_code
 from dyadiq.ir.shapes import TABLE_SIZE
 from dyadiq.ir.sites import Sites, find_sites
 
-__all__ = ["ActivationQuant", "WeightQuant", "lower_graph"]
+__all__ = ["lower_graph"]
 
 _MAX_BIAS = 1 << 48  # leaves room for sums below 2^53, the limit of executors in float64
 _PROOF_BITS = 62
-
-
-@dataclass(frozen=True, slots=True)
-class WeightQuant:
-    """A quantized weight: ``real = (codes - zero_point) * group_factor * scale``.
-
-    Attributes:
-        codes: int64, the weight's own shape.
-        qtype: Code type.
-        scale: float64 ``[O]`` or ``[1]``.
-        zero_point: int64 ``[O]`` or ``[1]``.
-        group_factor: int64 ``[O, G]`` for scales per group, else None.
-    """
-
-    codes: NDArray[np.int64]
-    qtype: QType
-    scale: NDArray[np.float64]
-    zero_point: NDArray[np.int64]
-    group_factor: NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ActivationQuant:
-    """A quantized activation: ``real = (code - zero_point) * scale``.
-
-    ``symmetric`` says that the zero point is 0 by format, not by chance; the structure of a program depends
-    on formats only, never on values, so that its size is known before it is calibrated.
-    """
-
-    qtype: QType
-    scale: float
-    zero_point: int = 0
-    symmetric: bool = True
-    grid: ChannelGrid | None = None
 
 
 def lower_graph(
@@ -111,29 +76,6 @@ def _check_complete(
     for name, weight in weights.items():
         if not (np.isfinite(weight.scale).all() and (weight.scale > 0).all()):
             raise QuantError(f"{name}: all its scales must be positive and finite.")
-
-
-def _steps(limit: float | None, scale: float) -> int | None:
-    """Return the code, zero point 0, of a limit of real values."""
-    return None if limit is None else math.floor(limit / scale + 0.5)
-
-
-def _clip_bounds(tensor: str, act: ActivationQuant, limits: Limits | None) -> dict[str, int]:
-    """Return the clip bounds of a tensor's codes: those of its type, or of its activation where they are tighter.
-
-    Raises:
-        QuantError: The codes are bipolar, and there are limits.
-    """
-    bottom, top = act.qtype.qmin, act.qtype.qmax
-    if limits is not None:
-        if act.qtype.bipolar:
-            raise QuantError(
-                f"{tensor}: bipolar codes cannot hold what a relu or clamp keeps. Use 1 bit unsigned, or more bits."
-            )
-        low, high = (_steps(limit, act.scale) for limit in limits)
-        codes = (bottom if low is None else low + act.zero_point, top if high is None else high + act.zero_point)
-        bottom, top = (min(max(code, act.qtype.qmin), act.qtype.qmax) for code in codes)
-    return {"clip_min": bottom, "clip_max": top}
 
 
 class _Builder:
@@ -240,7 +182,7 @@ class _Builder:
         if act.qtype.bipolar:  # the sign of the exact value: no scale, no rounding
             ratio = np.ones_like(ratio)
         multiplier, shift = self.dyadic(node_name, ratio, self.bounds[source].partial)
-        attrs = {"zero_point": act.zero_point, **_clip_bounds(output, act, limits)}
+        attrs = {"zero_point": act.zero_point, **clip_bounds(output, act, limits)}
         return self.emit(Node(node_name, "requantize", (source, multiplier, shift), output, attrs), info)
 
     def centred(self, tensor: str) -> str:
@@ -375,7 +317,7 @@ class _Builder:
             Node(node.name, "add", tuple(branches), total, {}, node.source),
             TensorInfo(self.shape(node.output), None, np.asarray(act.scale)),
         )
-        attrs = {"zero_point": act.zero_point, **_clip_bounds(node.output, act, find_limits(node))}
+        attrs = {"zero_point": act.zero_point, **clip_bounds(node.output, act, find_limits(node))}
         clip = Node(f"{node.name}:clip", "clip", (total,), node.output, attrs)
         self.codes[node.output] = self.emit(clip, self.info(node.output))
 
@@ -398,7 +340,7 @@ class _Builder:
         low = int(((bound.low * m + rounding) >> e).min())
         high = int(((bound.high * m + rounding) >> e).max())
         if limits is not None:
-            bottom, top = (_steps(limit, act.scale) for limit in limits)
+            bottom, top = (limit_code(limit, act.scale) for limit in limits)
             low, high = (int(np.clip(value, bottom, top)) for value in (low, high))
         attrs = {"zero_point": 0, "clip_min": low, "clip_max": high}
         info = TensorInfo(self.shape(tensor), bits_for_range(min(low, -1), max(high, 0)), np.asarray(act.scale))
@@ -423,7 +365,7 @@ class _Builder:
         source, act = self.codes[node.inputs[0]], self.act(node.output)
         limits = find_limits(node)
         if limits is not None:
-            attrs = {"zero_point": 0, **_clip_bounds(node.output, act, limits)}
+            attrs = {"zero_point": 0, **clip_bounds(node.output, act, limits)}
             lowered = Node(node.name, "clip", (source,), node.output, attrs, node.source)
         elif node.op == "pad":
             if act.qtype.bipolar:

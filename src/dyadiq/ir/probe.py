@@ -14,7 +14,8 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.integer import NARROW_BIAS, IntegerProgram
-from dyadiq.ir.lower import ActivationQuant, WeightQuant, lower_graph
+from dyadiq.ir.lower import lower_graph
+from dyadiq.ir.quantized import ActivationQuant, WeightQuant
 from dyadiq.ir.sites import find_sites
 
 __all__ = ["probe_program"]

@@ -28,8 +28,8 @@ from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.cost.facts import network_facts
 from dyadiq.ir.execute import Batch, graph_params, run_node
 from dyadiq.ir.graph import Graph, Node
-from dyadiq.ir.lower import ActivationQuant, WeightQuant
 from dyadiq.ir.passes import canonicalize
+from dyadiq.ir.quantized import ActivationQuant, WeightQuant
 from dyadiq.ir.reference import named_inputs
 from dyadiq.ir.sites import find_sites
 from dyadiq.quant.calibrate import calibrate_activations, check_finite_params, fit_weights

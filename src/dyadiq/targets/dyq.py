@@ -18,8 +18,9 @@ from dyadiq.core.errors import ArtifactError, ConfigError, GraphError
 from dyadiq.core.storage import make_folder
 from dyadiq.ir.check import check_graph
 from dyadiq.ir.integer import SPEC_VERSION, IntegerProgram
-from dyadiq.ir.packed import find_unpackable, pack_program, packed_size_parts, unpack_program
+from dyadiq.ir.packed import find_unpackable, pack_program, packed_size_parts
 from dyadiq.ir.reference import run_reference
+from dyadiq.ir.unpacked import unpack_program
 from dyadiq.targets.base import Codes, Problems, Target
 
 __all__ = ["DyqTarget", "dyq_size_bytes", "dyq_size_parts", "read_dyq", "write_dyq"]

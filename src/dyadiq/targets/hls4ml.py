@@ -23,7 +23,8 @@ from dyadiq.core.errors import ArtifactError, ConfigError
 from dyadiq.fpga.interface import grid_entry, input_codes
 from dyadiq.ir.integer import IntegerProgram, input_grid
 from dyadiq.targets.base import Codes, Target, checked_feeds, save_bytes
-from dyadiq.targets.hls4ml_layers import Layers, build_layers
+from dyadiq.targets.hls4ml_layers import build_layers
+from dyadiq.targets.hls4ml_model import Layers
 from dyadiq.targets.hls4ml_project import PROJECT, run_csim, write_project
 from dyadiq.targets.hls4ml_types import find_inexact
 

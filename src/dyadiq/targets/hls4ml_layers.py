@@ -18,7 +18,6 @@ for them: a constant zero costs nothing in hardware.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,36 +27,14 @@ from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.ir.graph import Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 from dyadiq.ir.proof import prove
+from dyadiq.targets.hls4ml_model import Layers
 from dyadiq.targets.hls4ml_types import PAD_SIDES, Fixed, cast_type, clean_name, dense_kernel, window
 from dyadiq.targets.qonnx import pow2_obstacles
 from dyadiq.targets.qonnx_graph import as_pow2
 
-__all__ = ["Layers", "build_layers"]
+__all__ = ["build_layers"]
 
 _SIGNED_BIT = QType(2, signed=True)
-
-
-@dataclass
-class Layers:
-    """What hls4ml is given, and what reading its answers needs.
-
-    Attributes:
-        layers: Layer dictionaries in topological order.
-        config: ``Precision``, ``Strategy`` and ``ReuseFactor`` by layer name.
-        inputs: hls4ml layer name of every program input, in the program's order.
-        outputs: hls4ml layer name of every program output, in the program's order.
-        exponents: Exponent of every program input's and output's values.
-        orders: For flat outputs that hls4ml holds in another order: position in hls4ml to index in the program.
-        accumulators: Bits of the accumulator of every layer that has one.
-    """
-
-    layers: list[dict[str, Any]] = field(default_factory=list)
-    config: dict[str, dict[str, Any]] = field(default_factory=dict)
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    exponents: dict[str, int] = field(default_factory=dict)
-    orders: dict[str, list[int]] = field(default_factory=dict)
-    accumulators: dict[str, int] = field(default_factory=dict)
 
 
 def build_layers(

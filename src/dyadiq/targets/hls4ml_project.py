@@ -24,7 +24,7 @@ from dyadiq.core.storage import make_folder
 from dyadiq.fpga.tools import run_tool
 from dyadiq.targets import hls4ml_run
 from dyadiq.targets.base import require
-from dyadiq.targets.hls4ml_layers import Layers
+from dyadiq.targets.hls4ml_model import Layers
 
 __all__ = ["PROJECT", "run_csim", "write_project"]
 

@@ -21,8 +21,9 @@ from dyadiq.core.errors import ToolError
 from dyadiq.core.qtype import QType
 from dyadiq.fpga.interface import FILENAME, input_codes, read_interface
 from dyadiq.fpga.simulate import pack_vectors, simulate, unpack_vectors
-from dyadiq.fpga.stream import Pipeline, find_unstreamable, make_pipeline
+from dyadiq.fpga.stream import find_unstreamable, make_pipeline
 from dyadiq.fpga.stream_interface import describe_stream, stream_readme
+from dyadiq.fpga.stream_parts import Pipeline
 from dyadiq.fpga.stream_verilog import stream_bench_text, stream_text
 from dyadiq.fpga.verilog import TOP
 from dyadiq.ir.integer import IntegerProgram

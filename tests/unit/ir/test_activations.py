@@ -253,7 +253,8 @@ def test_table_that_misses_a_code_is_disproved():
 
 
 def test_bipolar_codes_cannot_be_clamped():
-    from dyadiq.ir.lower import ActivationQuant, lower_graph
+    from dyadiq.ir.lower import lower_graph
+    from dyadiq.ir.quantized import ActivationQuant
 
     node = Node("c", "add", ("x", "x"), "c", {"activation": "clamp", "limits": (-1.0, 1.0)})
     graph = Graph("float", ("x",), ("c",), (node,), {"x": TensorInfo((2,)), "c": TensorInfo((2,))}, {})

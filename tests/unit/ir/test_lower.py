@@ -13,8 +13,9 @@ from dyadiq.core.errors import ProofError, QuantError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node, TensorInfo
-from dyadiq.ir.lower import ActivationQuant, WeightQuant, lower_graph
+from dyadiq.ir.lower import lower_graph
 from dyadiq.ir.proof import prove
+from dyadiq.ir.quantized import ActivationQuant, WeightQuant
 from dyadiq.ir.reference import run_reference
 from dyadiq.quant.exact import run_exact
 

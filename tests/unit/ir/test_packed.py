@@ -12,10 +12,12 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.format import Format
 from dyadiq.core.qtype import QType
 from dyadiq.ir.integer import WIDE_BIAS, IntegerProgram
-from dyadiq.ir.lower import ActivationQuant, WeightQuant, lower_graph
-from dyadiq.ir.packed import find_unpackable, pack_program, packed_size_parts, unpack_program
+from dyadiq.ir.lower import lower_graph
+from dyadiq.ir.packed import find_unpackable, pack_program, packed_size_parts
 from dyadiq.ir.probe import probe_program
+from dyadiq.ir.quantized import ActivationQuant, WeightQuant
 from dyadiq.ir.sites import find_sites
+from dyadiq.ir.unpacked import unpack_program
 from graphs import NETWORKS
 from programs import PROGRAMS
 

@@ -19,9 +19,10 @@ from dyadiq.ir.check import check_graph
 from dyadiq.ir.execute import run_graph
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.integer import IntegerProgram
-from dyadiq.ir.lower import ActivationQuant, lower_graph
+from dyadiq.ir.lower import lower_graph
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.proof import prove
+from dyadiq.ir.quantized import ActivationQuant
 from dyadiq.ir.reference import run_reference
 from dyadiq.ir.sites import find_clipped, find_sites
 from dyadiq.quant.lower import lower

@@ -11,7 +11,8 @@ from dyadiq.core.errors import ArtifactError, DataError, ExportError, Verificati
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node, TensorInfo
-from dyadiq.ir.lower import ActivationQuant, WeightQuant, lower_graph
+from dyadiq.ir.lower import lower_graph
+from dyadiq.ir.quantized import ActivationQuant, WeightQuant
 from dyadiq.targets import TARGETS
 from dyadiq.targets.qonnx import _codes, pow2_obstacles
 from dyadiq.targets.verify import verify
