@@ -1,4 +1,4 @@
-"""Verilog-2001 text of a `stream.Pipeline`: a module per stage, and the module that joins them; and its bench.
+"""Verilog-2001 text of a `stream_parts.Pipeline`: a module per stage, and the module that joins them; and its bench.
 
 Used by target `verilog_stream`. Pure text: writes no file and runs nothing.
 
