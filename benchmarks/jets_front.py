@@ -33,7 +33,7 @@ from dyadiq.ir.integer import effective_weight
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.serialize import save_program
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.refine import refine_ranges_
 from dyadiq.targets.verilog import VerilogConfig, VerilogTarget
 from dyadiq.train.config import TrainConfig

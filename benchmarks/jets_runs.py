@@ -28,7 +28,7 @@ from dyadiq.ir.passes import canonicalize
 from dyadiq.pipeline.evaluate import evaluate_program
 from dyadiq.pipeline.sources import load_state, save_state
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.targets.verify import verify
 from dyadiq.train import TrainConfig, evaluate, train
 from dyadiq.train.finetune import finetune

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from dyadiq.pipeline.run import run_recipe
     from dyadiq.quant.exact import run_exact
     from dyadiq.quant.lower import lower
-    from dyadiq.quant.module import QuantModule, quantize
+    from dyadiq.quant.module import QuantModule
+    from dyadiq.quant.quantize import quantize
     from dyadiq.quant.reconstruct import reconstruct_
     from dyadiq.recipe import load_recipe
     from dyadiq.targets.export import export
@@ -69,7 +70,7 @@ _HOMES = {
     "lower": "quant.lower",
     "network_facts": "cost",
     "plan_losses": "curvature.plan_losses",
-    "quantize": "quant.module",
+    "quantize": "quant.quantize",
     "reconstruct_": "quant.reconstruct",
     "run_exact": "quant.exact",
     "run_recipe": "pipeline.run",

@@ -20,7 +20,7 @@ __all__ = ["calibrated", "finetune_", "reconstruct"]
 
 def calibrated(context: StageContext, plan: BitPlan) -> QuantModule:
     """Return the network quantized as the plan says, ranges taken from training samples or distilled inputs."""
-    from dyadiq.quant.module import quantize
+    from dyadiq.quant.quantize import quantize
     from dyadiq.quant.refine import refine_ranges_
 
     batches = list(calibration_batches(context, context.recipe.calibrate.n_samples))

@@ -1,6 +1,6 @@
 """Calibration: scales and zero points of every decision of a plan, from weights and a few batches.
 
-Used by `quant.module.quantize`. Weights are fitted as they are after folding; activations are observed in the float
+Used by `quant.quantize`. Weights are fitted as they are after folding; activations are observed in the float
 network, in one pass over the batches. Network inputs are unsigned if no observed value is negative.
 """
 

@@ -12,7 +12,7 @@ a step near ties, which is why accuracy is measured in ``exact``. Source: DESIGN
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,96 +24,30 @@ from dyadiq.core.affine import AffineParams
 from dyadiq.core.errors import DataError, QuantError, UnknownNameError
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import BitPlan
-from dyadiq.core.progress import NO_PROGRESS, Progress
-from dyadiq.cost.facts import network_facts
-from dyadiq.ir.execute import Batch, graph_params, run_node
+from dyadiq.ir.execute import graph_params, run_node
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.quantized import ActivationQuant, WeightQuant
 from dyadiq.ir.reference import named_inputs
 from dyadiq.ir.sites import find_sites
-from dyadiq.quant.calibrate import calibrate_activations, check_finite_params, fit_weights
 from dyadiq.quant.estimators import DEFAULT, find_estimator
 from dyadiq.quant.estimators.base import replace_quantizers_
-from dyadiq.quant.exact import ExactExecutor
+from dyadiq.quant.exact_cache import ExactCache
 from dyadiq.quant.fake_quant import ActivationQuantizer, Quantizer, WeightQuantizer
 from dyadiq.quant.fold import Layer, counter_name, find_layers, fold
-from dyadiq.quant.lower import lower
 from dyadiq.quant.named import Scope, add_module_, add_tensors_, tensors_by_name
 from dyadiq.quant.rounding_gradient import round_to_grid
 from dyadiq.quant.snap import needs_snapping, snapped_scale
-from dyadiq.zero_shot import distill_once
 
-__all__ = ["MODES", "QuantModule", "quantize"]
+__all__ = ["MODES", "QuantModule"]
 
 MODES = ("float", "fake", "exact")
 _QUANTIZERS = "quantizers"
 _JOINS = ("add", "concat")
 
 
-def quantize(
-    graph: Graph,
-    plan: BitPlan,
-    calibration: Iterable[Batch] | None,
-    *,
-    config: QuantConfig | None = None,
-    learn_scales: bool = True,
-    freeze_bn: bool = True,
-    seed: int = 0,
-    progress: Progress = NO_PROGRESS,
-) -> QuantModule:
-    """Return a module that runs a captured graph as the plan says.
-
-    Args:
-        graph: From `ir.capture`, batch norms and all.
-        plan: A format for every decision (`cost.facts.network_facts`).
-        calibration: Batches that the ranges of activations are taken from. None: inputs distilled from the batch
-            norms of the graph (`zero_shot.distill`), those that `analyze` made if it did.
-        config: Everything about quantization except the bits.
-        learn_scales: Whether scales are parameters.
-        freeze_bn: True: batch norms keep their statistics from the start. False: they are live in training until
-            ``freeze_batchnorm_()``.
-        seed: Of the samples that range methods keep, and of distilled inputs.
-        progress: One step a calibration batch.
-
-    Raises:
-        ConfigError: The plan does not fit the network.
-        DataError: No calibration batch, one that is no list of them, or an activation that is not finite; or None is
-            given, and no inputs can be distilled.
-        GraphError: The graph cannot be made canonical.
-        QuantError: A parameter is not finite, or a tensor cannot be quantized as asked.
-
-    Example:
-        >>> from dyadiq.core.plan import uniform_plan
-        >>> from dyadiq.ir.graph import Node, TensorInfo
-        >>> x, y = TensorInfo((2,)), TensorInfo((1,))
-        >>> node = Node("fc", "linear", ("x", "fc.weight"), "fc")
-        >>> graph = Graph("float", ("x",), ("fc",), (node,), {"x": x, "fc": y}, {"fc.weight": np.array([[1.0, -0.5]])})
-        >>> plan = uniform_plan(network_facts(graph), 4, 8)
-        >>> module = quantize(graph, plan, [torch.tensor([[1.0, 0.5], [-1.0, 0.0]])])
-        >>> next(iter(module.state_dict())), module.weight_quants()["fc.weight"].codes
-        ('fc.weight', array([[ 7, -4]]))
-    """
-    if calibration is not None and (
-        isinstance(calibration, (Tensor, np.ndarray)) or not isinstance(calibration, Iterable)
-    ):
-        raise DataError(
-            f"calibration must be batches that the ranges of activations are taken from, got one "
-            f"{type(calibration).__name__}. Pass a list of batches: [x]."
-        )
-    config = QuantConfig() if config is None else config
-    check_finite_params(graph.params)
-    canonical = canonicalize(graph)
-    plan.check(network_facts(canonical, config))
-    if calibration is None:
-        calibration = distill_once(graph, seed=seed, progress=progress)
-    params = fit_weights(canonical, plan.formats)
-    params |= calibrate_activations(canonical, plan.formats, calibration, seed=seed, progress=progress)
-    return QuantModule(graph, plan, config, params, learn_scales=learn_scales, freeze_bn=freeze_bn)
-
-
 class QuantModule(nn.Module):
-    """A network with a quantizer at every decision; made by `quantize`.
+    """A network with a quantizer at every decision; made by `quant.quantize`.
 
     Attributes:
         graph: The captured graph; its parameter values are those at capture, the module's own are in ``state_dict``.
@@ -160,7 +94,7 @@ class QuantModule(nn.Module):
         self.canonical = canonicalize(graph)
         self.sites = find_sites(self.canonical)
         self.layers = find_layers(graph, self.canonical)
-        self._executor: tuple[list[Tensor], list[bool], ExactExecutor] | None = None
+        self._exact = ExactCache()
         self._add_model_tensors()
         weights = [layer.weight for layer in self.layers.values()]
         self._weight_names = tuple(dict.fromkeys(weights))
@@ -405,13 +339,7 @@ class QuantModule(nn.Module):
 
     def _run_exact(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         """Run the integer program, lowered again whenever a tensor of this module changed."""
-        # Values are compared: versions and identities of tensors miss edits through ``.data`` and numpy.
-        state = [*self.parameters(), *self.buffers()]
-        enabled = [quantizer.enabled for quantizer in self.quantizers_by_name().values()]
-        if self._executor is None or self._executor[1] != enabled or not _all_equal(self._executor[0], state):
-            executor = ExactExecutor(lower(self))
-            self._executor = [tensor.detach().clone() for tensor in state], enabled, executor
-        executor = self._executor[2]
+        executor = self._exact.executor(self)
         given = {name: x.detach().cpu().numpy() for name, x in zip(self.graph.inputs, inputs, strict=True)}
         arrays = {name: torch.from_numpy(x) for name, x in named_inputs(executor.graph, given).items()}
         outputs = executor(arrays)
@@ -462,13 +390,6 @@ class QuantModule(nn.Module):
         with torch.no_grad():
             tensors = {n: t.detach().clone() for n, t in self.trained_tensors().items()}
         return [(layer, *fold(layer, tensors)) for layer in self.layers.values()]
-
-
-def _all_equal(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
-    """Return whether two lists hold the same values, dtypes and devices."""
-    return len(left) == len(right) and all(
-        a.dtype == b.dtype and a.device == b.device and torch.equal(a, b) for a, b in zip(left, right, strict=True)
-    )
 
 
 def _activation(quantizers: Mapping[str, Quantizer], name: str) -> ActivationQuantizer:

@@ -88,7 +88,7 @@ def reconstruct_(
         >>> from dyadiq.core.plan import uniform_plan
         >>> from dyadiq.cost.facts import network_facts
         >>> from dyadiq.ir.graph import Graph, Node, TensorInfo
-        >>> from dyadiq.quant.module import quantize
+        >>> from dyadiq.quant.quantize import quantize
         >>> x, y = TensorInfo((2,)), TensorInfo((1,))
         >>> node = Node("fc", "linear", ("x", "fc.weight"), "fc")
         >>> graph = Graph("float", ("x",), ("fc",), (node,), {"x": x, "fc": y}, {"fc.weight": np.array([[1.4, 1.4]])})

@@ -15,7 +15,7 @@ from dyadiq.curvature import LABELLED_METHODS, METHODS, analyze
 from dyadiq.curvature.sample_norms import sample_norms
 from dyadiq.ir.capture import capture
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.targets.verify import verify
 from graphs import FloatGraph, gated, mlp, samples
 

@@ -24,7 +24,7 @@ from dyadiq.fpga.estimate import estimate_hardware
 from dyadiq.fpga.layer_trace import trace_layer
 from dyadiq.fpga.lut_cost import lut_cost
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 
 POW2 = QuantConfig(
     weight=Format(8, signed=True, narrow=True, scale="pow2"), activation=Format(8, scale="pow2"), input_bits=6

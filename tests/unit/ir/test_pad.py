@@ -26,7 +26,7 @@ from dyadiq.ir.quantized import ActivationQuant
 from dyadiq.ir.reference import run_reference
 from dyadiq.ir.sites import find_clipped, find_sites
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.targets import TARGETS
 from dyadiq.targets.verify import verify
 

@@ -9,7 +9,7 @@ from dyadiq.core.errors import ConfigError
 from dyadiq.core.store import load_plan, load_table
 from dyadiq.ir.serialize import load_graph
 from dyadiq.pipeline.run import run_recipe
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.store import load_quant_module
 from dyadiq.recipe import load_recipe, parse_recipe
 from dyadiq.zero_shot import distill

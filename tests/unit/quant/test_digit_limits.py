@@ -18,7 +18,7 @@ from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import run_reference
 from dyadiq.quant.fake_quant import WeightQuantizer
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.store import load_quant_module, save_quant_module
 from trainable import MODELS, captured, samples_of
 

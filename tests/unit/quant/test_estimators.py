@@ -20,7 +20,7 @@ from dyadiq.quant.estimators.lsq import LsqActivationQuantizer, LsqWeightQuantiz
 from dyadiq.quant.estimators.lsq_plus import LsqPlusActivationQuantizer
 from dyadiq.quant.estimators.pact import PactActivationQuantizer
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.store import load_quant_module, save_quant_module
 from trainable import captured, samples_of
 

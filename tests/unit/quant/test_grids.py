@@ -15,7 +15,7 @@ from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import run_reference
 from dyadiq.quant.grids import _window, refine_grids_
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.store import load_quant_module, save_quant_module
 from trainable import captured, samples_of
 

@@ -17,7 +17,7 @@ from dyadiq.ir.execute import run_graph
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import run_reference
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from trainable import MODELS, captured, samples_of
 
 FLOAT_CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order

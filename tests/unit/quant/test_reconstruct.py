@@ -13,8 +13,8 @@ from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import run_reference
 from dyadiq.quant.fold import fold
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
 from dyadiq.quant.moments import layer_moments, layer_rows
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.reconstruct import reconstruct_
 from dyadiq.quant.reconstruction import ReconstructConfig
 from dyadiq.quant.store import load_quant_module, save_quant_module

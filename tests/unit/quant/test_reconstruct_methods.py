@@ -16,7 +16,7 @@ from dyadiq.quant.blocks import find_blocks
 from dyadiq.quant.equalize import find_pairs
 from dyadiq.quant.fold import fold
 from dyadiq.quant.learned_rounding import SoftRounding
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.reconstruct import METHODS, reconstruct_
 from dyadiq.quant.reconstruction import ReconstructConfig, Reconstruction
 from dyadiq.quant.walk import Walk, read_inputs

@@ -12,7 +12,7 @@ from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
 from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.fake_quant import ActivationQuantizer
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.refine import refine_ranges_
 from trainable import MODELS, captured, samples_of
 

@@ -12,7 +12,7 @@ from dyadiq.ir.dyadic import to_dyadic
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import run_reference
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.snap import widest_dyadic
 from trainable import MODELS, captured, samples_of
 

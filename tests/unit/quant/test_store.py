@@ -9,7 +9,7 @@ from dyadiq.core.format import Format
 from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
 from dyadiq.ir.passes import canonicalize
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.store import SCHEMA, load_quant_module, save_quant_module
 from trainable import MODELS, captured, samples_of
 

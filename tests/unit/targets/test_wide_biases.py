@@ -12,7 +12,7 @@ from dyadiq.cost.facts import network_facts
 from dyadiq.ir.capture import capture
 from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.targets import TARGETS
 from dyadiq.targets.dyq import dyq_size_bytes, write_dyq
 from dyadiq.targets.verify import verify

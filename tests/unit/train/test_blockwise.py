@@ -13,7 +13,7 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.plan import uniform_plan
 from dyadiq.core.tables import Sensitivity, SensitivityTable
 from dyadiq.cost.facts import network_facts
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.train import TrainConfig, finetune
 from dyadiq.train.blockwise import BlockSchedule, BlockwiseConfig, omega_order
 from dyadiq.train.sparsify import SparsifyConfig

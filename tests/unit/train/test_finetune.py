@@ -16,7 +16,7 @@ from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.reference import run_reference
 from dyadiq.quant.estimators import ESTIMATORS
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.train import FINETUNE_CONFIG, TrainConfig, evaluate, finetune
 from dyadiq.train.finetune import batches_to_split
 from dyadiq.zoo import Split

@@ -18,7 +18,7 @@ from dyadiq.ir.execute import run_graph
 from dyadiq.ir.integer import effective_weight
 from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.train import TrainConfig, finetune
 from dyadiq.train.sparsify import DigitSchedule, SparsifyConfig, _channels_read
 from dyadiq.zoo import Split

@@ -14,7 +14,7 @@ from dyadiq.cost.facts import network_facts
 from dyadiq.curvature import analyze
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.passes import canonicalize
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.quant.reconstruct import reconstruct_
 from dyadiq.zero_shot import Distilled, distill, once
 from dyadiq.zero_shot.distill import _fitting_batch

@@ -17,7 +17,7 @@ from dyadiq.engine import available_isas
 from dyadiq.ir.capture import capture
 from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.lower import lower
-from dyadiq.quant.module import quantize
+from dyadiq.quant.quantize import quantize
 from dyadiq.targets.verify import verify
 from dyadiq.zoo import MODELS, PRETRAINED, build_model, pretrained_file
 from dyadiq.zoo.layers import pad_same, scaled_width
