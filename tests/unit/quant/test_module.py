@@ -1,10 +1,12 @@
+"""QuantModule: what it computes in every mode, its state, and what it refuses. Training: `test_module_training`."""
+
 import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from dyadiq.core.affine import quantize as codes_of
 from dyadiq.core.errors import ConfigError, DataError, QuantError, UnknownNameError
@@ -12,45 +14,13 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.format import Format
 from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
-from dyadiq.ir.capture import capture
 from dyadiq.ir.execute import run_graph
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.reference import run_reference
 from dyadiq.quant.lower import lower
 from dyadiq.quant.quantize import quantize
+from quantized_modules import CONFIGS, FLOAT_CLOSE, POW2_CONFIGS, Plain, plain, quantized
 from trainable import MODELS, captured, samples_of
-
-FLOAT_CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order
-CONFIGS = {
-    "channel": QuantConfig(),
-    "tensor": QuantConfig(weight=Format(8, signed=True)),
-    "asymmetric": QuantConfig(Format(8, "asymmetric", granularity="channel"), Format(8, "asymmetric")),
-    "group": QuantConfig(weight=Format(8, signed=True, granularity="group", group_size=2)),
-    "percentile": QuantConfig(
-        Format(8, signed=True, granularity="channel", range_method="percentile"), Format(8, range_method="percentile")
-    ),
-}
-POW2_CONFIGS = {
-    "channel": QuantConfig(
-        Format(8, signed=True, narrow=True, granularity="channel", scale="pow2"), Format(8, scale="pow2")
-    ),
-    "asymmetric": QuantConfig(
-        Format(8, "asymmetric", granularity="channel", scale="pow2"), Format(8, "asymmetric", scale="pow2")
-    ),
-    "group": QuantConfig(
-        Format(8, signed=True, granularity="group", group_size=2, scale="pow2"), Format(8, scale="pow2")
-    ),
-}
-
-
-def quantized(name, bits=(8, 8), config=None, n=64, **options):
-    model, graph = captured(name)
-    config = QuantConfig() if config is None else config
-    if name == "joins" and config.weight.granularity == "group":  # its depthwise norm has one weight a channel
-        config = replace(config, weight=replace(config.weight, group_size=1))
-    plan = uniform_plan(network_facts(canonicalize(graph), config), *bits)
-    x = samples_of(model, n)
-    return model, quantize(graph, plan, [x[: n // 2], x[n // 2 :]], config=config, **options), x
 
 
 @pytest.fixture(params=MODELS)
@@ -192,76 +162,6 @@ def test_weight_codes_are_those_of_numpy_on_the_folded_weight(name):
         assert quant.codes.shape == folded.params[key].shape
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("bits", [(4, 4), (1, 2)])
-def test_every_parameter_has_a_finite_gradient_when_training(name, bits, frozen):
-    _, qmod, x = quantized(name, bits, freeze_bn=frozen)
-    qmod.train()(x).square().sum().backward()
-    for key, parameter in qmod.named_parameters():
-        assert parameter.grad is not None, key
-        assert torch.isfinite(parameter.grad).all(), key
-    assert any(p.grad.abs().sum() > 0 for n, p in qmod.named_parameters() if n.startswith("quantizers."))
-
-
-def test_gradients_are_those_of_the_model_when_in_float_mode(name):
-    model, qmod, x = quantized(name, freeze_bn=False)
-    model.double().train()(x.double()).square().sum().backward()
-    qmod.double().set_mode_("float").train()(x.double()).square().sum().backward()
-    own = dict(qmod.named_parameters())
-    for key, parameter in model.named_parameters():
-        torch.testing.assert_close(own[key].grad, parameter.grad, rtol=1e-4, atol=1e-4)
-
-
-def test_live_batchnorm_equals_torch_when_training_in_float_mode(name):
-    model, qmod, x = quantized(name, freeze_bn=False)
-    model.train()
-    qmod.set_mode_("float").train()
-    for part in x.chunk(2):
-        torch.testing.assert_close(qmod(part), model(part), **FLOAT_CLOSE)
-    for key, value in model.state_dict().items():
-        if "running" in key:
-            torch.testing.assert_close(qmod.state_dict()[key], value, **FLOAT_CLOSE)
-    torch.testing.assert_close(qmod.eval()(x), model.eval()(x), **FLOAT_CLOSE)
-
-
-@pytest.mark.parametrize("how", ["frozen at once", "frozen later", "eval"])
-def test_running_statistics_stay_when_batchnorm_is_not_live(name, how):
-    _, qmod, x = quantized(name, freeze_bn=how == "frozen at once")
-    if how == "frozen later":
-        qmod.freeze_batchnorm_()
-    qmod.train(how != "eval")
-    before = copy.deepcopy(qmod.state_dict())
-    output = qmod(x)
-    assert all(torch.equal(before[k], v) for k, v in qmod.state_dict().items())
-    assert torch.equal(output, qmod.eval()(x))
-
-
-def test_live_batchnorm_is_refused_when_a_channel_has_one_value():
-    _, qmod, x = quantized("perceptron", freeze_bn=False)
-    with pytest.raises(DataError, match=r"bn1: batch norm in training needs more than one value .* shape \[1, 12\]"):
-        qmod.train()(x[:1])
-    qmod.freeze_batchnorm_()(x[:1])
-
-
-def test_training_lowers_the_loss_when_bits_are_few(name):
-    model, qmod, x = quantized(name, (2, 3))
-    target = model(x).detach()
-    optimizer = torch.optim.Adam(qmod.train().parameters(), lr=0.01)
-    losses = []
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = (qmod(x) - target).square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert min(losses[-20:]) < 0.8 * losses[0]
-
-
-def test_no_scale_is_a_parameter_when_scales_are_not_learned(name):
-    model, qmod, _ = quantized(name, learn_scales=False)
-    assert {k for k, _ in qmod.named_parameters()} == {k for k, _ in model.named_parameters()}
-
-
 def test_copy_is_independent_when_deep(name):
     _, qmod, x = quantized(name)
     before = qmod.eval()(x)
@@ -296,18 +196,6 @@ def test_float_state_dict_is_refused_when_names_differ():
     state["fc3.weight"] = state.pop("fc2.weight")
     with pytest.raises(QuantError, match=r"missing \['fc2.weight'\], unknown \['fc3.weight'\]"):
         qmod.load_float_state_dict_(state)
-
-
-def test_gradients_are_averaged_when_distributed(tmp_path):
-    _, qmod, x = quantized("residual", (4, 4))
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        parallel = nn.parallel.DistributedDataParallel(qmod.train())
-        for _ in range(2):
-            parallel(x).sum().backward()
-    finally:
-        distributed.destroy_process_group()
-    assert all(p.grad is not None for p in qmod.parameters())
 
 
 def test_output_is_float_when_all_quantizers_are_disabled():
@@ -398,29 +286,6 @@ def test_lowering_is_refused_by_parameter_when_training_diverged():
         lower(qmod)
 
 
-class Plain(nn.Module):
-    """A batch norm without affine parameters, one with a cumulative average, one with a momentum of its own."""
-
-    shape = (3, 4, 4)
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.bn1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False, momentum=0.3)
-        self.fc, self.bn2 = nn.Linear(16, 5), nn.BatchNorm1d(5, momentum=None)
-        self.bn1.num_batches_tracked.fill_(7)
-
-    def forward(self, x):
-        return self.bn2(self.fc(torch.flatten(self.bn1(self.conv(x)), 1)))
-
-
-def plain(**options):
-    model = Plain().eval()
-    x = samples_of(model, 24)
-    graph = capture(model, (x,))
-    plan = uniform_plan(network_facts(canonicalize(graph)), 8, 8)
-    return model, quantize(graph, plan, [x], **options), x
-
-
 def test_exact_mode_follows_edits_that_torch_does_not_count(name):
     _, qmod, x = quantized(name)
     before = qmod.set_mode_("exact")(x)
@@ -471,29 +336,6 @@ def test_inputs_are_refused_when_there_are_none(mode):
         qmod.set_mode_(mode)(x[:0])
 
 
-def test_live_batchnorm_has_the_momentum_and_counter_of_the_model():
-    model, qmod, x = plain(freeze_bn=False)
-    model.train()
-    qmod.set_mode_("float").train()
-    for part in x.chunk(3):
-        torch.testing.assert_close(qmod(part), model(part), **FLOAT_CLOSE)
-    for key, value in model.state_dict().items():
-        torch.testing.assert_close(qmod.state_dict()[key], value, **FLOAT_CLOSE)
-    assert (int(qmod.state_dict()["bn1.num_batches_tracked"]), int(qmod.state_dict()["bn2.num_batches_tracked"])) == (
-        10,
-        3,
-    )
-
-
-def test_live_batchnorm_takes_the_momentum_of_the_module_when_it_is_given():
-    _, qmod, x = plain(freeze_bn=False)
-    qmod.batchnorm_momentum = 1.0
-    qmod.set_mode_("float").train()(x)
-    with torch.no_grad():
-        result = nn.functional.conv2d(x, qmod.state_dict()["conv.weight"], qmod.state_dict()["conv.bias"])
-    torch.testing.assert_close(qmod.state_dict()["bn1.running_mean"], result.mean((0, 2, 3)), **FLOAT_CLOSE)
-
-
 def test_state_dict_of_the_model_fits_when_a_batch_norm_has_no_affine_parameters():
     model, qmod, x = plain()
     own = {k for k in qmod.state_dict() if not k.startswith("quantizers.")}
@@ -505,13 +347,3 @@ def test_state_dict_of_the_model_fits_when_a_batch_norm_has_no_affine_parameters
     other.bn1.running_mean.fill_(0.5)
     qmod.load_float_state_dict_(other.state_dict()).set_mode_("float").eval()
     torch.testing.assert_close(qmod(x), other(x), **FLOAT_CLOSE)
-
-
-def test_parameters_ask_for_no_gradient_when_those_of_the_model_did_not():
-    model = Plain().eval()
-    model.conv.weight.requires_grad_(False)
-    x = samples_of(model, 8)
-    graph = capture(model, (x,))
-    qmod = quantize(graph, uniform_plan(network_facts(canonicalize(graph)), 8, 8), [x])
-    frozen = {k for k, p in qmod.named_parameters() if not p.requires_grad}
-    assert frozen == {"conv.weight"}
