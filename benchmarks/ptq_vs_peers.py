@@ -1,14 +1,13 @@
 """CIFAR-10 after training: Dyadiq beside its peers, same networks, weights, calibration images and average bits.
 
-Run: python benchmarks/ptq_vs_peers.py --tool dyadiq      (then brevitas, nncf: where each is installed)
+Run: python benchmarks/ptq_vs_peers.py --tool dyadiq      (then brevitas, nncf, modelopt: where each is installed)
      python benchmarks/ptq_vs_peers.py --table            prints Markdown from results/ptq_vs_peers.json
 
 Every tool gets the same training images of a seed (510: 51 of each class), activations of 8 bits, and weights of so
 many bits on average.
 Accuracy is that on all 8,000 test images, which nothing is chosen by; Dyadiq's is that of the integer program. A row is
 written as soon as it is measured, and rows that are there are not measured again. What a tool cannot do is a row with
-the reason. The flows are in the functions `run_*`. Dyadiq's rows are measured; the flows of the peers were not yet run
-to their end.
+the reason. The flows are in the functions `run_*`.
 """
 
 import argparse
@@ -212,7 +211,61 @@ def run_nncf(network, data, width, seed, cache):
     }
 
 
-TOOLS = {"dyadiq": run_dyadiq, "brevitas": run_brevitas, "nncf": run_nncf}
+def run_modelopt(network, data, width, seed, cache):
+    """`mtq.quantize` with 8 bits everywhere; below, `auto_quantize` among widths of 2 to 6 bits: its own search.
+
+    Its formats for convolutions are 8 bits; narrower ones are custom formats as its documentation shows them: per
+    channel, ranges of weights by its search of squared error. Real numbers elsewhere; batch norms are not folded.
+    """
+    import copy
+
+    import modelopt.torch.quantization as mtq
+
+    start = time.perf_counter()
+    model = build_model(network, pretrained=True).eval()
+    batches = [
+        (torch.from_numpy(data.train.x[i : i + 64]), torch.from_numpy(data.train.y[i : i + 64]).long())
+        for i in range(0, len(data.train.x), 64)
+    ]
+
+    def forward_loop(module):
+        for x, _ in batches:
+            module(x)
+
+    def custom(bits):
+        weight = {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": bits, "axis": 0}}
+        inputs = {"quantizer_name": "*input_quantizer", "cfg": {"num_bits": 8, "axis": None}}
+        return {"quant_cfg": [weight, inputs], "algorithm": "mse"}
+
+    with torch.enable_grad():
+        if width == 8.0:
+            model = mtq.quantize(model, copy.deepcopy(mtq.INT8_DEFAULT_CFG), forward_loop)
+        else:
+            model, _ = mtq.auto_quantize(
+                model,
+                constraints={"effective_bits": width},
+                quantization_formats=[custom(bits) for bits in (2, 3, 4, 5, 6)],
+                data_loader=batches,
+                forward_step=lambda module, batch: module(batch[0]),
+                loss_func=lambda output, batch: torch.nn.functional.cross_entropy(output, batch[1]),
+                num_calib_steps=len(batches),
+                num_score_steps=len(batches),
+            )
+    seconds = time.perf_counter() - start
+    layers = [m for m in model.modules() if hasattr(m, "weight_quantizer")]
+    bits = [m.weight_quantizer.num_bits if m.weight_quantizer.is_enabled else 32 for m in layers]
+    sizes = [m.weight.numel() for m in layers]
+    return {
+        "accuracy": torch_accuracy(model.eval(), data.test),
+        "seconds": seconds,
+        "size_bytes": sum(n * b for n, b in zip(sizes, bits, strict=True)) // 8,
+        "size_note": "codes of weights only; a layer that it leaves unquantized counts 32 bits",
+        "average_weight_bits": sum(n * b for n, b in zip(sizes, bits, strict=True)) / sum(sizes),
+        "weight_bits": bits,
+    }
+
+
+TOOLS = {"dyadiq": run_dyadiq, "brevitas": run_brevitas, "nncf": run_nncf, "modelopt": run_modelopt}
 
 
 def read(path):
