@@ -16,7 +16,7 @@ namespace nb = nanobind;
 
 namespace {
 
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 template <typename T>
 using Flat = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;

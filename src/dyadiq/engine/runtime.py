@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.core.container import read_container
-from dyadiq.core.errors import ArtifactError, DataError, MissingDependencyError, UnknownNameError
+from dyadiq.core.errors import ArtifactError, DataError, MissingToolError, UnknownNameError
 from dyadiq.core.native import native_state
 
 __all__ = ["EngineProgram", "StepProfile", "available_isas"]
@@ -68,12 +68,12 @@ class EngineProgram:
 
         Raises:
             ArtifactError: Missing, damaged or newer file, or one that holds no compiled program.
-            MissingDependencyError: The native module was not built.
+            MissingToolError: The native module was not built.
             UnknownNameError: This machine has no such kernels.
         """
         state = native_state()
         if state.module is None:
-            raise MissingDependencyError(f"the native module ({state.found})", "")
+            raise MissingToolError(f"native code of dyadiq ({state.found})", "pip install . (needs a C++ compiler)")
         wanted = os.environ.get("DYADIQ_ISA", "") if isa is None else isa
         if wanted and wanted not in available_isas():
             raise UnknownNameError("instruction set", wanted, available_isas())

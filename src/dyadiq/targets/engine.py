@@ -65,7 +65,7 @@ class EngineTarget(Target):
         Raises:
             ArtifactError: No such file, or one that does not load.
             DataError: Inputs missing, of the wrong shape, or not finite.
-            MissingDependencyError: The native module was not built.
+            MissingToolError: The native module was not built.
             UnknownNameError: ``DYADIQ_ISA`` names kernels that this machine does not have.
         """
         return EngineProgram(self.existing_file(path)).run(inputs)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import ArtifactError, DataError, ExportError, MissingDependencyError, UnknownNameError
+from dyadiq.core.errors import ArtifactError, DataError, ExportError, MissingToolError, UnknownNameError
 from dyadiq.core.native import native_state
 from dyadiq.core.qtype import QType
 from dyadiq.engine import EngineProgram, available_isas, compile_program, find_uncompilable, write_engine_file
@@ -268,7 +268,9 @@ def test_missing_native_module_is_named(tmp_path, monkeypatch):
     from dyadiq.engine import runtime
 
     monkeypatch.setattr(runtime, "native_state", lambda: native.NativeState(None, "not built"))
-    with pytest.raises(MissingDependencyError, match=r"native module \(not built\)"):
+    with pytest.raises(
+        MissingToolError, match=r"native code of dyadiq \(not built\)' is not installed. Run: pip install \."
+    ):
         EngineProgram(tmp_path / "p.dyqe")
 
 
