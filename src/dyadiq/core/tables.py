@@ -56,8 +56,8 @@ class SampleLosses:
 
     Example:
         >>> samples = SampleLosses((("w", 4),), np.array([[1.0, 3.0]]))
-        >>> samples.replicas(2, seed=0)
-        array([[1., 3.]])
+        >>> samples.replicas(3, seed=1)
+        array([[2., 1., 3.]])
     """
 
     index: tuple[tuple[str, int], ...]

@@ -58,6 +58,7 @@ def quantize(
         QuantError: A parameter is not finite, or a tensor cannot be quantized as asked.
 
     Example:
+        >>> import torch
         >>> from dyadiq.core.plan import uniform_plan
         >>> from dyadiq.ir.graph import Node, TensorInfo
         >>> x, y = TensorInfo((2,)), TensorInfo((1,))
