@@ -4,7 +4,7 @@ Run: python benchmarks/activation_ranges.py [NETWORK] [--calibration N] [--image
 
 Prints, for every activation decision of a network of `zoo_networks.py` in 8 bits (outputs in 16), the divergence
 KL(float || quantized) on validation images, nats an image, for every factor on the calibrated scale. Nothing else is
-quantized. Outputs come first: calibration gives them twice the range that it saw, so that their factor 0.5 is that.
+quantized. Outputs come first.
 Fake-quantized; deterministic. Calibrated on the first training images of seed 0.
 """
 

@@ -2,15 +2,11 @@
 
 Used by `quant.quantize`. Weights are fitted as they are after folding; activations are observed in the float
 network, in one pass over the batches. Network inputs are unsigned if no observed value is negative.
-
-Outputs of many codes (`MARGIN_BITS` or more) get twice the range that was seen: no layer reads them, the one bit is not
-missed, and the largest logit of an unseen input is often larger than all of calibration. Clipped logits tie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,10 +22,7 @@ from dyadiq.ir.execute import Batch, graph_params, iterate_batches, run_graph
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.sites import find_sites
 
-__all__ = ["MARGIN_BITS", "calibrate_activations", "check_finite_params", "fit_weights"]
-
-MARGIN_BITS = 12
-"""Network outputs of at least so many bits get twice the range that calibration saw."""
+__all__ = ["calibrate_activations", "check_finite_params", "fit_weights"]
 
 
 def check_finite_params(params: Mapping[str, NDArray[np.float64]]) -> None:
@@ -66,7 +59,7 @@ def calibrate_activations(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> dict[str, AffineParams]:
-    """Return the quantizer of every activation decision of a canonical graph, by tensor name; outputs with a margin.
+    """Return the quantizer of every activation decision of a canonical graph, by tensor name.
 
     Args:
         graph: Canonical float graph.
@@ -104,8 +97,4 @@ def calibrate_activations(
                 progress.advance()
     finally:
         progress.finish()
-    params_of = {name: observer.params() for name, observer in observers.items()}
-    for name in sites.outputs:
-        if formats[name].bits >= MARGIN_BITS:
-            params_of[name] = replace(params_of[name], scale=2.0 * params_of[name].scale)
-    return params_of
+    return {name: observer.params() for name, observer in observers.items()}
