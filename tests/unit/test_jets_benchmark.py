@@ -1,21 +1,14 @@
 """The comparison behind benchmarks/jets_simulation.py sees what differs; its stored result says that jets agree."""
 
-import importlib
 import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from dyadiq.zoo.jets_features import CLASSES, FEATURES
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("jets_simulation")
+SCRIPT = "jets_simulation"
 
 
 def test_alike_samples_agree_and_shifted_or_wider_ones_do_not(script):

@@ -1,18 +1,12 @@
 """The parts of benchmarks/jets_vs_hgq.py that need no HGQ2: which checkpoints are measured, means, the table."""
 
-import importlib
 import json
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("jets_vs_hgq")
+SCRIPT = "jets_vs_hgq"
 
 
 def row(**changes):

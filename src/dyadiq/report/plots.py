@@ -178,7 +178,7 @@ def sensitivity_svg(table: SensitivityTable, plan: BitPlan) -> str:
                     axes.plot([cell.value], [row], "o", markersize=11, markerfacecolor="none", color=ACCENT)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set_xlabel(f"loss increase if this tensor alone is quantized ({table.unit}), bars: two standard errors")
+        axes.set_xlabel(f"loss increase of this tensor alone ({table.unit}); bars: two standard errors")
         axes.grid(visible=True, axis="x", linewidth=0.5)
         _legend_of_widths(figure, axes)
         return finish(figure, "Sensitivities")
