@@ -11,12 +11,13 @@
 
 #include "allocation/knapsack.hpp"
 #include "bindings/engine.hpp"
+#include "bindings/training.hpp"
 
 namespace nb = nanobind;
 
 namespace {
 
-constexpr int kInterface = 4;
+constexpr int kInterface = 5;
 
 template <typename T>
 using Flat = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -31,6 +32,7 @@ std::span<const T> view(const Flat<T>& array) {
 NB_MODULE(_native, m) {
     m.attr("INTERFACE") = kInterface;
     bind_engine(m);
+    bind_training(m);
 
     nb::class_<dyadiq::KnapsackAnswer>(m, "KnapsackAnswer")
         .def_ro("feasible", &dyadiq::KnapsackAnswer::feasible)

@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["INTERFACE", "NativeState", "native_module", "native_state"]
 
-INTERFACE = 4  # as kInterface in native/bindings/module.cpp
+INTERFACE = 5  # as kInterface in native/bindings/module.cpp
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dyadiq.core.qtype import QType
+from dyadiq.quant.fused_rounding import fusable, fused_round, fused_round_backward
 
 __all__ = ["fake_quantize", "quantize_between", "round_to_grid"]
 
@@ -42,7 +43,8 @@ def fake_quantize(
     """
     if qtype.bipolar:
         return _BIPOLAR(x, step, gradient_scale)
-    offset = zero_point if isinstance(zero_point, int) else zero_point.to(x.dtype)
+    # Not in half precision, which has too few bits for the ends of 16-bit codes.
+    offset = zero_point if isinstance(zero_point, int) else zero_point.to(torch.promote_types(x.dtype, torch.float32))
     return _UNIFORM(x, step, qtype.qmin - offset, qtype.qmax - offset, gradient_scale)
 
 
@@ -70,14 +72,18 @@ def quantize_between(x: Tensor, step: Tensor, low: Tensor, high: Tensor, gradien
 class _Uniform(torch.autograd.Function):
     """``clip(floor(x / step + 1/2), low, high) * step``.
 
-    Keeps x and the result only, which the layers before and after keep anyway, and works in place: a pass over an
-    activation costs a tenth of the convolution that reads it.
+    Keeps x and the result only, which the layers before and after keep anyway. Works in place, or in one native pass
+    where that can be: a pass over an activation costs a tenth of the convolution that reads it.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor | float, high: Tensor | float, scale: float) -> Tensor:
-        codes = torch.div(_wide(x), step).add_(0.5).floor_().clamp_(low, high)  # type: ignore[arg-type]
-        result = codes.mul_(step).to(x.dtype)
+        ctx.fused = fusable(x, step, low, high)
+        if ctx.fused:
+            result = fused_round(x, step, low, high)
+        else:
+            codes = torch.div(_wide(x), step).add_(0.5).floor_().clamp_(low, high)  # type: ignore[arg-type]
+            result = codes.mul_(step).to(x.dtype)
         ctx.save_for_backward(x, step, result if step.requires_grad else None)
         ctx.low, ctx.high, ctx.scale = low, high, scale
         return result
@@ -86,13 +92,18 @@ class _Uniform(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, step, result = ctx.saved_tensors
         unbounded = isinstance(ctx.low, float) and math.isinf(ctx.low)
-        for_x = gradient if unbounded else _inside(gradient, x, (ctx.low - 0.5) * step, (ctx.high + 0.5) * step)
+        low, high = (ctx.low - 0.5) * step, (ctx.high + 0.5) * step  # infinite where unbounded
+        if ctx.fused and ctx.needs_input_grad[1]:
+            inside, total = fused_round_backward(gradient, x, result, _below(low), high.item())
+            for_step = step.new_full(step.shape, total) / step * ctx.scale
+            return gradient if unbounded else inside, for_step, None, None, None
+        for_x = gradient if unbounded else _inside(gradient, x, low, high)
         for_step = None
         if ctx.needs_input_grad[1]:
             # d(result)/d(step): (result - x) / step inside, the end code, result / step, outside.
             if step.numel() == 1:
-                total = _dot(gradient, result - x) if unbounded else _dot(gradient, result) - _dot(for_x, x)
-                for_step = total.reshape(step.shape) / step * ctx.scale
+                dot = _dot(gradient, result - x) if unbounded else _dot(gradient, result) - _dot(for_x, x)
+                for_step = dot.reshape(step.shape) / step * ctx.scale
             else:
                 for_step = (gradient * result - for_x * x).sum_to_size(step.shape) / step * ctx.scale
         return for_x, for_step, None, None, None
@@ -135,11 +146,15 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 def _inside(gradient: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Return the gradient where ``low <= x < high``, else 0."""
     if low.numel() == 1 and x.device.type == "cpu":
-        # One pass instead of four. It leaves out both ends, so the lower one moves down to the next number.
-        ends = torch.nextafter(low, low.new_tensor(-math.inf)).item(), high.item()
-        result: Tensor = torch.ops.aten.hardtanh_backward(gradient, x, *ends)
+        # One pass instead of four.
+        result: Tensor = torch.ops.aten.hardtanh_backward(gradient, x, _below(low), high.item())
         return result
     return torch.where((x >= low) & (x < high), gradient, 0.0)
+
+
+def _below(low: Tensor) -> float:
+    """Return the next number below an end: passes that leave out both ends start there."""
+    return float(torch.nextafter(low, low.new_tensor(-math.inf)))
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
