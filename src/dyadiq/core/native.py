@@ -1,6 +1,7 @@
 """Whether the native parts are here: `dyadiq._native`, built from native/ by `pip install` where there is a compiler.
 
-Used by `allocation.knapsack` (which works without, more slowly), `engine.runtime` (which does not) and `dyadiq doctor`.
+Used by `allocation.knapsack` and `quant.fused_rounding` (which work without, more slowly), `engine.runtime` (which does
+not) and `dyadiq doctor`.
 A module built from other sources than these counts as missing, since its answers could differ; nothing falls back in
 silence: plans name their solver.
 """
