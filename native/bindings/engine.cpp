@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <span>
 #include <stdexcept>
@@ -38,8 +39,11 @@ const engine::Kernels& kernels_named(const std::string& isa) {
 class Engine {
    public:
     // Keeps `file`, into which the plan points.
-    Engine(Bytes file, const std::string& isa)
+    Engine(Bytes file, const std::string& isa, std::int32_t n_threads)
         : file_(file), plan_(engine::open(file_.data(), file_.shape(0))), kernels_(kernels_named(isa)) {
+        if (n_threads > 1) {
+            pool_ = std::make_unique<engine::ThreadPool>(n_threads);
+        }
         // Zeros that cost nothing before they are touched: a program may ask for more than it uses.
         constexpr std::size_t kAlignment = 64;
         std::size_t room = static_cast<std::size_t>(plan_.arena_bytes) + kAlignment;
@@ -90,6 +94,7 @@ class Engine {
         bool finite = true;
         {
             nb::gil_scoped_release released;
+            const std::lock_guard one_run_at_a_time(mutex_);  // there is one arena
             for (std::size_t sample = 0; sample < n && finite; ++sample) {
                 for (std::size_t i = 0; i < inputs.size(); ++i) {
                     const std::size_t at = sample * inputs[i].shape(1);
@@ -106,7 +111,7 @@ class Engine {
                 if (times != nullptr) {
                     step_ns = times->emplace_back(plan_.steps.size());
                 }
-                finite = engine::run(plan_, kernels_, arena_, values, codes, step_ns);
+                finite = engine::run(plan_, kernels_, arena_, values, codes, step_ns, pool_.get());
             }
         }
         if (!finite) {
@@ -137,6 +142,8 @@ class Engine {
     const engine::Kernels& kernels_;
     std::unique_ptr<std::uint8_t, Free> memory_;
     std::uint8_t* arena_;
+    std::unique_ptr<engine::ThreadPool> pool_;
+    std::mutex mutex_;
 };
 
 }  // namespace
@@ -159,7 +166,7 @@ void bind_engine(nb::module_& m) {
         return names;
     });
     nb::class_<Engine>(m, "Engine")
-        .def(nb::init<Bytes, const std::string&>(), nb::arg("file"), nb::arg("isa"))
+        .def(nb::init<Bytes, const std::string&, std::int32_t>(), nb::arg("file"), nb::arg("isa"), nb::arg("threads"))
         .def("run", &Engine::run, nb::arg("inputs"), nb::arg("outputs"))
         .def("profile", &Engine::profile, nb::arg("inputs"), nb::arg("outputs"))
         .def("macs", &Engine::macs)

@@ -18,16 +18,27 @@ struct Input {
     const double* f64 = nullptr;
 };
 
+// One of `count` shares of a step; shares run in any order or at once, each in a thread. What they are shares of, the
+// kernel says: together they do all of it, no two the same, and none reads what another writes.
+struct Share {
+    std::int32_t index = 0, count = 1;
+
+    // Where this share of n things starts, and where it ends: the start of the next one.
+    std::int64_t first(std::int64_t n) const { return n * index / count; }
+    std::int64_t last(std::int64_t n) const { return n * (index + 1) / count; }
+};
+
 struct Kernels {
     std::string_view name;
     bool (*supported)();       // by this machine
     double (*measure_peak)();  // products a second in one thread, of registers alone; 0 where that says nothing
-    void (*conv_packed)(const Conv& step, std::uint8_t* arena);
-    void (*conv_depthwise)(const Conv& step, std::uint8_t* arena);
-    bool (*quantize)(const Quantize& step, const Input& input, std::uint8_t* arena);  // false: NaN or infinity
-    void (*join)(const Join& step, std::uint8_t* arena);
-    void (*max_pool)(const MaxPool& step, std::uint8_t* arena);
-    void (*sum_pool)(const SumPool& step, std::uint8_t* arena);
+    void (*conv_packed)(const Conv& step, Share share, std::uint8_t* arena);
+    void (*conv_depthwise)(const Conv& step, Share share, std::uint8_t* arena);
+    // False: NaN or infinity in this share.
+    bool (*quantize)(const Quantize& step, const Input& input, Share share, std::uint8_t* arena);
+    void (*join)(const Join& step, Share share, std::uint8_t* arena);
+    void (*max_pool)(const MaxPool& step, Share share, std::uint8_t* arena);
+    void (*sum_pool)(const SumPool& step, Share share, std::uint8_t* arena);
 };
 
 extern const Kernels kPortable;

@@ -3,15 +3,20 @@
 
 #include <cstdint>
 
+#include "engine/kernels.hpp"
 #include "engine/plan.hpp"
 
 namespace dyadiq::engine {
 
-// Call `visit(y, x)` for every pixel of a tensor.
+// Call `visit(y, x)` for every pixel of a share of a tensor.
 template <typename Visit>
-void pixels(const Tensor& t, Visit visit) {
-    for (std::int32_t y = 0; y < t.buffer.height; ++y) {
-        for (std::int32_t x = 0; x < t.buffer.width; ++x) {
+void pixels(const Tensor& t, Share share, Visit visit) {
+    const std::int64_t width = t.buffer.width, n = t.buffer.height * width;
+    const std::int64_t last = share.last(n);
+    for (std::int64_t at = share.first(n); at < last;) {
+        const auto y = static_cast<std::int32_t>(at / width);
+        auto x = static_cast<std::int32_t>(at % width);
+        for (; x < width && at < last; ++x, ++at) {
             visit(y, x);
         }
     }

@@ -1,5 +1,6 @@
 #include "engine/run.hpp"
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <limits>
@@ -10,8 +11,10 @@
 namespace dyadiq::engine {
 namespace {
 
+// What one thread does of every step.
 struct Runner {
     const Kernels& kernels;
+    Share share;
     std::uint8_t* arena;
     std::span<const Input> inputs;
     std::span<std::int32_t* const> outputs;
@@ -25,13 +28,13 @@ struct Runner {
     std::uint8_t* pixel(const Tensor& t, std::int64_t y, std::int64_t x) const { return arena + t.at(y, x); }
 
     void operator()(const Quantize& s) {
-        finite = kernels.quantize(s, inputs[static_cast<std::size_t>(s.input)], arena) && finite;
+        finite = kernels.quantize(s, inputs[static_cast<std::size_t>(s.input)], share, arena) && finite;
     }
 
     void operator()(const Conv& s) {
         switch (s.kind) {
-            case ConvKind::kPacked: kernels.conv_packed(s, arena); break;
-            case ConvKind::kDepthwise: kernels.conv_depthwise(s, arena); break;
+            case ConvKind::kPacked: kernels.conv_packed(s, share, arena); break;
+            case ConvKind::kDepthwise: kernels.conv_depthwise(s, share, arena); break;
             case ConvKind::kGeneric: generic(s); break;
         }
     }
@@ -39,7 +42,7 @@ struct Runner {
     void generic(const Conv& s) {
         const std::int32_t n_in = s.in.channels / s.groups, n_out = s.out.channels / s.groups;
         const auto* weights = static_cast<const std::int32_t*>(s.weights);
-        pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+        pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
             const std::uint8_t* residual = s.has_residual ? pixel(s.residual.x, y, x) : nullptr;
             const std::int32_t* w = weights;
             for (std::int32_t o = 0; o < s.out.channels; ++o) {
@@ -58,12 +61,12 @@ struct Runner {
         });
     }
 
-    void operator()(const Join& s) { kernels.join(s, arena); }
-    void operator()(const MaxPool& s) { kernels.max_pool(s, arena); }
-    void operator()(const SumPool& s) { kernels.sum_pool(s, arena); }
+    void operator()(const Join& s) { kernels.join(s, share, arena); }
+    void operator()(const MaxPool& s) { kernels.max_pool(s, share, arena); }
+    void operator()(const SumPool& s) { kernels.sum_pool(s, share, arena); }
 
     void operator()(const Lookup& s) {
-        pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+        pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
             const std::uint8_t* in = pixel(s.in, y, x);
             for (std::int32_t c = 0; c < s.out.channels; ++c) {
                 const std::int64_t place = std::int64_t{load(s.in, in, c)} - s.first;
@@ -73,7 +76,7 @@ struct Runner {
     }
 
     void operator()(const Pad& s) {
-        pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+        pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
             const std::int32_t row = y - s.rows, column = x - s.columns;
             const bool inside = row >= 0 && row < s.in.buffer.height && column >= 0 && column < s.in.buffer.width;
             const std::uint8_t* in = inside ? pixel(s.in, row, column) : nullptr;
@@ -94,7 +97,7 @@ struct Runner {
     }
 
     void operator()(const Copy& s) {
-        pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+        pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
             if (same_codes(s.in, s.out)) {
                 std::memmove(pixel(s.out, y, x), pixel(s.in, y, x), static_cast<std::size_t>(s.out.channels));
                 return;
@@ -107,7 +110,7 @@ struct Runner {
 
     void operator()(const Flatten& s) {
         std::uint8_t* out = pixel(s.out, 0, 0);
-        pixels(s.in, [&](std::int32_t y, std::int32_t x) {
+        pixels(s.in, share, [&](std::int32_t y, std::int32_t x) {
             for (std::int32_t c = 0; c < s.in.channels; ++c) {
                 store(s.out, out, planar(s.in, c, y, x), load(s.in, pixel(s.in, y, x), c));
             }
@@ -118,12 +121,11 @@ struct Runner {
         const Buffer& b = s.buffer;
         const std::int64_t row = b.row_stride(), left = std::int64_t{b.left} * b.pixel_stride;
         const std::int64_t right = std::int64_t{b.right} * b.pixel_stride;
-        fill(b, 0, b.top * row);
-        for (std::int64_t y = b.top; y < std::int64_t{b.top} + b.height; ++y) {
-            fill(b, y * row, left);
-            fill(b, (y + 1) * row - right, right);
+        for (std::int64_t y = share.first(b.rows()); y < share.last(b.rows()); ++y) {
+            const bool is_margin = y < b.top || y >= std::int64_t{b.top} + b.height;
+            fill(b, y * row, is_margin ? row : left);
+            fill(b, (y + 1) * row - right, is_margin ? 0 : right);
         }
-        fill(b, (std::int64_t{b.top} + b.height) * row, b.bottom * row);
     }
 
     void fill(const Buffer& b, std::int64_t first, std::int64_t n) const {
@@ -137,7 +139,7 @@ struct Runner {
 
     void operator()(const Output& s) {
         std::int32_t* out = outputs[static_cast<std::size_t>(s.output)];
-        pixels(s.in, [&](std::int32_t y, std::int32_t x) {
+        pixels(s.in, share, [&](std::int32_t y, std::int32_t x) {
             for (std::int32_t c = 0; c < s.in.channels; ++c) {
                 out[planar(s.in, c, y, x)] = load(s.in, pixel(s.in, y, x), c);
             }
@@ -148,21 +150,37 @@ struct Runner {
 }  // namespace
 
 bool run(const Plan& plan, const Kernels& kernels, std::uint8_t* arena, std::span<const Input> inputs,
-         std::span<std::int32_t* const> outputs, std::span<std::int64_t> step_ns) {
-    Runner runner{kernels, arena, inputs, outputs};
-    if (step_ns.empty()) {
-        for (const Step& step : plan.steps) {
-            std::visit(runner, step);
+         std::span<std::int32_t* const> outputs, std::span<std::int64_t> step_ns, ThreadPool* pool) {
+    const std::int32_t n_threads = pool == nullptr ? 1 : pool->size();
+    std::atomic<bool> finite = true;
+    auto work = [&](std::int32_t index) {
+        Runner runner{kernels, Share{index, n_threads}, arena, inputs, outputs};
+        using Clock = std::chrono::steady_clock;
+        Clock::time_point start;
+        const bool measures = index == 0 && !step_ns.empty();
+        for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+            if (measures) {
+                start = Clock::now();
+            }
+            std::visit(runner, plan.steps[i]);
+            // The step after a fill writes into that buffer, and reads others: it need not wait.
+            if (n_threads > 1 && !std::holds_alternative<Fill>(plan.steps[i])) {
+                pool->meet();
+            }
+            if (measures) {
+                step_ns[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+            }
         }
-        return runner.finite;
+        if (!runner.finite) {
+            finite = false;
+        }
+    };
+    if (n_threads == 1) {
+        work(0);
+    } else {
+        pool->run(work);
     }
-    using Clock = std::chrono::steady_clock;
-    for (std::size_t i = 0; i < plan.steps.size(); ++i) {
-        const Clock::time_point start = Clock::now();
-        std::visit(runner, plan.steps[i]);
-        step_ns[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
-    }
-    return runner.finite;
+    return finite;
 }
 
 std::int64_t macs(const Step& step) {

@@ -316,7 +316,7 @@ class VerifySection(Section):
 class ExportSection(Section):
     """``[export]``: targets to write; their ``options`` hold for the stage ``verify`` as well.
 
-    ``options = { hls4ml = { backend = "Vitis" }, verilog = { simulator = "verilator" } }``
+    ``options = { hls4ml = { backend = "Vitis" }, verilog = { simulator = "verilator" }, engine = { threads = 2 } }``
     """
 
     to: tuple[str, ...] = ("dyq",)

@@ -5,11 +5,11 @@
 
 namespace dyadiq::engine::avx512vnni {
 
-void conv_packed(const Conv& step, std::uint8_t* arena);
-void conv_depthwise(const Conv& step, std::uint8_t* arena);
-bool quantize(const Quantize& step, const Input& input, std::uint8_t* arena);
-void join(const Join& step, std::uint8_t* arena);
-void max_pool(const MaxPool& step, std::uint8_t* arena);
-void sum_pool(const SumPool& step, std::uint8_t* arena);
+void conv_packed(const Conv& step, Share share, std::uint8_t* arena);
+void conv_depthwise(const Conv& step, Share share, std::uint8_t* arena);
+bool quantize(const Quantize& step, const Input& input, Share share, std::uint8_t* arena);
+void join(const Join& step, Share share, std::uint8_t* arena);
+void max_pool(const MaxPool& step, Share share, std::uint8_t* arena);
+void sum_pool(const SumPool& step, Share share, std::uint8_t* arena);
 
 }  // namespace dyadiq::engine::avx512vnni

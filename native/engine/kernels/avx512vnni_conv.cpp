@@ -3,6 +3,7 @@
 //
 // Taps of a row that lie side by side in memory, as in weights, are one tap of more quads. Rows of taps that lie in
 // margins of zeros are skipped, and so is the pixel at the end of a row for taps that lie beside it.
+#include <algorithm>
 #include <limits>
 
 #include "engine/kernels/avx512vnni.hpp"
@@ -88,16 +89,27 @@ struct Convolution {
         return seen.first < seen.last ? seen : all;
     }
 
-    void run() {
+    // Shares are of tiles, in the order in which they run: all of a few blocks, then of the next ones.
+    void run(Share share) {
         for (int place = 0; place < 4; ++place) {
             find_taps(taps[place], place % 2 == 1, place / 2 == 1);
         }
         const std::int32_t n_out = s.out.channels / s.groups, full = n_out / kBlock;
         const std::int32_t blocks = (n_out + kBlock - 1) / kBlock;
+        const std::int64_t plane = std::int64_t{rows.n_rows} * rows.n_columns, all = s.groups * blocks * plane;
         for (std::int32_t group = 0; group < s.groups; ++group) {
             for (std::int32_t block = 0, n = 0; block < blocks; block += n) {
                 n = block < full ? widest(full - block) : 1;
-                run_blocks(group, block, n, std::int64_t{group} * blocks + block, n_out);
+                const std::int64_t at = std::int64_t{group} * blocks + block;
+                const std::int64_t n_tiles = std::int64_t{rows.n_rows} * tiles_of_row(n), pixels = n * plane;
+                const auto tile = [&](std::int64_t end) {  // that the end of a share lies in, counted from these blocks
+                    const std::int64_t pixel = std::clamp<std::int64_t>(end - at * plane, 0, pixels);
+                    return (pixel * n_tiles + pixels - 1) / pixels;
+                };
+                const std::int64_t first = tile(share.first(all)), last = tile(share.last(all));
+                if (first < last) {
+                    run_blocks(group, block, n, at, n_out, first, last);
+                }
             }
         }
     }
@@ -109,8 +121,12 @@ struct Convolution {
         return left >= 2 ? 2 : 1;
     }
 
-    // Outputs of `n` blocks of a group; `at` is the first one among all of them.
-    void run_blocks(std::int32_t group, std::int32_t block, int n, std::int64_t at, std::int32_t n_out) {
+    static int pixels_of_tile(int n) { return n == 1 ? kMaxPixels1 : n == 2 ? kMaxPixels2 : kMaxPixels4; }
+    std::int32_t tiles_of_row(int n) const { return (rows.n_columns + pixels_of_tile(n) - 1) / pixels_of_tile(n); }
+
+    // Some tiles of `n` blocks of a group; `at` is the first block among all of them.
+    void run_blocks(std::int32_t group, std::int32_t block, int n, std::int64_t at, std::int32_t n_out,
+                    std::int64_t first_tile, std::int64_t last_tile) {
         const std::int64_t parameter = at * kBlock, in_group = std::int64_t{block} * kBlock;
         const std::int64_t channel = std::int64_t{group} * n_out + in_group;
         bool in_tile = in_group + n * kBlock <= n_out;
@@ -154,16 +170,16 @@ struct Convolution {
         const Tile* tiles = n == 1   ? dyadiq_avx512vnni_tiles.one
                             : n == 2 ? dyadiq_avx512vnni_tiles.two
                                      : dyadiq_avx512vnni_tiles.four;
-        const int pixels = n == 1 ? kMaxPixels1 : n == 2 ? kMaxPixels2 : kMaxPixels4;
-        const std::int32_t n_tiles = (rows.n_columns + pixels - 1) / pixels;
-        for (std::int32_t y = 0; y < rows.n_rows; ++y) {
+        const std::int32_t n_tiles = tiles_of_row(n);
+        for (std::int64_t tile = first_tile; tile < last_tile;) {
+            const auto y = static_cast<std::int32_t>(tile / n_tiles);
             const Window seen = tap_rows(y);
             call.n_taps = std::int64_t{seen.last - seen.first} * taps_of_row();
             const std::uint8_t* in =
                 arena + s.in.at(std::int64_t{y} * s.stride_h - s.pad_h, -std::int64_t{s.pad_w}) + in_channel;
             const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, 0) + start(s.residual.x) : arena;
             std::uint8_t* out = arena + s.out.at(y, 0) + start(s.out);
-            for (std::int32_t t = 0; t < n_tiles; ++t) {
+            for (std::int64_t t = tile % n_tiles; t < n_tiles && tile < last_tile; ++t, ++tile) {
                 const std::int64_t x = std::int64_t{rows.n_columns} * t / n_tiles;
                 const std::int64_t count = std::int64_t{rows.n_columns} * (t + 1) / n_tiles - x;
                 call.taps = taps[count == 1 ? 0 : (t == 0 ? 1 : 0) + (t == n_tiles - 1 ? 2 : 0)] + seen.first * taps_of_row();
@@ -183,13 +199,13 @@ struct Convolution {
 
 }  // namespace
 
-void conv_packed(const Conv& s, std::uint8_t* arena) {
+void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
     Convolution convolution(s, arena);
     if (!convolution.fits() || (s.finish.sign && s.finished)) {
-        kPortable.conv_packed(s, arena);
+        kPortable.conv_packed(s, share, arena);
         return;
     }
-    convolution.run();
+    convolution.run(share);
 }
 
 }  // namespace dyadiq::engine::avx512vnni

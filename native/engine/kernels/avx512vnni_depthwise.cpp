@@ -144,8 +144,8 @@ struct Chunk {
                s.in.at(std::int64_t{y} * s.stride_h - s.pad_h, std::int64_t{x} * s.stride_w - s.pad_w);
     }
 
-    void run() const {
-        for (std::int32_t y = 0; y < s.out.buffer.height; ++y) {
+    void run(std::int32_t first_row, std::int32_t last_row) const {
+        for (std::int32_t y = first_row; y < last_row; ++y) {
             for (std::int32_t x = 0; x < s.out.buffer.width; ++x) {
                 const std::uint8_t* const in = input(y, x);
                 Quads sums = bias;
@@ -161,11 +161,11 @@ struct Chunk {
     }
 
     // 3 x 3, every column or every second one.
-    void run_three(bool slides) const {
+    void run_three(std::int32_t first_row, std::int32_t last_row, bool slides) const {
         const Quads w[3] = {weights[0][0], weights[1][0], weights[2][0]};
         const std::int64_t out_step = s.out.at(0, 1) - s.out.at(0, 0), stride = s.stride_w * column_step;
         const std::int32_t width = s.out.buffer.width;
-        for (std::int32_t y = 0; y < s.out.buffer.height; ++y) {
+        for (std::int32_t y = first_row; y < last_row; ++y) {
             const std::uint8_t* in = input(y, 0);
             std::uint8_t* out = arena + s.out.at(y, 0) + first;
             Quads left = column<3>(in, row_step), middle = column<3>(in + column_step, row_step);
@@ -188,18 +188,23 @@ struct Chunk {
 
 }  // namespace
 
-void conv_depthwise(const Conv& s, std::uint8_t* arena) {
+void conv_depthwise(const Conv& s, Share share, std::uint8_t* arena) {
     if ((s.finish.sign && s.finished) || s.kernel_w > kMaxWidth || s.kernel_h > kMaxGroups * kRows) {
-        kPortable.conv_depthwise(s, arena);
+        kPortable.conv_depthwise(s, share, arena);
         return;
     }
-    for (std::int64_t first = 0; first < s.out.channels; first += kChannels) {
-        const Chunk chunk(s, arena, first);
+    const std::int64_t height = s.out.buffer.height, n_rows = (s.out.channels + kChannels - 1) / kChannels * height;
+    const std::int64_t last = share.last(n_rows);
+    for (std::int64_t row = share.first(n_rows); row < last;) {
+        const std::int64_t chunk_row = row % height, rows = std::min(height - chunk_row, last - row);
+        const auto from = static_cast<std::int32_t>(chunk_row), to = static_cast<std::int32_t>(chunk_row + rows);
+        const Chunk chunk(s, arena, row / height * kChannels);
         if (s.kernel_w == 3 && s.kernel_h == 3 && s.stride_w <= 2 && s.dilation_w == 1) {
-            chunk.run_three(s.stride_w == 1);
+            chunk.run_three(from, to, s.stride_w == 1);
         } else {
-            chunk.run();
+            chunk.run(from, to);
         }
+        row += rows;
     }
 }
 

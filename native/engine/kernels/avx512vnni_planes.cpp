@@ -45,17 +45,17 @@ struct Quantizer {
 }  // namespace
 
 // Pixels of at most four channels, as images have them, sixteen at a time: their bytes are one int32.
-bool quantize(const Quantize& s, const Input& input, std::uint8_t* arena) {
+bool quantize(const Quantize& s, const Input& input, Share share, std::uint8_t* arena) {
     const Quantizer quantizer(s);
     if (s.sign || s.grid != nullptr || input.f32 == nullptr || s.out.buffer.wide || s.out.buffer.pixel_stride != kQuad ||
         !quantizer.is_narrow) {
-        return portable::quantize(s, input, arena);
+        return portable::quantize(s, input, share, arena);
     }
     const std::int32_t width = s.out.buffer.width, n_channels = s.out.channels, first = s.out.first_channel;
     const std::uint32_t bytes = (n_channels == kQuad ? ~0U : (1U << 8 * n_channels) - 1) << 8 * first;
     const __m512i own = _mm512_set1_epi32(static_cast<std::int32_t>(bytes));
     __mmask16 strange = 0;
-    for (std::int32_t y = 0; y < s.out.buffer.height; ++y) {
+    for (std::int64_t y = share.first(s.out.buffer.height); y < share.last(s.out.buffer.height); ++y) {
         std::uint8_t* const row = arena + s.out.at(y, 0) - first;
         for (std::int32_t x = 0; x < width; x += kBlock) {
             const __mmask16 mask = first_lanes(width - x);
@@ -87,15 +87,15 @@ bool quantize(const Quantize& s, const Input& input, std::uint8_t* arena) {
     return strange == 0;
 }
 
-void join(const Join& s, std::uint8_t* arena) {
+void join(const Join& s, Share share, std::uint8_t* arena) {
     if (s.finish.sign) {
-        portable::join(s, arena);
+        portable::join(s, share, arena);
         return;
     }
     for (std::int64_t c = 0; c < s.out.channels; c += kBlock) {
         const __mmask16 mask = first_lanes(s.out.channels - c);
         const __m512i zero_point = _mm512_set1_epi64(s.finish.zero_point);
-        pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+        pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
             Halves sum{zero_point, zero_point};
             for (const Branch& b : s.branches) {
                 const __m512i before = _mm512_set1_epi32(b.before);
@@ -114,14 +114,14 @@ void join(const Join& s, std::uint8_t* arena) {
     }
 }
 
-void max_pool(const MaxPool& s, std::uint8_t* arena) {
+void max_pool(const MaxPool& s, Share share, std::uint8_t* arena) {
     if (s.in.buffer.wide) {
-        portable::max_pool(s, arena);
+        portable::max_pool(s, share, arena);
         return;
     }
     const std::int64_t row_step = (s.in.at(1, 0) - s.in.at(0, 0)) * s.dilation_h;
     const std::int64_t column_step = (s.in.at(0, 1) - s.in.at(0, 0)) * s.dilation_w;
-    pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
         const std::int64_t top = std::int64_t{y} * s.stride_h - s.pad_h, left = std::int64_t{x} * s.stride_w - s.pad_w;
         const Window rows(top, s.dilation_h, s.kernel_h, s.in.buffer.height);
         const Window columns(left, s.dilation_w, s.kernel_w, s.in.buffer.width);
@@ -139,9 +139,9 @@ void max_pool(const MaxPool& s, std::uint8_t* arena) {
     });
 }
 
-void sum_pool(const SumPool& s, std::uint8_t* arena) {
+void sum_pool(const SumPool& s, Share share, std::uint8_t* arena) {
     const std::int64_t row_step = s.in.at(1, 0) - s.in.at(0, 0), column_step = s.in.at(0, 1) - s.in.at(0, 0);
-    pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
         const std::int64_t top = std::int64_t{y} * s.stride_h - s.pad_h, left = std::int64_t{x} * s.stride_w - s.pad_w;
         const Window rows(top, 1, s.kernel_h, s.in.buffer.height), columns(left, 1, s.kernel_w, s.in.buffer.width);
         const std::int64_t inside = std::int64_t{rows.last - rows.first} * (columns.last - columns.first);

@@ -2,68 +2,63 @@
 #include "engine/kernels.hpp"
 #include "engine/kernels/finish.hpp"
 #include "engine/kernels/portable.hpp"
+#include "engine/pixels.hpp"
 
 namespace dyadiq::engine {
 namespace {
 
-void conv_packed(const Conv& s, std::uint8_t* arena) {
+void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
     const std::int32_t n_in = s.in.channels / s.groups, n_out = s.out.channels / s.groups;
     const std::int32_t quads = (n_in + kQuad - 1) / kQuad, blocks = (n_out + kBlock - 1) / kBlock;
     const std::int32_t taps = s.kernel_h * s.kernel_w;
     const auto* weights = static_cast<const std::int8_t*>(s.weights);
-    for (std::int32_t y = 0; y < s.out.buffer.height; ++y) {
-        for (std::int32_t x = 0; x < s.out.buffer.width; ++x) {
-            const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, x) : nullptr;
-            std::uint8_t* out = arena + s.out.at(y, x);
-            for (std::int32_t group_block = 0; group_block < s.groups * blocks; ++group_block) {
-                const std::int32_t group = group_block / blocks, block = group_block % blocks;
-                std::int32_t sums[kBlock] = {};
-                const std::int8_t* w = weights + std::int64_t{group_block} * taps * quads * kBlock * kQuad;
-                for (std::int32_t tap = 0; tap < taps; ++tap) {
-                    const std::uint8_t* in =
-                        arena +
-                        s.in.at(y * s.stride_h - s.pad_h + tap / s.kernel_w * s.dilation_h,
-                                x * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w) +
-                        group * n_in;
-                    for (std::int32_t quad = 0; quad < quads; ++quad, w += kBlock * kQuad) {
-                        for (int o = 0; o < kBlock; ++o) {
-                            for (int i = 0; i < kQuad; ++i) {
-                                sums[o] = multiply_add(sums[o], in[quad * kQuad + i], w[o * kQuad + i]);
-                            }
-                        }
+    const std::int64_t all_blocks = std::int64_t{s.groups} * blocks, width = s.out.buffer.width;
+    const std::int64_t n_items = s.out.buffer.height * width * all_blocks;
+    for (std::int64_t item = share.first(n_items); item < share.last(n_items); ++item) {
+        const std::int64_t group_block = item % all_blocks, y = item / all_blocks / width, x = item / all_blocks % width;
+        const std::int64_t group = group_block / blocks, block = group_block % blocks;
+        std::int32_t sums[kBlock] = {};
+        const std::int8_t* w = weights + group_block * taps * quads * kBlock * kQuad;
+        for (std::int32_t tap = 0; tap < taps; ++tap) {
+            const std::uint8_t* in = arena +
+                                     s.in.at(y * s.stride_h - s.pad_h + tap / s.kernel_w * s.dilation_h,
+                                             x * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w) +
+                                     group * n_in;
+            for (std::int32_t quad = 0; quad < quads; ++quad, w += kBlock * kQuad) {
+                for (int o = 0; o < kBlock; ++o) {
+                    for (int i = 0; i < kQuad; ++i) {
+                        sums[o] = multiply_add(sums[o], in[quad * kQuad + i], w[o * kQuad + i]);
                     }
                 }
-                const std::int32_t n = std::min(kBlock, n_out - block * kBlock);
-                for (std::int32_t o = 0; o < n; ++o) {
-                    const std::int64_t parameter = std::int64_t{group_block} * kBlock + o;
-                    const std::int64_t channel = std::int64_t{group} * n_out + block * kBlock + o;
-                    finish_accumulator(s, sums[o], parameter, channel, residual, out);
-                }
             }
+        }
+        const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, x) : nullptr;
+        const std::int64_t n = std::min<std::int64_t>(kBlock, n_out - block * kBlock);
+        for (std::int64_t o = 0; o < n; ++o) {
+            const std::int64_t parameter = group_block * kBlock + o, channel = group * n_out + block * kBlock + o;
+            finish_accumulator(s, sums[o], parameter, channel, residual, arena + s.out.at(y, x));
         }
     }
 }
 
-void conv_depthwise(const Conv& s, std::uint8_t* arena) {
+void conv_depthwise(const Conv& s, Share share, std::uint8_t* arena) {
     const auto* weights = static_cast<const std::int8_t*>(s.weights);
-    for (std::int32_t y = 0; y < s.out.buffer.height; ++y) {
-        for (std::int32_t x = 0; x < s.out.buffer.width; ++x) {
-            const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, x) : nullptr;
-            std::uint8_t* out = arena + s.out.at(y, x);
-            for (std::int32_t c = 0; c < s.out.channels; ++c) {
-                std::int32_t sum = 0;
-                for (std::int32_t a = 0; a < s.kernel_h; ++a) {
-                    for (std::int32_t b = 0; b < s.kernel_w; ++b) {
-                        const std::int64_t at = s.in.at(y * s.stride_h - s.pad_h + a * s.dilation_h,
-                                                        x * s.stride_w - s.pad_w + b * s.dilation_w);
-                        const std::int64_t w = (std::int64_t{a} * s.kernel_w + b) * s.out.channels + c;
-                        sum = multiply_add(sum, arena[at + c], weights[w]);
-                    }
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
+        const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, x) : nullptr;
+        std::uint8_t* out = arena + s.out.at(y, x);
+        for (std::int32_t c = 0; c < s.out.channels; ++c) {
+            std::int32_t sum = 0;
+            for (std::int32_t a = 0; a < s.kernel_h; ++a) {
+                for (std::int32_t b = 0; b < s.kernel_w; ++b) {
+                    const std::int64_t at = s.in.at(y * s.stride_h - s.pad_h + a * s.dilation_h,
+                                                    x * s.stride_w - s.pad_w + b * s.dilation_w);
+                    const std::int64_t w = (std::int64_t{a} * s.kernel_w + b) * s.out.channels + c;
+                    sum = multiply_add(sum, arena[at + c], weights[w]);
                 }
-                finish_accumulator(s, sum, c, c, residual, out);
             }
+            finish_accumulator(s, sum, c, c, residual, out);
         }
-    }
+    });
 }
 
 }  // namespace

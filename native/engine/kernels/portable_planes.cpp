@@ -24,9 +24,9 @@ std::int32_t quantized(const Quantize& s, double value, std::int32_t c) {
     return static_cast<std::int32_t>(static_cast<std::uint32_t>(static_cast<std::int32_t>(clipped)) << shift);
 }
 
-bool quantize(const Quantize& s, const Input& input, std::uint8_t* arena) {
+bool quantize(const Quantize& s, const Input& input, Share share, std::uint8_t* arena) {
     bool finite = true;
-    pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
         std::uint8_t* out = arena + s.out.at(y, x);
         for (std::int32_t c = 0; c < s.out.channels; ++c) {
             const std::int64_t at = planar(s.out, c, y, x);
@@ -38,8 +38,8 @@ bool quantize(const Quantize& s, const Input& input, std::uint8_t* arena) {
     return finite;
 }
 
-void join(const Join& s, std::uint8_t* arena) {
-    pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+void join(const Join& s, Share share, std::uint8_t* arena) {
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
         std::uint8_t* out = arena + s.out.at(y, x);
         for (std::int32_t c = 0; c < s.out.channels; ++c) {
             std::int64_t sum = 0;
@@ -51,9 +51,9 @@ void join(const Join& s, std::uint8_t* arena) {
     });
 }
 
-void max_pool(const MaxPool& s, std::uint8_t* arena) {
+void max_pool(const MaxPool& s, Share share, std::uint8_t* arena) {
     const std::int32_t height = s.in.buffer.height, width = s.in.buffer.width;
-    pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
         std::uint8_t* out = arena + s.out.at(y, x);
         bool first = true;
         for (std::int32_t a = 0; a < s.kernel_h; ++a) {
@@ -82,9 +82,9 @@ void max_pool(const MaxPool& s, std::uint8_t* arena) {
     });
 }
 
-void sum_pool(const SumPool& s, std::uint8_t* arena) {
+void sum_pool(const SumPool& s, Share share, std::uint8_t* arena) {
     const std::int32_t height = s.in.buffer.height, width = s.in.buffer.width;
-    pixels(s.out, [&](std::int32_t y, std::int32_t x) {
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
         std::uint8_t* out = arena + s.out.at(y, x);
         for (std::int32_t c = 0; c < s.out.channels; ++c) {
             store(s.out, out, c, s.bias);

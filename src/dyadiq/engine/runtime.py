@@ -1,4 +1,4 @@
-"""Runs compiled programs: the Python face of native/engine. One sample after another, in one thread.
+"""Runs compiled programs: the Python face of native/engine. One sample after another, each in one thread or several.
 
 Used by target `engine`. Needs the native module; says so where it was not built. `DYADIQ_ISA` forces kernels.
 """
@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.core.container import read_container
-from dyadiq.core.errors import ArtifactError, DataError, MissingToolError, UnknownNameError
+from dyadiq.core.errors import ArtifactError, ConfigError, DataError, MissingToolError, UnknownNameError
 from dyadiq.core.native import native_state
 
 __all__ = ["EngineProgram", "StepProfile", "available_isas"]
+
+_MAX_THREADS = 256
 
 
 def available_isas() -> tuple[str, ...]:
@@ -56,18 +58,22 @@ class EngineProgram:
         inputs: Shape of every input by name.
         outputs: Shape of every output by name.
         isa: Instruction set of its kernels.
+        threads: That share the work of a sample.
         arena_bytes: Memory it works in, beside the mapped file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, isa: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, isa: str | None = None, threads: int = 1) -> None:
         """Map and check a file.
 
         Args:
             path: What `write_engine_file` wrote.
             isa: Of `available_isas`; None: the best, or that of ``DYADIQ_ISA``.
+            threads: That share the work of every step, the caller's among them; the integers do not depend on it.
+                The others sleep between runs.
 
         Raises:
             ArtifactError: Missing, damaged or newer file, or one that holds no compiled program.
+            ConfigError: A number of threads below 1 or above 256.
             MissingToolError: The native module was not built.
             UnknownNameError: This machine has no such kernels.
         """
@@ -77,6 +83,8 @@ class EngineProgram:
         wanted = os.environ.get("DYADIQ_ISA", "") if isa is None else isa
         if wanted and wanted not in available_isas():
             raise UnknownNameError("instruction set", wanted, available_isas())
+        if not 1 <= threads <= _MAX_THREADS:
+            raise ConfigError(f"threads: got {threads}, expected 1 to {_MAX_THREADS}. Take the number of cores at most.")
         container = read_container(path)
         try:
             structure = json.loads(container.structure)
@@ -84,12 +92,12 @@ class EngineProgram:
             self.outputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["outputs"]}
             self._output_sizes = [math.prod(shape) for shape in self.outputs.values()]
             self._steps = [(str(op), str(name)) for op, name in structure["steps"]]
-            self._native = state.module.Engine(np.memmap(path, dtype=np.uint8, mode="r"), wanted)
+            self._native = state.module.Engine(np.memmap(path, dtype=np.uint8, mode="r"), wanted, threads)
         except (ValueError, KeyError, TypeError) as err:
             raise ArtifactError(f"{path}: holds no compiled program: {err}. Export the program again.") from err
         except MemoryError as err:
             raise ArtifactError(f"{path}: asks for more memory than there is. Export the program again.") from err
-        self.path = Path(path)
+        self.path, self.threads = Path(path), threads
         self.isa: str = self._native.isa
         self.arena_bytes: int = self._native.arena_bytes
 

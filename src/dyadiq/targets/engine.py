@@ -7,6 +7,7 @@ Normative text of the file: docs/spec/engine.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,18 @@ from dyadiq.ir.check import check_graph
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.targets.base import Codes, Problems, Target
 
-__all__ = ["EngineTarget"]
+__all__ = ["EngineConfig", "EngineTarget"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How the program is run; the file does not depend on it.
+
+    Attributes:
+        threads: That share the work of a sample.
+    """
+
+    threads: int = 1
 
 
 class EngineTarget(Target):
@@ -27,6 +39,11 @@ class EngineTarget(Target):
 
     name: ClassVar[str] = "engine"
     filename: ClassVar[str] = "program.dyqe"
+    options: ClassVar[type | None] = EngineConfig
+
+    def __init__(self, config: EngineConfig = EngineConfig()) -> None:  # frozen
+        """Take options; all default."""
+        self.config = config
 
     def check(self, program: IntegerProgram) -> list[str]:
         """Say where the engine is not built; it can be written all the same.
@@ -64,8 +81,9 @@ class EngineTarget(Target):
 
         Raises:
             ArtifactError: No such file, or one that does not load.
+            ConfigError: A number of threads that means nothing.
             DataError: Inputs missing, of the wrong shape, or not finite.
             MissingToolError: The native module was not built.
             UnknownNameError: ``DYADIQ_ISA`` names kernels that this machine does not have.
         """
-        return EngineProgram(self.existing_file(path)).run(inputs)
+        return EngineProgram(self.existing_file(path), threads=self.config.threads).run(inputs)

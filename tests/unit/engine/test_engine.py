@@ -1,9 +1,11 @@
 """The engine against the reference: every feature, awkward shapes, every instruction set of this machine."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import ArtifactError, DataError, ExportError, MissingToolError, UnknownNameError
+from dyadiq.core.errors import ArtifactError, ConfigError, DataError, ExportError, MissingToolError, UnknownNameError
 from dyadiq.core.native import native_state
 from dyadiq.core.qtype import QType
 from dyadiq.engine import EngineProgram, available_isas, compile_program, find_uncompilable, write_engine_file
@@ -14,6 +16,7 @@ from programs import BIPOLAR, INT4N, INT8, PROGRAMS, UINT8, ProgramBuilder, mult
 ISAS = available_isas()
 built = pytest.mark.skipif(not ISAS, reason=f"the engine was not built: {native_state().found}")
 SIZES = (1, 7, 15, 17, 33)
+THREADS = (1, 2, 3, 5)
 
 
 def feeds(program, rng, n_samples=5):
@@ -21,18 +24,18 @@ def feeds(program, rng, n_samples=5):
 
 
 def assert_equal(program, rng, path):
-    """The reference's integers from every instruction set."""
+    """The reference's integers from every instruction set and number of threads."""
     write_engine_file(compile_program(program), path)
     inputs = feeds(program, rng)
     expected = run_reference(program, inputs)
-    for isa in ISAS:
-        engine = EngineProgram(path, isa=isa)
-        assert engine.isa == isa
+    for isa, threads in itertools.product(ISAS, THREADS):
+        engine = EngineProgram(path, isa=isa, threads=threads)
+        assert (engine.isa, engine.threads) == (isa, threads)
         for _ in range(2):  # what a first run leaves in the arena changes nothing
             codes = engine.run(inputs)
             assert codes.keys() == expected.keys()
             for name, wanted in expected.items():
-                assert np.array_equal(codes[name], wanted), (isa, name)
+                assert np.array_equal(codes[name], wanted), (isa, threads, name)
 
 
 @built
@@ -251,6 +254,14 @@ def test_bad_inputs_are_refused(tmp_path):
 
 
 @built
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_numbers_of_threads_that_mean_nothing_are_refused(threads, tmp_path):
+    write_engine_file(compile_program(PROGRAMS["mlp"](np.random.default_rng(0))), tmp_path / "p.dyqe")
+    with pytest.raises(ConfigError, match=f"threads: got {threads}, expected 1 to 256"):
+        EngineProgram(tmp_path / "p.dyqe", threads=threads)
+
+
+@built
 def test_unknown_instruction_set_is_refused(tmp_path, monkeypatch):
     program = PROGRAMS["mlp"](np.random.default_rng(0))
     write_engine_file(compile_program(program), tmp_path / "p.dyqe")
@@ -280,3 +291,16 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     get_target("dyq").write(program, tmp_path / "p.dyq")
     with pytest.raises(ArtifactError, match="holds no compiled program"):
         EngineProgram(tmp_path / "p.dyq")
+
+
+@built
+def test_target_runs_in_several_threads(tmp_path):
+    rng = np.random.default_rng(0)
+    program, target = PROGRAMS["residual"](rng), get_target("engine").configured(threads="3")
+    assert target.config.threads == 3
+    target.write(program, tmp_path)
+    inputs = feeds(program, rng)
+    found, expected = target.emulate(tmp_path, inputs), run_reference(program, inputs)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    with pytest.raises(ConfigError, match="threads: got 0"):
+        get_target("engine").configured(threads=0).emulate(tmp_path, inputs)

@@ -31,7 +31,7 @@ def test_every_changed_byte_is_noticed(tmp_path):
         damaged = np.frombuffer(bytes(data), dtype=np.uint8).copy()
         damaged[at] ^= 1 << at % 8
         with pytest.raises(ValueError, match=r".+"):  # the native reader alone, without the Python one before it
-            module.Engine(aligned(damaged), "")
+            module.Engine(aligned(damaged), "", 1)
 
 
 def aligned(data):
@@ -47,7 +47,7 @@ def test_short_files_are_refused(n_bytes, tmp_path):
     written("mlp", path)
     data = np.frombuffer(path.read_bytes(), dtype=np.uint8)[:n_bytes]
     with pytest.raises(ValueError, match=r".+"):
-        native_state().module.Engine(aligned(data), "")
+        native_state().module.Engine(aligned(data), "", 1)
 
 
 class Hostile(EnginePlan):
@@ -77,7 +77,7 @@ def test_hostile_plans_are_refused_or_harmless(name, tmp_path):
         write_engine_file(Hostile(plan, changed), path)
         data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
         try:
-            engine = module.Engine(aligned(data), "")
+            engine = module.Engine(aligned(data), "", 2)
             if engine.arena_bytes > 1 << 24:
                 continue
             inputs = [np.zeros((1, int(np.prod(shape)))) for _, shape in plan.inputs]
