@@ -13,6 +13,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/image.hpp"
@@ -60,8 +61,37 @@ class Engine {
     // Nanoseconds of every step, a list a sample.
     std::vector<std::vector<std::int64_t>> profile(const std::vector<Real>& inputs, const std::vector<Codes>& outputs) {
         std::vector<std::vector<std::int64_t>> times;
-        run_all(inputs, outputs, &times);
+        const auto note = [](void* context, std::size_t step, std::int64_t ns) {
+            auto& all = *static_cast<std::vector<std::vector<std::int64_t>>*>(context);
+            if (step == 0) {
+                all.emplace_back();
+            }
+            all.back().push_back(ns);
+        };
+        const engine::Observer observer{note, &times};
+        run_all(inputs, outputs, &observer);
         return times;
+    }
+
+    // Codes that every step wrote, a list a sample.
+    std::vector<std::vector<std::vector<std::int32_t>>> dump(const std::vector<Real>& inputs,
+                                                             const std::vector<Codes>& outputs) {
+        struct Dump {
+            const Engine& self;
+            std::vector<std::vector<std::vector<std::int32_t>>> all;
+        } dump{*this, {}};
+        const auto note = [](void* context, std::size_t step, std::int64_t) {
+            auto& [self, all] = *static_cast<Dump*>(context);
+            if (step == 0) {
+                all.emplace_back();
+            }
+            const engine::Step& done = self.plan_.steps[step];
+            all.back().emplace_back(static_cast<std::size_t>(engine::n_codes(done)));
+            engine::read_codes(done, self.arena_, all.back().back().data());
+        };
+        const engine::Observer observer{note, &dump};
+        run_all(inputs, outputs, &observer);
+        return std::move(dump.all);
     }
 
     std::vector<std::int64_t> macs() const {
@@ -77,10 +107,11 @@ class Engine {
     std::string isa() const { return std::string(kernels_.name); }
     std::int64_t arena_bytes() const { return plan_.arena_bytes; }
     std::size_t n_steps() const { return plan_.steps.size(); }
+    nb::bytes structure() const { return nb::bytes(plan_.structure.data(), plan_.structure.size()); }
 
    private:
     void run_all(const std::vector<Real>& inputs, const std::vector<Codes>& outputs,
-                 std::vector<std::vector<std::int64_t>>* times) {
+                 const engine::Observer* observer) {
         check(inputs, plan_.input_sizes, "inputs");
         check(outputs, plan_.output_sizes, "outputs");
         const std::size_t n = inputs.front().shape(0);
@@ -107,11 +138,7 @@ class Engine {
                 for (std::size_t i = 0; i < outputs.size(); ++i) {
                     codes[i] = outputs[i].data() + sample * outputs[i].shape(1);
                 }
-                std::span<std::int64_t> step_ns;
-                if (times != nullptr) {
-                    step_ns = times->emplace_back(plan_.steps.size());
-                }
-                finite = engine::run(plan_, kernels_, arena_, values, codes, step_ns, pool_.get());
+                finite = engine::run(plan_, kernels_, arena_, values, codes, pool_.get(), observer);
             }
         }
         if (!finite) {
@@ -169,9 +196,11 @@ void bind_engine(nb::module_& m) {
         .def(nb::init<Bytes, const std::string&, std::int32_t>(), nb::arg("file"), nb::arg("isa"), nb::arg("threads"))
         .def("run", &Engine::run, nb::arg("inputs"), nb::arg("outputs"))
         .def("profile", &Engine::profile, nb::arg("inputs"), nb::arg("outputs"))
+        .def("dump", &Engine::dump, nb::arg("inputs"), nb::arg("outputs"))
         .def("macs", &Engine::macs)
         .def("measure_peak", &Engine::measure_peak)
         .def_prop_ro("isa", &Engine::isa)
         .def_prop_ro("arena_bytes", &Engine::arena_bytes)
-        .def_prop_ro("n_steps", &Engine::n_steps);
+        .def_prop_ro("n_steps", &Engine::n_steps)
+        .def_prop_ro("structure", &Engine::structure);
 }

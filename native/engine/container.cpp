@@ -55,7 +55,7 @@ Record read_record(const std::uint8_t* at, const std::uint8_t* data, std::uint64
 
 }  // namespace
 
-std::vector<Record> read_container(const std::uint8_t* data, std::size_t size) {
+Container read_container(const std::uint8_t* data, std::size_t size) {
     require(size >= kHeader, "it is shorter than a header");
     require(reinterpret_cast<std::uintptr_t>(data) % kAlignment == 0, "it does not lie at a multiple of 64 bytes");
     require(std::memcmp(data, kMagic, sizeof kMagic) == 0, "it is no .dyq file");
@@ -70,16 +70,17 @@ std::vector<Record> read_container(const std::uint8_t* data, std::size_t size) {
     require(payload <= size, "its sections do not fit it");
     const std::uint32_t body = number<std::uint32_t>(data + 40);
     require(crc32(data + kHeader, payload - kHeader) == body, "the checksum of its records is wrong");
-    std::vector<Record> records;
-    records.reserve(n_tensors);
+    const std::uint64_t structure = kHeader + kRecord * n_tensors + aligned(name_bytes);
+    Container found{{reinterpret_cast<const char*>(data + structure), structure_bytes}, {}};
+    found.records.reserve(n_tensors);
     for (std::uint64_t i = 0; i < n_tensors; ++i) {
         require(payload <= size, "a payload lies outside the file");
         const std::uint8_t* at = data + kHeader + kRecord * i;
-        records.push_back(read_record(at, data, payload, size));
+        found.records.push_back(read_record(at, data, payload, size));
         payload += aligned(number<std::uint64_t>(at + 40));
     }
     require(payload == size, "it has bytes that belong to nothing");
-    return records;
+    return found;
 }
 
 }  // namespace dyadiq::engine

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 namespace dyadiq::engine {
@@ -15,7 +16,12 @@ struct Record {
     const std::uint8_t* payload;
 };
 
-// Return the tensors of a file, in its order, with every checksum compared. Throws BadImage.
-std::vector<Record> read_container(const std::uint8_t* data, std::size_t size);
+struct Container {
+    std::string_view structure;
+    std::vector<Record> records;  // in the order of the file
+};
+
+// Return what a file holds, with every checksum compared. Throws BadImage.
+Container read_container(const std::uint8_t* data, std::size_t size);
 
 }  // namespace dyadiq::engine

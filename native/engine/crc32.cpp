@@ -1,8 +1,14 @@
-// Eight bytes a step from eight tables (Kounavis and Berry 2005, "slicing by 8").
+// Sixty-four bytes a step where the machine multiplies polynomials (Gopal et al. 2009, "Fast CRC computation for generic
+// polynomials using PCLMULQDQ"), else eight from eight tables (Kounavis and Berry 2005, "slicing by 8").
 #include "engine/crc32.hpp"
 
 #include <array>
 #include <cstring>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define DYADIQ_CRC_FOLDS
+#include <immintrin.h>
+#endif
 
 namespace dyadiq::engine {
 namespace {
@@ -34,10 +40,8 @@ std::uint32_t little_endian(const std::uint8_t* at) {
            static_cast<std::uint32_t>(at[2]) << 16 | static_cast<std::uint32_t>(at[3]) << 24;
 }
 
-}  // namespace
-
-std::uint32_t crc32(const std::uint8_t* data, std::size_t size, std::uint32_t start) {
-    std::uint32_t crc = ~start;
+// The remainder, neither inverted before nor behind.
+std::uint32_t by_tables(std::uint32_t crc, const std::uint8_t* data, std::size_t size) {
     for (; size >= 8; size -= 8, data += 8) {
         const std::uint32_t a = crc ^ little_endian(data);
         const std::uint32_t b = little_endian(data + 4);
@@ -47,7 +51,56 @@ std::uint32_t crc32(const std::uint8_t* data, std::size_t size, std::uint32_t st
     for (; size > 0; --size, ++data) {
         crc = (crc >> 8) ^ kTables[0][(crc ^ *data) & 0xFF];
     }
-    return ~crc;
+    return crc;
+}
+
+#ifdef DYADIQ_CRC_FOLDS
+
+#define DYADIQ_FOLDS [[gnu::target("pclmul,sse4.1")]]
+
+DYADIQ_FOLDS inline __m128i load(const std::uint8_t* at) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+}
+
+// Sixteen bytes, moved past those that lie behind them: `by` holds the powers of x for that distance.
+DYADIQ_FOLDS inline __m128i folded(__m128i x, __m128i by, __m128i next) {
+    const __m128i low = _mm_clmulepi64_si128(x, by, 0x00), high = _mm_clmulepi64_si128(x, by, 0x11);
+    return _mm_xor_si128(_mm_xor_si128(low, high), next);
+}
+
+// At least 64 bytes.
+DYADIQ_FOLDS std::uint32_t by_folding(std::uint32_t crc, const std::uint8_t* data, std::size_t size) {
+    const __m128i by_64 = _mm_set_epi64x(0x01C6E41596, 0x0154442BD4);  // x^480, x^544 modulo the polynomial, reflected
+    const __m128i by_16 = _mm_set_epi64x(0x00CCAA009E, 0x01751997D0);  // x^96, x^160
+    __m128i x0 = _mm_xor_si128(load(data), _mm_cvtsi32_si128(static_cast<int>(crc)));
+    __m128i x1 = load(data + 16), x2 = load(data + 32), x3 = load(data + 48);
+    for (data += 64, size -= 64; size >= 64; data += 64, size -= 64) {
+        x0 = folded(x0, by_64, load(data));
+        x1 = folded(x1, by_64, load(data + 16));
+        x2 = folded(x2, by_64, load(data + 32));
+        x3 = folded(x3, by_64, load(data + 48));
+    }
+    x0 = folded(folded(folded(x0, by_16, x1), by_16, x2), by_16, x3);
+    for (; size >= 16; data += 16, size -= 16) {
+        x0 = folded(x0, by_16, load(data));
+    }
+    std::uint8_t left[16];  // as long as it has the same remainder as all that came before
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(left), x0);
+    return by_tables(by_tables(0, left, sizeof left), data, size);
+}
+
+#endif
+
+}  // namespace
+
+std::uint32_t crc32(const std::uint8_t* data, std::size_t size, std::uint32_t start) {
+#ifdef DYADIQ_CRC_FOLDS
+    static const bool folds = __builtin_cpu_supports("pclmul") != 0 && __builtin_cpu_supports("sse4.1") != 0;
+    if (folds && size >= 64) {
+        return ~by_folding(~start, data, size);
+    }
+#endif
+    return ~by_tables(~start, data, size);
 }
 
 }  // namespace dyadiq::engine

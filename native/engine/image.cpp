@@ -35,7 +35,7 @@ bool pool_fits(std::int64_t kernel, std::int64_t dilation, std::int64_t pad, std
 
 class Reader {
    public:
-    Reader(std::vector<Record> records) : records_(std::move(records)) {
+    explicit Reader(Container file) : structure_(file.structure), records_(std::move(file.records)) {
         require(!records_.empty() && is_int32(records_[0]), "its first tensor is no plan");
         words_ = reinterpret_cast<const std::int32_t*>(records_[0].payload);
         n_words_ = records_[0].count;
@@ -44,6 +44,7 @@ class Reader {
     Plan plan() {
         require(next() == kPlanVersion, "its plan is of a newer version");
         Plan plan;
+        plan.structure = structure_;
         const auto low = static_cast<std::uint32_t>(next());
         plan.arena_bytes = static_cast<std::int64_t>(static_cast<std::uint64_t>(next()) << 32 | low);
         require(plan.arena_bytes >= kSlack && plan.arena_bytes <= kMaxArena, "its arena has no sensible size");
@@ -361,9 +362,18 @@ class Reader {
         s.output = between(0, static_cast<std::int32_t>(plan.output_sizes.size()) - 1, "an output");
         require(plan.output_sizes[static_cast<std::size_t>(s.output)] == plane(s.in) * s.in.channels,
                 "an output has another size");
+        const std::int32_t scale = next();
+        s.zero_point = next();
+        if (scale != kNone) {
+            const Record& scales = record(scale, 1, "a scale");
+            require(scales.kind == 1 && (scales.count == 1 || scales.count == s.in.channels), "a scale is of another type");
+            s.scale = reinterpret_cast<const double*>(scales.payload);
+            s.n_scales = static_cast<std::int32_t>(scales.count);
+        }
         return s;
     }
 
+    std::string_view structure_;
     std::vector<Record> records_;
     const std::int32_t* words_ = nullptr;
     std::int64_t n_words_ = 0, at_ = 0;

@@ -1,6 +1,6 @@
 // Which kernels a machine runs: one table an instruction set, all with the integers of the portable one.
 //
-// How to add an instruction set: (1) one file kernels/<isa>.cpp, compiled with its own flags (CMakeLists.txt), that
+// How to add an instruction set: (1) one file kernels/<isa>.cpp, compiled with its own flags (engine/CMakeLists.txt), that
 // defines a `Kernels`; (2) one line in `all_kernels` (dispatch.cpp), the best last; (3) the tests run over the list.
 #pragma once
 

@@ -9,12 +9,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <variant>
 #include <vector>
 
 namespace dyadiq::engine {
 
-inline constexpr std::int32_t kPlanVersion = 2;
+inline constexpr std::int32_t kPlanVersion = 3;
 inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
@@ -142,6 +143,8 @@ struct Fill {  // margins
 struct Output {  // codes [C, H, W] as int32
     Tensor in;
     std::int32_t output;
+    const double* scale = nullptr;  // one, or one a channel: what a step is worth; null: not known
+    std::int32_t n_scales = 0, zero_point = 0;
 };
 
 using Step =
@@ -149,6 +152,7 @@ using Step =
 
 struct Plan {
     std::int64_t arena_bytes = 0;
+    std::string_view structure;  // for people, see docs/spec/engine.md
     std::vector<std::int64_t> input_sizes, output_sizes;  // elements
     std::vector<Step> steps;
 };

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "engine/kernels/finish.hpp"
 #include "engine/pixels.hpp"
@@ -150,25 +151,29 @@ struct Runner {
 }  // namespace
 
 bool run(const Plan& plan, const Kernels& kernels, std::uint8_t* arena, std::span<const Input> inputs,
-         std::span<std::int32_t* const> outputs, std::span<std::int64_t> step_ns, ThreadPool* pool) {
+         std::span<std::int32_t* const> outputs, ThreadPool* pool, const Observer* observer) {
     const std::int32_t n_threads = pool == nullptr ? 1 : pool->size();
     std::atomic<bool> finite = true;
     auto work = [&](std::int32_t index) {
         Runner runner{kernels, Share{index, n_threads}, arena, inputs, outputs};
         using Clock = std::chrono::steady_clock;
         Clock::time_point start;
-        const bool measures = index == 0 && !step_ns.empty();
+        const bool tells = index == 0 && observer != nullptr;
         for (std::size_t i = 0; i < plan.steps.size(); ++i) {
-            if (measures) {
+            if (tells) {
                 start = Clock::now();
             }
             std::visit(runner, plan.steps[i]);
             // The step after a fill writes into that buffer, and reads others: it need not wait.
-            if (n_threads > 1 && !std::holds_alternative<Fill>(plan.steps[i])) {
+            if (n_threads > 1 && (observer != nullptr || !std::holds_alternative<Fill>(plan.steps[i]))) {
                 pool->meet();
             }
-            if (measures) {
-                step_ns[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+            if (tells) {
+                const auto took = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start);
+                observer->call(observer->context, i, took.count());
+            }
+            if (n_threads > 1 && observer != nullptr) {
+                pool->meet();  // it may look at what the step wrote
             }
         }
         if (!runner.finite) {
@@ -181,6 +186,45 @@ bool run(const Plan& plan, const Kernels& kernels, std::uint8_t* arena, std::spa
         pool->run(work);
     }
     return finite;
+}
+
+const Tensor* written(const Step& step) {
+    return std::visit(
+        [](const auto& s) -> const Tensor* {
+            using Kind = std::decay_t<decltype(s)>;
+            if constexpr (std::is_same_v<Kind, Fill>) {
+                return nullptr;
+            } else if constexpr (std::is_same_v<Kind, Output>) {
+                return &s.in;
+            } else {
+                return &s.out;
+            }
+        },
+        step);
+}
+
+std::int64_t n_codes(const Step& step) {
+    const Tensor* const t = written(step);
+    return t == nullptr ? 0 : std::int64_t{t->channels} * t->buffer.height * t->buffer.width;
+}
+
+void read_codes(const Step& step, const std::uint8_t* arena, std::int32_t* codes) {
+    if (const Tensor* const t = written(step)) {
+        pixels(*t, Share{}, [&](std::int32_t y, std::int32_t x) {
+            for (std::int32_t c = 0; c < t->channels; ++c) {
+                codes[planar(*t, c, y, x)] = load(*t, arena + t->at(y, x), c);
+            }
+        });
+    }
+}
+
+bool real_values(const Output& output, const std::int32_t* codes, float* values) {
+    const std::int64_t plane = std::int64_t{output.in.buffer.height} * output.in.buffer.width;
+    for (std::int64_t i = 0; output.scale != nullptr && i < plane * output.in.channels; ++i) {
+        const double scale = output.scale[output.n_scales == 1 ? 0 : i / plane];
+        values[i] = static_cast<float>(static_cast<double>(std::int64_t{codes[i]} - output.zero_point) * scale);
+    }
+    return output.scale != nullptr;
 }
 
 std::int64_t macs(const Step& step) {

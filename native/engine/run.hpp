@@ -17,11 +17,26 @@
 
 namespace dyadiq::engine {
 
+// Is told of every step when all of it is done, in the thread of the caller of `run`.
+struct Observer {
+    void (*call)(void* context, std::size_t step, std::int64_t nanoseconds);
+    void* context;
+};
+
 // Run all steps. `arena` is aligned to 64 bytes and has `plan.arena_bytes`; outputs are int32 [C, H, W].
-// Returns false, with nothing meaningful in the outputs, where an input is NaN or infinite. Where `step_ns` is not empty,
-// it gets the nanoseconds that each step took. `pool`: null runs in the caller's thread alone.
+// Returns false, with nothing meaningful in the outputs, where an input is NaN or infinite. `pool`: null
+// runs in the caller's thread alone. `observer`: null for none.
 bool run(const Plan& plan, const Kernels& kernels, std::uint8_t* arena, std::span<const Input> inputs,
-         std::span<std::int32_t* const> outputs, std::span<std::int64_t> step_ns = {}, ThreadPool* pool = nullptr);
+         std::span<std::int32_t* const> outputs, ThreadPool* pool = nullptr, const Observer* observer = nullptr);
+
+// The tensor that a step writes; null: it writes margins only.
+const Tensor* written(const Step& step);
+std::int64_t n_codes(const Step& step);  // of that tensor
+// Copy them out of the arena, [C, H, W]; right behind the step, since later ones use the same memory.
+void read_codes(const Step& step, const std::uint8_t* arena, std::int32_t* codes);
+
+// (code - zero point) * scale of one sample; false: there is no scale.
+bool real_values(const Output& output, const std::int32_t* codes, float* values);
 
 // Products of a step, as the program has them: no padding of channels, but that of planes.
 std::int64_t macs(const Step& step);

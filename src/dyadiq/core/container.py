@@ -40,6 +40,7 @@ __all__ = [
     "Container",
     "TensorSpec",
     "container_size_bytes",
+    "map_container",
     "read_container",
     "tensor_payload_bytes",
     "type_flags",
@@ -272,7 +273,7 @@ def read_container(path: str | os.PathLike[str]) -> Container:
     Raises:
         ArtifactError: Missing, cut short, damaged, extended, or of a newer version.
     """
-    data = _map(path)
+    data = map_container(path)
     n_tensors, name_bytes, structure_bytes, body_crc32 = _read_header(path, data)
     names_at = _HEADER.size + _RECORD.size * n_tensors
     structure_at = names_at + _aligned(name_bytes)
@@ -302,8 +303,8 @@ def read_container(path: str | os.PathLike[str]) -> Container:
     return Container(Path(path), structure, {spec.name: spec for spec in specs}, payloads)
 
 
-def _map(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Map a file read-only.
+def map_container(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Map a file read-only, and check nothing of it but its length.
 
     Raises:
         ArtifactError: Missing, unreadable, or shorter than a header.

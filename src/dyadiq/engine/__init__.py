@@ -2,6 +2,7 @@
 
 from dyadiq.engine.compile import compile_program, find_uncompilable
 from dyadiq.engine.file import write_engine_file
+from dyadiq.engine.library import library_folder
 from dyadiq.engine.plan import EnginePlan
 from dyadiq.engine.runtime import EngineProgram, StepProfile, available_isas
 
@@ -12,5 +13,6 @@ __all__ = [
     "available_isas",
     "compile_program",
     "find_uncompilable",
+    "library_folder",
     "write_engine_file",
 ]

@@ -86,9 +86,17 @@ class _Compiler:
                 _EMITTERS[node.op](self, node)
         for at, (name, _) in enumerate(self.plan.outputs):
             ref = self.ref(name)
-            self.step("output", name, (ref,), (), [self.index(ref), at])
+            words = [self.index(ref), at, self.output_scale(name), self.graph.tensors[name].zero_point]
+            self.step("output", name, (ref,), (), words)
         place_(self.plan)
         return self.plan
+
+    def output_scale(self, name: str) -> int:
+        """Enter what steps of an output are worth, one number or one a channel; none where that is not known."""
+        scale = self.graph.tensors[name].scale
+        if scale is None:
+            return NONE
+        return self.plan.payload_index(f"{name}.scale", np.array(scale, dtype=np.float64).ravel())
 
     # Places
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 __all__ = ["INT32_RANGE", "NONE", "PLAN_VERSION", "Branch", "Buffer", "EnginePlan", "Finish", "Step", "TensorRef"]
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 NONE = -1
 INT32_RANGE = (-(1 << 31), (1 << 31) - 1)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.container import read_container
+from dyadiq.core.container import map_container, read_container
 from dyadiq.core.errors import ArtifactError, ConfigError, DataError, MissingToolError, UnknownNameError
 from dyadiq.core.native import native_state
 
@@ -84,16 +84,19 @@ class EngineProgram:
         if wanted and wanted not in available_isas():
             raise UnknownNameError("instruction set", wanted, available_isas())
         if not 1 <= threads <= _MAX_THREADS:
-            raise ConfigError(f"threads: got {threads}, expected 1 to {_MAX_THREADS}. Take the number of cores at most.")
-        container = read_container(path)
+            raise ConfigError(
+                f"threads: got {threads}, expected 1 to {_MAX_THREADS}. Take the number of cores at most."
+            )
+        data = map_container(path)
         try:
-            structure = json.loads(container.structure)
+            self._native = state.module.Engine(data, wanted, threads)
+            structure = json.loads(self._native.structure)
             self.inputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["inputs"]}
             self.outputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["outputs"]}
             self._output_sizes = [math.prod(shape) for shape in self.outputs.values()]
             self._steps = [(str(op), str(name)) for op, name in structure["steps"]]
-            self._native = state.module.Engine(np.memmap(path, dtype=np.uint8, mode="r"), wanted, threads)
         except (ValueError, KeyError, TypeError) as err:
+            read_container(path)  # which says more, where the file is damaged
             raise ArtifactError(f"{path}: holds no compiled program: {err}. Export the program again.") from err
         except MemoryError as err:
             raise ArtifactError(f"{path}: asks for more memory than there is. Export the program again.") from err
@@ -138,6 +141,26 @@ class EngineProgram:
             StepProfile(op, name, float(us), macs, macs / (us * peak) if macs and peak and us else None)
             for (op, name), us, macs in zip(self._steps, least, self._native.macs(), strict=True)
         )
+
+    def tensors(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[tuple[str, str, NDArray[np.int32]], ...]:
+        """Run and return what every step made, to find where two executors part.
+
+        Args:
+            inputs: As of `run`.
+
+        Returns:
+            Operator, node and codes ``[N, C * H * W]`` of every step in order; no codes where it fills margins only.
+
+        Raises:
+            DataError: As of `run`.
+        """
+        feeds, codes = self._feeds(inputs), self._outputs(inputs)
+        try:
+            dumps = self._native.dump(feeds, codes)
+        except ValueError as err:
+            raise DataError(f"{self.path}: {err}. Clean the data first.") from err
+        steps = zip(self._steps, zip(*dumps, strict=True), strict=True)
+        return tuple((op, name, np.array(samples, dtype=np.int32)) for (op, name), samples in steps)
 
     def _outputs(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[np.int32]]:
         n = len(next(iter(inputs.values())))

@@ -47,7 +47,7 @@ def run_reference(
         GraphError: A tap names no tensor.
     """
     graph = program.graph
-    wanted = (*graph.outputs, *taps)
+    wanted = tuple(dict.fromkeys((*graph.outputs, *taps)))  # a tap may be an output
     for name in wanted:
         if name not in graph.tensors:
             raise GraphError(f"no tensor named {name!r} in the program.")
