@@ -9,7 +9,10 @@ namespace {
 constexpr std::array kAll{
     &kPortable,
 #ifdef DYADIQ_X86
-    &kAvx512Vnni,
+    &kAvx2, &kAvxVnni, &kAvx512Vnni256, &kAvx512Vnni,
+#endif
+#ifdef DYADIQ_AARCH64
+    &kNeon, &kNeonDot,
 #endif
 };
 

@@ -43,10 +43,13 @@ struct Kernels {
 
 extern const Kernels kPortable;
 #ifdef DYADIQ_X86
-extern const Kernels kAvx512Vnni;
+extern const Kernels kAvx2, kAvxVnni, kAvx512Vnni256, kAvx512Vnni;
+#endif
+#ifdef DYADIQ_AARCH64
+extern const Kernels kNeon, kNeonDot;
 #endif
 
-std::span<const Kernels* const> all_kernels();
+std::span<const Kernels* const> all_kernels();  // that were built; the best last
 
 // The best that this machine supports, or the one named by the environment variable DYADIQ_ISA; null where that is
 // unknown or not supported.

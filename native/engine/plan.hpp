@@ -20,6 +20,9 @@ inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
 
+// How many bits to the left packed weights lie that come out of registers by a shift and a mask alone; see layout.py.
+constexpr int weight_shift(int bits) { return bits == 4 ? 4 : bits < 4 ? 6 : 0; }
+
 struct Buffer {
     std::int64_t offset;  // bytes from the start of the arena, a multiple of 64
     bool wide;            // int32, else bytes
@@ -90,6 +93,7 @@ struct Conv {
     Tensor in, out;
     std::int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
     const void* weights;       // layouts: run.hpp
+    std::int32_t weight_bits = 8;  // of packed weights: 8, 4, 2 or 1
     const std::int32_t* bias;  // padded to whole blocks where packed
     bool finished;             // requantized, else the accumulator is what is stored
     Dyadic dyadic;

@@ -4,19 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/kernels/geometry.hpp"
+
 namespace dyadiq::engine {
 
 // What becomes of sums: stored as they are; codes of bytes, with a residual of bytes or of int32 that is added as it is;
 // codes of int32.
 enum class Ending : std::uint8_t { kSums, kCodes, kCodesAndBytes, kCodesAndWide, kWideCodes };
-
-// A pixel that a tap need not see, because it would read zeros; only of tiles with more than one.
-enum class Skipped : std::int64_t { kNone, kFirst, kLast };
-
-struct Tap {
-    std::int64_t in, weights;  // bytes from the first pixel, and from the weights of a block
-    Skipped skipped;
-};
 
 // Everything of a tile but where it lies.
 struct Call {

@@ -1,0 +1,168 @@
+// Where a convolution of packed weights reads: its rows of outputs, its taps, and which of them see zeros only.
+//
+// Taps of a row that lie side by side in memory, as in weights, are one tap of more quads. Rows of taps that lie in
+// margins of zeros are skipped, and so is the pixel at the end of a row for taps that lie beside it, where tiles can.
+// Used by the kernels of every instruction set. In a namespace without a name, since each is compiled for its own
+// instructions: one's code must not run in another's place.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "engine/kernels.hpp"
+#include "engine/pixels.hpp"
+
+namespace dyadiq::engine {
+
+// A pixel that a tap need not see, because it would read zeros; only of tiles with more than one.
+enum class Skipped : std::int64_t { kNone, kFirst, kLast };
+
+struct Tap {
+    std::int64_t in, weights;  // bytes from the first pixel, and from the weights of a block
+    Skipped skipped;
+};
+
+namespace {
+
+// The rows of outputs: where planes are one row of memory, the whole plane is one.
+struct Rows {
+    std::int32_t n_rows, n_columns;
+
+    explicit Rows(const Conv& s) : n_rows(s.out.buffer.height), n_columns(s.out.buffer.width) {
+        const auto is_plain = [](const Buffer& b) { return b.left + b.right == 0; };
+        const bool pointwise = s.kernel_h * s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_h == 0 &&
+                               s.pad_w == 0 && s.in.buffer.width == s.out.buffer.width;
+        if (pointwise && is_plain(s.in.buffer) && is_plain(s.out.buffer) &&
+            (!s.has_residual || is_plain(s.residual.x.buffer))) {
+            n_columns *= n_rows;
+            n_rows = 1;
+        }
+    }
+};
+
+inline std::int64_t bytes_of_pixel(const Tensor& t) { return t.at(0, 1) - t.at(0, 0); }
+inline std::int64_t bytes_of_row(const Tensor& t) { return t.at(1, 0) - t.at(0, 0); }
+
+// Some tiles of one or more blocks of outputs, all in one group.
+struct Run {
+    std::int64_t group, block, at;  // the first block in its group, and among all
+    int n;                          // blocks
+    std::int64_t first, last;       // tiles, row by row
+    std::int64_t tiles_of_row;
+};
+
+struct Geometry {
+    static constexpr std::int32_t kMaxTaps = 128;
+
+    const Conv& s;
+    Rows rows;
+    Tap taps[4][kMaxTaps];  // of tiles inside, at the left end of a row, at the right one, and at both
+    std::int64_t n_in, n_out, blocks;  // of a group
+    std::int64_t quads, quads_of_tap;
+    bool merges, skips_rows, skips_columns;
+
+    Geometry(const Conv& step, bool may_skip_columns) : s(step), rows(step) {
+        n_in = s.in.channels / s.groups, n_out = s.out.channels / s.groups;
+        blocks = (n_out + kBlock - 1) / kBlock;
+        constexpr std::int64_t kWorthSkipping = 8;  // quads: shorter taps take longer than they save
+        quads_of_tap = (n_in + kQuad - 1) / kQuad;
+        const bool has_zeros = s.in.buffer.fill == 0;
+        skips_rows = has_zeros && s.pad_h + s.in.buffer.bottom > 0;
+        skips_columns = may_skip_columns && has_zeros && s.pad_w + s.in.buffer.right > 0 &&
+                        quads_of_tap >= kWorthSkipping && s.out.buffer.width > 1;
+        merges = s.dilation_w == 1 && bytes_of_pixel(s.in) == quads_of_tap * kQuad && !skips_columns;
+        quads = merges ? quads_of_tap * s.kernel_w : quads_of_tap;
+        for (int place = 0; fits() && place < 4; ++place) {
+            find_taps(taps[place], place % 2 == 1, place / 2 == 1);
+        }
+    }
+
+    bool fits() const { return std::int64_t{s.kernel_h} * taps_of_row() <= kMaxTaps; }
+
+    std::int64_t pixel_step() const { return bytes_of_pixel(s.in) * s.stride_w; }
+    std::int64_t block_bytes() const {
+        return std::int64_t{s.kernel_h} * s.kernel_w * quads_of_tap * kBlock * kQuad * s.weight_bits / 8;
+    }
+    std::int32_t taps_of_row() const { return merges ? 1 : s.kernel_w; }
+
+    // What the first output of a row sees through the first tap; in a group.
+    std::int64_t input(std::int64_t y, std::int64_t group) const {
+        return s.in.at(y * s.stride_h - s.pad_h, -std::int64_t{s.pad_w}) + group * n_in;
+    }
+
+    // Which pixel of a tile a column of taps need not see.
+    Skipped skipped(std::int32_t b, bool is_left, bool is_right) const {
+        const std::int64_t column = std::int64_t{b} * s.dilation_w - s.pad_w;
+        if (is_left && column < 0) {
+            return Skipped::kFirst;
+        }
+        const std::int64_t last = std::int64_t{s.out.buffer.width - 1} * s.stride_w + column;
+        return is_right && last >= s.in.buffer.width ? Skipped::kLast : Skipped::kNone;
+    }
+
+    void find_taps(Tap* tap, bool is_left, bool is_right) const {
+        const std::int64_t tap_bytes = quads_of_tap * kBlock * kQuad * s.weight_bits / 8;
+        for (std::int32_t a = 0; a < s.kernel_h; ++a) {
+            for (std::int32_t b = 0; b < taps_of_row(); ++b, ++tap) {
+                tap->in = a * s.dilation_h * bytes_of_row(s.in) + b * s.dilation_w * bytes_of_pixel(s.in);
+                tap->weights = (std::int64_t{a} * s.kernel_w + b) * tap_bytes;
+                tap->skipped = skipped(b, is_left && skips_columns, is_right && skips_columns);
+            }
+        }
+    }
+
+    // Rows of taps that an output row sees; one at least, if only of zeros.
+    Window tap_rows(std::int64_t y) const {
+        Window all{0, 1, s.kernel_h, std::numeric_limits<std::int32_t>::max()};
+        if (!skips_rows) {
+            return all;
+        }
+        const Window seen{y * s.stride_h - s.pad_h, s.dilation_h, s.kernel_h, s.in.buffer.height};
+        return seen.first < seen.last ? seen : all;
+    }
+
+    // Tiles of a share, in the order in which they run: all of a few blocks, then of the next ones. `widest(n)` is how
+    // many of n whole blocks are taken at once, `most_pixels(n)` how many pixels a tile of n blocks has at most.
+    template <typename Widest, typename MostPixels, typename Visit>
+    void each_run(Share share, Widest widest, MostPixels most_pixels, Visit visit) const {
+        const std::int64_t full = n_out / kBlock, plane = std::int64_t{rows.n_rows} * rows.n_columns;
+        const std::int64_t all = s.groups * blocks * plane;
+        for (std::int64_t group = 0; group < s.groups; ++group) {
+            int n = 0;
+            for (std::int64_t block = 0; block < blocks; block += n) {
+                n = block < full ? widest(full - block) : 1;
+                const std::int64_t at = group * blocks + block;
+                const std::int64_t tiles_of_row = (rows.n_columns + most_pixels(n) - 1) / most_pixels(n);
+                const std::int64_t n_tiles = rows.n_rows * tiles_of_row, pixels = n * plane;
+                const auto tile = [&](std::int64_t end) {  // that the end of a share lies in, counted from these blocks
+                    const std::int64_t pixel = std::clamp<std::int64_t>(end - at * plane, 0, pixels);
+                    return (pixel * n_tiles + pixels - 1) / pixels;
+                };
+                const Run run{group, block, at, n, tile(share.first(all)), tile(share.last(all)), tiles_of_row};
+                if (run.first < run.last) {
+                    visit(run);
+                }
+            }
+        }
+    }
+
+    // Call `visit(y, x, count, taps, n_taps)` for every tile of a run.
+    template <typename Visit>
+    void each_tile(const Run& run, Visit visit) const {
+        for (std::int64_t tile = run.first; tile < run.last;) {
+            const std::int64_t y = tile / run.tiles_of_row;
+            const Window seen = tap_rows(y);
+            const std::int64_t n_taps = std::int64_t{seen.last - seen.first} * taps_of_row();
+            for (std::int64_t t = tile % run.tiles_of_row; t < run.tiles_of_row && tile < run.last; ++t, ++tile) {
+                const std::int64_t x = rows.n_columns * t / run.tiles_of_row;
+                const std::int64_t count = rows.n_columns * (t + 1) / run.tiles_of_row - x;
+                const int place = !skips_columns || count == 1 ? 0 : (t == 0 ? 1 : 0) + (t == run.tiles_of_row - 1 ? 2 : 0);
+                visit(y, x, count, taps[place] + seen.first * taps_of_row(), n_taps);
+            }
+        }
+    }
+};
+
+}  // namespace
+}  // namespace dyadiq::engine

@@ -1,0 +1,40 @@
+// Kernels for every aarch64. Products of signed bytes fit 16 bits, and pairs of them are added to 32.
+#include "engine/kernels/neon.hpp"
+
+namespace dyadiq::engine {
+namespace {
+
+struct Neon {
+    static constexpr int kPixels = 2, kCodesLess = 128;
+    using Small = void;
+    struct Sums {
+        int32x4_t v[2 * kVectors];  // two of each output, side by side
+    };
+    using Weights = NeonWeights;
+
+    template <int kBits, int i>
+    static Weights weights(const std::int8_t* at) {
+        return unpacked<kBits, i>(at);
+    }
+    [[gnu::always_inline]] static void dot(Sums& sums, const Weights& w, const std::uint8_t* codes) {
+        const int8x16_t x = quad_of(codes);
+        for (int v = 0; v < kVectors; ++v) {
+            sums.v[2 * v] = vpadalq_s16(sums.v[2 * v], vmull_s8(vget_low_s8(x), vget_low_s8(w.v[v])));
+            sums.v[2 * v + 1] = vpadalq_s16(sums.v[2 * v + 1], vmull_high_s8(x, w.v[v]));
+        }
+    }
+    template <int kBits>
+    static void store(const Sums& sums, std::int32_t* to) {
+        for (int v = 0; v < kVectors; ++v) {
+            const int32x4_t both = vpaddq_s32(sums.v[2 * v], sums.v[2 * v + 1]);
+            vst1q_s32(to + 4 * v, vshlq_s32(both, vdupq_n_s32(-weight_shift(kBits))));
+        }
+    }
+};
+
+}  // namespace
+
+const Kernels kNeon{"neon",         [] { return true; }, [] { return 0.0; }, conv_packed<Neon>, conv_depthwise<Neon>,
+                    quantize<Neon>, portable::join,      max_pool<Neon>, sum_pool<Neon>};
+
+}  // namespace dyadiq::engine
