@@ -4,6 +4,7 @@
 // vpmaddwd adds pairs of products in 32; weights so small that no pair saturates take the short way all the same.
 #include <immintrin.h>
 
+#include "engine/kernels/avx2_lanes.hpp"
 #include "engine/kernels/vector_conv.hpp"
 #include "engine/kernels/vector_planes.hpp"
 
@@ -41,6 +42,7 @@ template <int kBits, int i>
 
 // Weights of which no two neighbours, times 255, leave 16 bits.
 struct SmallWeights {
+    using Lanes = Avx2Lanes;
     static constexpr int kPixels = 4, kCodesLess = 0;
     using Small = void;
     using Sums = Total;
@@ -65,6 +67,7 @@ struct SmallWeights {
 };
 
 struct Avx2 {
+    using Lanes = Avx2Lanes;
     static constexpr int kPixels = 4, kCodesLess = 0;
     using Small = SmallWeights;
     using Sums = Total;

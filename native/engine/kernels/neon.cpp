@@ -5,6 +5,7 @@ namespace dyadiq::engine {
 namespace {
 
 struct Neon {
+    using Lanes = NeonLanes;
     static constexpr int kPixels = 2, kCodesLess = 128;
     using Small = void;
     struct Sums {

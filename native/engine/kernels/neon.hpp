@@ -12,6 +12,53 @@ namespace {
 
 constexpr int kVectors = 4;  // of sixteen outputs
 
+struct NeonLanes {
+    int32x4_t v[kVectors];
+
+    template <typename T>
+    static NeonLanes load(const T* from) {
+        NeonLanes found;
+        std::memcpy(&found, from, sizeof found);
+        return found;
+    }
+    static NeonLanes load_bytes(const std::uint8_t* from) {
+        const uint8x16_t bytes = vld1q_u8(from);
+        const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_high_u8(bytes);
+        return {{vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))), vreinterpretq_s32_u32(vmovl_high_u16(low)),
+                 vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))), vreinterpretq_s32_u32(vmovl_high_u16(high))}};
+    }
+    static NeonLanes all(std::int32_t x) { return {{vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x)}}; }
+    NeonLanes plus(const NeonLanes& other) const {
+        NeonLanes sum;
+        for (int i = 0; i < kVectors; ++i) {
+            sum.v[i] = vaddq_s32(v[i], other.v[i]);
+        }
+        return sum;
+    }
+    NeonLanes rescaled(const float* scale, const float* offset) const {
+        NeonLanes y;
+        for (int i = 0; i < kVectors; ++i) {
+            const float32x4_t real =
+                vfmaq_f32(vld1q_f32(offset + 4 * i), vcvtq_f32_s32(v[i]), vld1q_f32(scale + 4 * i));
+            y.v[i] = vsubq_s32(vreinterpretq_s32_f32(real), vdupq_n_s32(kMagicBits));
+        }
+        return y;
+    }
+    NeonLanes clipped(std::int32_t low, std::int32_t high) const {
+        NeonLanes y;
+        for (int i = 0; i < kVectors; ++i) {
+            y.v[i] = vminq_s32(vmaxq_s32(v[i], vdupq_n_s32(low)), vdupq_n_s32(high));
+        }
+        return y;
+    }
+    void store(std::uint8_t* to) const { std::memcpy(to, this, sizeof *this); }
+    void store_bytes(std::uint8_t* to) const {  // of lanes that are bytes
+        const uint16x8_t low = vcombine_u16(vqmovun_s32(v[0]), vqmovun_s32(v[1]));
+        const uint16x8_t high = vcombine_u16(vqmovun_s32(v[2]), vqmovun_s32(v[3]));
+        vst1q_u8(to, vcombine_u8(vqmovn_u16(low), vqmovn_u16(high)));
+    }
+};
+
 struct NeonWeights {
     int8x16_t v[kVectors];
 };

@@ -10,6 +10,7 @@ namespace dyadiq::engine {
 namespace {
 
 struct NeonDot {
+    using Lanes = NeonLanes;
     static constexpr int kPixels = 6, kCodesLess = 128;
     using Small = void;
     struct Sums {

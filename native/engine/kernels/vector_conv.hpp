@@ -5,6 +5,7 @@
 //   weights<bits, i>(group)      quad i of a group of 8 / bits quads, times factor(bits)
 //   dot(sums, weights, quad)     adds the products of a quad of codes, less kCodesLess each
 //   store<bits>(sums, to)        what they sum up to, without the factor
+//   Lanes                        sixteen int32 (avx2_lanes.hpp)
 //   Small, is_small(weights, n)  void, or another such class that is faster and right for small weights only: those of
 //                                at most 4 bits, and those of `n` bytes where `is_small` says so
 //
@@ -122,8 +123,10 @@ void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
         const auto* weights = static_cast<const std::int8_t*>(s.weights) + run.at * block_bytes;
         const VectorTile* tiles = tiles_of<Isa>(s, weights, block_bytes, n_pixels);
         const std::int64_t in_group = run.block * kBlock;
-        const VectorEpilogue epilogue(s, run.at * kBlock, run.group * geometry.n_out + in_group, geometry.n_out - in_group);
+        const VectorEpilogue<typename Isa::Lanes> epilogue(s, run.at * kBlock, run.group * geometry.n_out + in_group, geometry.n_out - in_group);
         TileCall call{geometry.pixel_step(), geometry.quads, 0, nullptr, weights};
+        const std::int64_t out_step = bytes_of_pixel(s.out);
+        const std::int64_t residual_step = s.has_residual ? bytes_of_pixel(s.residual.x) : 0;
         alignas(64) std::int32_t sums[Isa::kPixels * kBlock], less[kBlock] = {};
         geometry.each_tile(run, [&](std::int64_t y, std::int64_t x, std::int64_t count, const Tap* taps, std::int64_t n_taps) {
             if (Isa::kCodesLess != 0 && (call.taps != taps || call.n_taps != n_taps)) {
@@ -131,12 +134,13 @@ void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
             }
             call.taps = taps, call.n_taps = n_taps;
             tiles[count - 1](call, arena + geometry.input(y, run.group) + x * call.pixel_step, sums);
-            for (std::int64_t p = 0; p < count; ++p) {
+            std::uint8_t* out = arena + s.out.at(y, x);
+            const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, x) : arena;
+            for (std::int64_t p = 0; p < count; ++p, out += out_step, residual += residual_step) {
                 for (int i = 0; Isa::kCodesLess != 0 && i < kBlock; ++i) {
                     sums[p * kBlock + i] = add(sums[p * kBlock + i], less[i]);
                 }
-                const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, x + p) : arena;
-                epilogue(sums + p * kBlock, residual, arena + s.out.at(y, x + p));
+                epilogue(sums + p * kBlock, residual, out);
             }
         });
     });

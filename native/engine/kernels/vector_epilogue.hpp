@@ -1,9 +1,7 @@
-// What turns the sums of sixteen outputs into codes, as loops over sixteen lanes that compilers turn into vectors.
-//
-// Used by kernels of 128 and 256 bits. Single precision where that is proven, else one value after another in 64 bits.
+// What turns the sums of sixteen outputs into codes, for kernels of 128 and 256 bits: in single precision where that is
+// proven, else one value after another in 64 bits. `Lanes` are sixteen int32 in the registers of an instruction set.
 #pragma once
 
-#include <bit>
 #include <cfenv>
 #include <cstring>
 
@@ -12,7 +10,9 @@
 namespace dyadiq::engine {
 namespace {
 
-// What `single` asks of the processor; a caller may have set another way of rounding.
+constexpr std::int32_t kMagicBits = 0x4B400000;  // of 1.5 * 2^23
+
+// What single precision asks of the processor; a caller may have set another way of rounding.
 class RoundingToNearest {
    public:
     RoundingToNearest() : before_(std::fegetround()) { std::fesetround(FE_TONEAREST); }
@@ -24,9 +24,8 @@ class RoundingToNearest {
     int before_;
 };
 
+template <typename Lanes>
 struct VectorEpilogue {
-    static constexpr std::int32_t kMagicBits = 0x4B400000;  // of 1.5 * 2^23
-
     const Conv& s;
     std::int64_t parameter, channel, n;  // the first of bias and dyadics, and of the output; outputs that exist
     bool is_single;
@@ -60,49 +59,21 @@ struct VectorEpilogue {
             }
             return;
         }
-        alignas(64) std::int32_t y[kBlock];
-        for (int i = 0; i < kBlock; ++i) {
-            y[i] = single(add(sums[i], bias[i]), scale[i], offset[i]);
-        }
+        Lanes y = Lanes::load(sums).plus(Lanes::load(bias)).rescaled(scale, offset);
         if (s.has_residual) {
-            add_residual(y, residual_at);
-        }
-        const std::int32_t low = s.finish.low + s.out.code_offset, high = s.finish.high + s.out.code_offset;
-        for (std::int32_t& code : y) {
-            code = std::min(std::max(code, low), high);
-        }
-        if (s.out.buffer.wide) {
-            std::memcpy(out_at + 4 * channel, y, sizeof y);
-            return;
-        }
-        alignas(16) std::uint8_t bytes[kBlock];
-        for (int i = 0; i < kBlock; ++i) {
-            bytes[i] = static_cast<std::uint8_t>(y[i]);
-        }
-        std::memcpy(out_at + channel, bytes, sizeof bytes);
-    }
-
-   private:
-    static std::int32_t single(std::int32_t x, float factor, float summand) {
-        const float y = __builtin_fmaf(static_cast<float>(x), factor, summand);
-        return add(std::bit_cast<std::int32_t>(y), -kMagicBits);
-    }
-
-    void add_residual(std::int32_t* y, const std::uint8_t* residual_at) const {
-        const Branch& b = s.residual;
-        alignas(64) std::int32_t x[kBlock];
-        if (b.x.buffer.wide) {
-            std::memcpy(x, residual_at + 4 * channel, sizeof x);
-            for (int i = 0; i < kBlock; ++i) {
-                y[i] = add(y[i], add(x[i], b.before));
+            const Branch& b = s.residual;
+            if (b.x.buffer.wide) {
+                y = y.plus(Lanes::load(residual_at + 4 * channel)).plus(Lanes::all(b.before));
+            } else {
+                const Lanes x = Lanes::load_bytes(residual_at + channel).plus(Lanes::all(b.before - b.x.code_offset));
+                y = y.plus(x.rescaled(residual_scale, residual_offset));
             }
-            return;
         }
-        alignas(16) std::uint8_t bytes[kBlock];
-        std::memcpy(bytes, residual_at + channel, sizeof bytes);
-        const std::int32_t before = b.before - b.x.code_offset;
-        for (int i = 0; i < kBlock; ++i) {
-            y[i] = add(y[i], single(add(bytes[i], before), residual_scale[i], residual_offset[i]));
+        y = y.clipped(s.finish.low + s.out.code_offset, s.finish.high + s.out.code_offset);
+        if (s.out.buffer.wide) {
+            y.store(out_at + 4 * channel);
+        } else {
+            y.store_bytes(out_at + channel);
         }
     }
 };

@@ -39,7 +39,7 @@ void conv_depthwise(const Conv& s, Share share, std::uint8_t* arena) {
                 weights[t][i] = i < n ? all[t * channels + first + i] : std::int16_t{0};
             }
         }
-        const VectorEpilogue epilogue(s, first, first, n);
+        const VectorEpilogue<typename Isa::Lanes> epilogue(s, first, first, n);
         const std::int64_t last_row = std::min(height, row % height + last - row);
         for (std::int64_t y = row % height; y < last_row; ++y, ++row) {
             for (std::int32_t x = 0; x < s.out.buffer.width; ++x) {

@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 
+#include "engine/kernels/avx2_lanes.hpp"
 #include "engine/kernels/vector_conv.hpp"
 #include "engine/kernels/vector_planes.hpp"
 
@@ -14,6 +15,7 @@ namespace {
 
 template <typename Dot>
 struct Vnni256 {
+    using Lanes = Avx2Lanes;
     static constexpr int kPixels = 6, kCodesLess = 0, kVectors = 2;
     using Small = void;
     struct Sums {

@@ -4,13 +4,15 @@ from dyadiq.engine.compile import compile_program, find_uncompilable
 from dyadiq.engine.file import write_engine_file
 from dyadiq.engine.library import library_folder
 from dyadiq.engine.plan import EnginePlan
-from dyadiq.engine.runtime import EngineProgram, StepProfile, available_isas
+from dyadiq.engine.runtime import ISAS, EngineProgram, StepProfile, available_isas, chosen_isa
 
 __all__ = [
+    "ISAS",
     "EnginePlan",
     "EngineProgram",
     "StepProfile",
     "available_isas",
+    "chosen_isa",
     "compile_program",
     "find_uncompilable",
     "library_folder",

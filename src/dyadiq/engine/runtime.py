@@ -20,7 +20,10 @@ from dyadiq.core.container import map_container, read_container
 from dyadiq.core.errors import ArtifactError, ConfigError, DataError, MissingToolError, UnknownNameError
 from dyadiq.core.native import native_state
 
-__all__ = ["EngineProgram", "StepProfile", "available_isas"]
+__all__ = ["ISAS", "EngineProgram", "StepProfile", "available_isas", "chosen_isa"]
+
+# Every instruction set with kernels of its own (native/engine/kernels), on any machine; the best of a family last.
+ISAS = ("portable", "avx2", "avxvnni", "avx512vnni256", "avx512vnni", "neon", "neondot")
 
 _MAX_THREADS = 256
 
@@ -29,6 +32,31 @@ def available_isas() -> tuple[str, ...]:
     """Return the instruction sets whose kernels this machine runs, the best last; none without the native module."""
     module = native_state().module
     return () if module is None else tuple(module.engine_isas())
+
+
+def chosen_isa(isa: str | None = None) -> str:
+    """Return the instruction set that programs run with: the one named, that of ``DYADIQ_ISA``, or the machine's best.
+
+    Args:
+        isa: Of `available_isas`; None: not named.
+
+    Raises:
+        ConfigError: This machine has no such instructions, or kernels for them were not built.
+        MissingToolError: The native module was not built.
+        UnknownNameError: No kernels are called that.
+    """
+    state = native_state()
+    if state.module is None:
+        raise MissingToolError(f"native code of dyadiq ({state.found})", "pip install . (needs a C++ compiler)")
+    wanted, available = isa or os.environ.get("DYADIQ_ISA", ""), available_isas()
+    if wanted and wanted not in ISAS:
+        raise UnknownNameError("instruction set", wanted, ISAS)
+    if wanted and wanted not in available:
+        raise ConfigError(
+            f"instruction set {wanted!r}: this machine has none of its kernels; expected one of "
+            f"{', '.join(available)}. Name one of these, or none for the best."
+        )
+    return wanted or available[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +102,18 @@ class EngineProgram:
         Raises:
             ArtifactError: Missing, damaged or newer file, or one that holds no compiled program.
             ConfigError: A number of threads below 1 or above 256.
+            ConfigError: This machine has no such kernels.
             MissingToolError: The native module was not built.
-            UnknownNameError: This machine has no such kernels.
+            UnknownNameError: No kernels are called that.
         """
-        state = native_state()
-        if state.module is None:
-            raise MissingToolError(f"native code of dyadiq ({state.found})", "pip install . (needs a C++ compiler)")
-        wanted = os.environ.get("DYADIQ_ISA", "") if isa is None else isa
-        if wanted and wanted not in available_isas():
-            raise UnknownNameError("instruction set", wanted, available_isas())
+        wanted = chosen_isa(isa)
         if not 1 <= threads <= _MAX_THREADS:
             raise ConfigError(
                 f"threads: got {threads}, expected 1 to {_MAX_THREADS}. Take the number of cores at most."
             )
         data = map_container(path)
         try:
-            self._native = state.module.Engine(data, wanted, threads)
+            self._native = native_state().module.Engine(data, wanted, threads)
             structure = json.loads(self._native.structure)
             self.inputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["inputs"]}
             self.outputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["outputs"]}

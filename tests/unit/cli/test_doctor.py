@@ -45,6 +45,18 @@ def test_optional_package_is_missing(cli, monkeypatch):
     assert found["qonnx"]["advice"] == "for target qonnx: pip install 'dyadiq[onnx]'"
 
 
+@pytest.mark.skipif(native_parts.native_state().module is None, reason="native code was not built")
+def test_kernels_of_the_engine_are_named(cli, monkeypatch):
+    def finding():
+        return {f["what"]: f for f in json.loads(cli("doctor", "--json").stdout)["findings"]}["engine kernels"]
+
+    monkeypatch.setenv("DYADIQ_ISA", "portable")
+    assert finding()["found"].startswith("portable, of portable")
+    monkeypatch.setenv("DYADIQ_ISA", "z80")
+    assert finding()["status"] == "missing"
+    assert "unknown instruction set 'z80'" in finding()["advice"]
+
+
 def test_native_code_is_missing_when_it_was_not_built(cli, monkeypatch):
     monkeypatch.setattr(native_parts, "native_state", lambda: native_parts.NativeState(None, "not built"))
     code, found = findings(cli)

@@ -8,6 +8,7 @@ import pytest
 from dyadiq.core.errors import ArtifactError, ConfigError, DataError, ExportError, MissingToolError, UnknownNameError
 from dyadiq.core.native import native_state
 from dyadiq.core.qtype import QType
+from dyadiq.engine import ISAS as KNOWN_ISAS
 from dyadiq.engine import EngineProgram, available_isas, compile_program, find_uncompilable, write_engine_file
 from dyadiq.ir.reference import run_reference
 from dyadiq.targets import get_target
@@ -272,6 +273,13 @@ def test_unknown_instruction_set_is_refused(tmp_path, monkeypatch):
         EngineProgram(tmp_path / "p.dyqe")
     monkeypatch.setenv("DYADIQ_ISA", "portable")
     assert EngineProgram(tmp_path / "p.dyqe").isa == "portable"
+    monkeypatch.setenv("DYADIQ_ISA", next(isa for isa in KNOWN_ISAS if isa not in ISAS))
+    with pytest.raises(ConfigError, match=r"this machine has none of its kernels; expected one of portable.*Name one"):
+        EngineProgram(tmp_path / "p.dyqe")
+
+
+def test_kernels_that_were_built_are_known_in_their_order():
+    assert [isa for isa in KNOWN_ISAS if isa in ISAS] == list(ISAS)
 
 
 def test_missing_native_module_is_named(tmp_path, monkeypatch):

@@ -119,9 +119,21 @@ def _native() -> list[Finding]:
 
     state = native_state()
     if state.module is not None:
-        return [Finding("native code", "ok", state.found)]
+        return [Finding("native code", "ok", state.found), _kernels()]
     advice = "for the engine, and allocation some ten times faster: with a C++ compiler, pip install dyadiq again"
     return [Finding("native code", "missing", state.found, advice)]
+
+
+def _kernels() -> Finding:
+    """The instruction set that compiled programs run with here."""
+    from dyadiq.core.errors import ConfigError
+    from dyadiq.engine import available_isas, chosen_isa
+
+    others = f"of {', '.join(available_isas())}"
+    try:
+        return Finding("engine kernels", "ok", f"{chosen_isa()}, {others}")
+    except ConfigError as err:
+        return Finding("engine kernels", "missing", others, f"{err} DYADIQ_ISA names it.")
 
 
 def _data() -> list[Finding]:
