@@ -101,8 +101,7 @@ class EngineProgram:
 
         Raises:
             ArtifactError: Missing, damaged or newer file, or one that holds no compiled program.
-            ConfigError: A number of threads below 1 or above 256.
-            ConfigError: This machine has no such kernels.
+            ConfigError: This machine has no such kernels, or a number of threads below 1 or above 256.
             MissingToolError: The native module was not built.
             UnknownNameError: No kernels are called that.
         """
