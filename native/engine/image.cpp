@@ -257,7 +257,14 @@ class Reader {
                                        : generic ? s.out.channels * taps * n_in
                                                  : taps * s.out.channels;
         const Record& weights = record(next(), n_weights, "a weight");
-        require(weights.kind == 0 && weights.is_signed && weights.bits == (generic ? 32 : 8), "a weight is of another type");
+        require(weights.kind == 0 && weights.is_signed, "a weight is of another type");
+        if (packed && weights.bits < 8) {  // groups of quads fill bytes
+            const std::int64_t group = weights.bits == 4 ? 2 : weights.bits == 2 ? 4 : weights.bits == 1 ? 8 : 0;
+            require(group != 0 && quads % group == 0, "packed weights are no whole groups");
+            s.weight_bits = weights.bits;
+        } else {
+            require(weights.bits == (generic ? 32 : 8), "a weight is of another type");
+        }
         s.weights = weights.payload;
         s.bias = int32s(n_parameters, "a bias");
         s.dyadic = dyadic(n_parameters);

@@ -9,7 +9,50 @@ namespace {
 
 int pixels_of_tile(int n) { return n == 1 ? kMaxPixels1 : n == 2 ? kMaxPixels2 : kMaxPixels4; }
 
-void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena) {
+// Packed weights: quad i of a group lies i times their bits from the bottom of bytes.
+constexpr Shift kShifts4[] = {{4, 0}, {0, 0}}, kShifts2[] = {{6, 0}, {4, 0}, {2, 0}, {0, 0}};
+constexpr Shift kShifts1[] = {{7, 0}, {6, 0}, {5, 0}, {4, 0}, {3, 0}, {2, 0}, {1, 0}, {0, 0}};
+
+void unpack(Call& call, int bits) {
+    if (bits == 8) {
+        return;
+    }
+    call.is_packed = 1;
+    call.mask = bits == 4 ? 0xF0F0F0F0 : bits == 2 ? 0xC0C0C0C0 : 0x80808080;
+    call.flip = bits == 1 ? 0xC0C0C0C0 : 0;  // the top bit becomes -64 or 64
+    call.shifts = bits == 4 ? kShifts4 : bits == 2 ? kShifts2 : kShifts1;
+    call.shifts_end = call.shifts + 8 / bits;
+    call.scale_shift.bits = static_cast<std::uint64_t>(weight_shift(bits));
+}
+
+// Weights as bytes: half the instructions of a tile that unpacks them, where many tiles read them and they stay near.
+constexpr std::int64_t kPanelBytes = 80 << 10, kWorthPanel = 32;  // pixels
+
+template <int kBits>
+void fill_panel(const std::int8_t* from, std::int64_t n_bytes, std::int8_t* to) {
+    constexpr int kMask = (1 << kBits) - 1, kSign = kBits == 1 ? 0 : 1 << (kBits - 1);
+    const __m512i mask = _mm512_set1_epi8(kMask), sign = _mm512_set1_epi8(kSign), one = _mm512_set1_epi8(1);
+    for (std::int64_t at = 0; at < n_bytes; at += 64) {
+        __m512i group = _mm512_loadu_si512(from + at);
+        for (int i = 0; i < 8 / kBits; ++i, to += 64, group = _mm512_srli_epi32(group, kBits)) {
+            const __m512i code = _mm512_and_si512(group, mask);
+            const __m512i w = kBits == 1 ? _mm512_sub_epi8(_mm512_add_epi8(code, code), one)
+                                         : _mm512_sub_epi8(_mm512_xor_si512(code, sign), sign);
+            _mm512_store_si512(to, w);
+        }
+    }
+}
+
+void fill_panel(int bits, const std::int8_t* from, std::int64_t n_bytes, std::int8_t* to) {
+    switch (bits) {
+        case 1: fill_panel<1>(from, n_bytes, to); break;
+        case 2: fill_panel<2>(from, n_bytes, to); break;
+        default: fill_panel<4>(from, n_bytes, to); break;
+    }
+}
+
+// `panel`: where weights are unpacked; null: tiles do that.
+void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, std::int8_t* panel) {
     const Conv& s = geometry.s;
     const int n = run.n;
     const std::int64_t parameter = run.at * kBlock, in_group = run.block * kBlock;
@@ -19,7 +62,15 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena) {
     Call call{};
     call.pixel_step = geometry.pixel_step();
     call.quads = geometry.quads;
-    call.block_bytes = geometry.block_bytes();
+    call.block_bytes = geometry.block_bytes(geometry.tile_bits);
+    const std::int64_t file_bytes = geometry.block_bytes(s.weight_bits);
+    call.weights = static_cast<const std::int8_t*>(s.weights) + run.at * file_bytes;
+    if (panel != nullptr) {
+        fill_panel(s.weight_bits, call.weights, n * file_bytes, panel);
+        call.weights = panel;
+    } else {
+        unpack(call, s.weight_bits);
+    }
     call.bias = s.bias + parameter;
     call.out_step = bytes_of_pixel(s.out);
     call.residual_step = s.has_residual ? bytes_of_pixel(s.residual.x) : 0;
@@ -49,7 +100,6 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena) {
             call.residual_offset = s.single.residual_offset + parameter;
         }
     }
-    call.weights = static_cast<const std::int8_t*>(s.weights) + run.at * call.block_bytes;
     const auto start = [&](const Tensor& t) { return in_tile ? channel * (t.buffer.wide ? 4 : 1) : 0; };
     const Tile* tiles = n == 1   ? dyadiq_avx512vnni_tiles.one
                         : n == 2 ? dyadiq_avx512vnni_tiles.two
@@ -73,16 +123,35 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena) {
     });
 }
 
+template <typename Widest>
+[[gnu::noinline]] void run_in_panel(const Geometry& geometry, Share share, Widest widest, std::uint8_t* arena) {
+    alignas(64) std::int8_t panel[kPanelBytes];
+    geometry.each_run(share, widest, pixels_of_tile, [&](const Run& run) { run_blocks(geometry, run, arena, panel); });
+}
+
 }  // namespace
 
 void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
-    const Geometry geometry(s, true);
+    const std::int64_t quads = std::int64_t{s.kernel_h} * s.kernel_w * ((s.in.channels / s.groups + kQuad - 1) / kQuad);
+    const std::int64_t panel_blocks = std::min<std::int64_t>(kPanelBytes / (quads * kBlock * kQuad), 2);
+    const bool in_panel = s.weight_bits < 8 && panel_blocks > 0 &&
+                          std::int64_t{s.out.buffer.height} * s.out.buffer.width >= kWorthPanel;
+    const Geometry geometry(s, true, in_panel ? 8 : s.weight_bits);
     if (!geometry.fits() || (s.finish.sign && s.finished)) {
         kPortable.conv_packed(s, share, arena);
         return;
     }
-    const auto widest = [&](std::int64_t left) { return geometry.rows.n_columns <= 4 && left >= 4 ? 4 : left >= 2 ? 2 : 1; };
-    geometry.each_run(share, widest, pixels_of_tile, [&](const Run& run) { run_blocks(geometry, run, arena); });
+    const auto widest = [&](std::int64_t left) {
+        if (in_panel) {
+            return static_cast<int>(std::min(left, panel_blocks));
+        }
+        return geometry.rows.n_columns <= 4 && left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    };
+    if (in_panel) {
+        run_in_panel(geometry, share, widest, arena);
+        return;
+    }
+    geometry.each_run(share, widest, pixels_of_tile, [&](const Run& run) { run_blocks(geometry, run, arena, nullptr); });
 }
 
 }  // namespace dyadiq::engine::avx512vnni

@@ -8,7 +8,11 @@
    r8  taps   r9  taps left   r10  weights of a tap   r11  bytes from one block's weights to the next
    r12 to r15  1, 3, 5, 7 pixels, in bytes; r15 is three blocks of weights where B is 4 (then P is at most 6)
    zmm0 to zmm27  sums of pixel p and block b in p * B + b, from the bias on
-   zmm28 to zmm31  weights and inputs (inputs in zmm24 and zmm25 where B is 4); scales and such in the epilogue */
+   zmm28 to zmm31  weights and inputs (inputs in zmm24 and zmm25 where B is 4); scales and such in the epilogue
+
+   Packed weights: 64 bytes hold 2, 4 or 8 quads. That of the turn is shifted into the top bits of its bytes and what is
+   below masked, so that it is 16 or 64 times too large, as the bias is made and sums are until all taps are done.
+   rcx  shifts left (rcx itself is on the stack)   zmm31, or zmm26 where B is 4  mask */
 
     .intel_syntax noprefix
     .altmacro
@@ -34,6 +38,12 @@
     .set CALL_BEFORE, 120
     .set CALL_WIDE_LOW, 124
     .set CALL_WIDE_HIGH, 128
+    .set CALL_IS_PACKED, 132
+    .set CALL_MASK, 136
+    .set CALL_FLIP, 140
+    .set CALL_SHIFTS, 144
+    .set CALL_SHIFTS_END, 152
+    .set CALL_SCALE_SHIFT, 160
 
 /* The four bytes of pixel i of eight, in every lane. */
 .macro broadcast_from to, base, i
@@ -81,7 +91,21 @@
 .endm
 
 /* Pixels from one to before another, of one quad of inputs. */
-.macro quad from, to, B
+.macro pixels from, to, B, packed
+    .set p, \from
+    .rept \to - \from
+    .if \B == 4
+      pixel %p, \B, %(24 + p - p / 2 * 2)
+    .elseif \packed
+      pixel %p, \B, 30
+    .else
+      pixel %p, \B, %(30 + p - p / 2 * 2)
+    .endif
+    .set p, p + 1
+    .endr
+.endm
+
+.macro load_weights B
     vmovdqu64 zmm28, [r10]
   .if \B > 1
     vmovdqu64 zmm29, [r10 + r11]
@@ -90,32 +114,56 @@
     vmovdqu64 zmm30, [r10 + r11*2]
     vmovdqu64 zmm31, [r10 + r15]
   .endif
-    .set p, \from
-    .rept \to - \from
-    .if \B == 4
-      pixel %p, \B, %(24 + p - p / 2 * 2)
-    .else
-      pixel %p, \B, %(30 + p - p / 2 * 2)
+.endm
+
+/* (shifted & mask) ^ flip */
+.macro unpack w, mask
+    vpslld zmm\w, zmm\w, xmmword ptr [rcx]
+    vpternlogd zmm\w, zmm\mask, dword ptr [rdi + CALL_FLIP]{1to16}, 0x6A
+.endm
+
+.macro unpack_weights B
+  .if \B == 4
+    unpack 28, 26
+    unpack 29, 26
+    unpack 30, 26
+    unpack 31, 26
+  .else
+    unpack 28, 31
+    .if \B == 2
+    unpack 29, 31
     .endif
-    .set p, p + 1
-    .endr
+  .endif
 .endm
 
 /* All quads of one tap. */
-.macro tap from, to, B
+.macro tap from, to, B, packed
     .p2align 5
-2:  quad \from, \to, \B
-    add r10, 64
+2:  load_weights \B
+  .if \packed
+    unpack_weights \B
+  .endif
+    pixels \from, \to, \B, \packed
     add rax, 4
   .if \to > 8
     add rbx, 4
+  .endif
+  .if \packed
+    add rcx, 16
+    cmp rcx, [rdi + CALL_SHIFTS_END]
+    jb 8f
+    mov rcx, [rdi + CALL_SHIFTS]
+    add r10, 64
+8:
+  .else
+    add r10, 64
   .endif
     dec rbp
     jnz 2b
 .endm
 
 /* All taps, in the order of their weights, which are read ahead best like that. */
-.macro all_taps P, B
+.macro all_taps P, B, packed
     mov r8, [rdi + CALL_TAPS]
     mov r9, [rdi + CALL_N_TAPS]
 1:  mov rax, [r8]
@@ -131,12 +179,12 @@
     je 3f
     ja 4f
   .endif
-    tap 0, \P, \B
+    tap 0, \P, \B, \packed
   .if \P > 1
     jmp 5f
-3:  tap 1, \P, \B
+3:  tap 1, \P, \B, \packed
     jmp 5f
-4:  tap 0, %(\P - 1), \B
+4:  tap 0, %(\P - 1), \B, \packed
 5:
   .endif
     add r8, 24
@@ -146,6 +194,11 @@
 
 .macro load_bias n
     vmovdqu64 zmm\n, [rax + 64*\n]
+    vpslld zmm\n, zmm\n, xmmword ptr [rdi + CALL_SCALE_SHIFT]
+.endm
+
+.macro unscale n
+    vpsrad zmm\n, zmm\n, xmm31
 .endm
 
 .macro copy to, from
@@ -255,8 +308,27 @@
     copy %n, %(n - \B)
     .set n, n + 1
     .endr
-    all_taps \P, \B
+    cmp dword ptr [rdi + CALL_IS_PACKED], 0
+    je 10f
+    push rcx
+    mov rcx, [rdi + CALL_SHIFTS]
+  .if \B == 4
+    vpbroadcastd zmm26, dword ptr [rdi + CALL_MASK]
+  .else
+    vpbroadcastd zmm31, dword ptr [rdi + CALL_MASK]
+  .endif
+    all_taps \P, \B, 1
+    pop rcx
+    vmovdqu64 xmm31, xmmword ptr [rdi + CALL_SCALE_SHIFT]
+    .set n, 0
+    .rept \P * \B
+    unscale %n
+    .set n, n + 1
+    .endr
+    jmp 11f
+10: all_taps \P, \B, 0
 
+11:
     cmp byte ptr [rdi + CALL_ENDING], 0
     jne 3f
     mov rax, [rdi + CALL_SUMS]

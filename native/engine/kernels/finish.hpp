@@ -36,6 +36,17 @@ inline std::int32_t finished(std::int64_t sum, const Finish& f) {
     return static_cast<std::int32_t>(std::clamp<std::int64_t>(y, f.low, f.high));
 }
 
+// Weight number `i` of one block and tap: of 64 in a quad, quads in groups that fill 64 bytes.
+inline std::int32_t packed_weight(const std::int8_t* weights, std::int32_t bits, std::int64_t i) {
+    if (bits == 8) {
+        return weights[i];
+    }
+    const std::int64_t quads = 8 / bits, lanes = kBlock * kQuad, quad = i / lanes;
+    const auto byte = static_cast<std::uint8_t>(weights[quad / quads * lanes + i % lanes]);
+    const std::int32_t code = byte >> (quad % quads * bits) & ((1 << bits) - 1), half = 1 << (bits - 1);
+    return bits == 1 ? 2 * code - 1 : (code ^ half) - half;
+}
+
 // The code of a channel of the pixel at `at`, and its opposite.
 inline std::int32_t load(const Tensor& t, const std::uint8_t* at, std::int64_t channel) {
     if (t.buffer.wide) {

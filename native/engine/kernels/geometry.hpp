@@ -60,9 +60,11 @@ struct Geometry {
     Tap taps[4][kMaxTaps];  // of tiles inside, at the left end of a row, at the right one, and at both
     std::int64_t n_in, n_out, blocks;  // of a group
     std::int64_t quads, quads_of_tap;
+    std::int32_t tile_bits;
     bool merges, skips_rows, skips_columns;
 
-    Geometry(const Conv& step, bool may_skip_columns) : s(step), rows(step) {
+    // Tiles read weights of `bits` each.
+    Geometry(const Conv& step, bool may_skip_columns, std::int32_t bits) : s(step), rows(step), tile_bits(bits) {
         n_in = s.in.channels / s.groups, n_out = s.out.channels / s.groups;
         blocks = (n_out + kBlock - 1) / kBlock;
         constexpr std::int64_t kWorthSkipping = 8;  // quads: shorter taps take longer than they save
@@ -81,9 +83,8 @@ struct Geometry {
     bool fits() const { return std::int64_t{s.kernel_h} * taps_of_row() <= kMaxTaps; }
 
     std::int64_t pixel_step() const { return bytes_of_pixel(s.in) * s.stride_w; }
-    std::int64_t block_bytes() const {
-        return std::int64_t{s.kernel_h} * s.kernel_w * quads_of_tap * kBlock * kQuad * s.weight_bits / 8;
-    }
+    std::int64_t quads_of_block() const { return std::int64_t{s.kernel_h} * s.kernel_w * quads_of_tap; }
+    std::int64_t block_bytes(std::int32_t bits) const { return quads_of_block() * kBlock * kQuad * bits / 8; }
     std::int32_t taps_of_row() const { return merges ? 1 : s.kernel_w; }
 
     // What the first output of a row sees through the first tap; in a group.
@@ -102,7 +103,7 @@ struct Geometry {
     }
 
     void find_taps(Tap* tap, bool is_left, bool is_right) const {
-        const std::int64_t tap_bytes = quads_of_tap * kBlock * kQuad * s.weight_bits / 8;
+        const std::int64_t tap_bytes = quads_of_tap * kBlock * kQuad * tile_bits / 8;
         for (std::int32_t a = 0; a < s.kernel_h; ++a) {
             for (std::int32_t b = 0; b < taps_of_row(); ++b, ++tap) {
                 tap->in = a * s.dilation_h * bytes_of_row(s.in) + b * s.dilation_w * bytes_of_pixel(s.in);

@@ -73,7 +73,7 @@ template <int kBits, int i>
         } else {
             constexpr int kMask = (0xFF00 >> kBits) & 0xFF;
             const uint8x16_t top = vandq_u8(vshlq_n_u8(all, 8 - kBits * (i + 1)), vdupq_n_u8(kMask));
-            found.v[v] = vreinterpretq_s8_u8(kBits == 1 ? vorrq_u8(top, vdupq_n_u8(0x40)) : top);  // -64 and 64
+            found.v[v] = vreinterpretq_s8_u8(kBits == 1 ? veorq_u8(top, vdupq_n_u8(0xC0)) : top);  // -64 and 64
         }
     }
     return found;

@@ -18,16 +18,18 @@ void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
         const std::int64_t group_block = item % all_blocks, y = item / all_blocks / width, x = item / all_blocks % width;
         const std::int64_t group = group_block / blocks, block = group_block % blocks;
         std::int32_t sums[kBlock] = {};
-        const std::int8_t* w = weights + group_block * taps * quads * kBlock * kQuad;
+        const std::int8_t* of_block = weights + group_block * taps * quads * kBlock * kQuad * s.weight_bits / 8;
         for (std::int32_t tap = 0; tap < taps; ++tap) {
             const std::uint8_t* in = arena +
                                      s.in.at(y * s.stride_h - s.pad_h + tap / s.kernel_w * s.dilation_h,
                                              x * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w) +
                                      group * n_in;
-            for (std::int32_t quad = 0; quad < quads; ++quad, w += kBlock * kQuad) {
+            for (std::int64_t quad = 0; quad < quads; ++quad) {
                 for (int o = 0; o < kBlock; ++o) {
                     for (int i = 0; i < kQuad; ++i) {
-                        sums[o] = multiply_add(sums[o], in[quad * kQuad + i], w[o * kQuad + i]);
+                        const std::int64_t at = ((tap * quads + quad) * kBlock + o) * kQuad + i;
+                        const std::int32_t w = packed_weight(of_block, s.weight_bits, at);
+                        sums[o] = multiply_add(sums[o], in[quad * kQuad + i], w);
                     }
                 }
             }

@@ -110,7 +110,7 @@ void sum_weights(std::int32_t bits, const TileCall& call, std::int32_t* sums) {
 
 template <typename Isa>
 void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
-    const Geometry geometry(s, false);
+    const Geometry geometry(s, false, s.weight_bits);
     if (!geometry.fits()) {
         kPortable.conv_packed(s, share, arena);
         return;
@@ -119,7 +119,7 @@ void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
     const auto one = [](std::int64_t) { return 1; };
     const auto most = [](int) { return Isa::kPixels; };
     geometry.each_run(share, one, most, [&](const Run& run) {
-        const std::int64_t block_bytes = geometry.block_bytes(), n_pixels = (run.last - run.first) * Isa::kPixels;
+        const std::int64_t block_bytes = geometry.block_bytes(s.weight_bits), n_pixels = (run.last - run.first) * Isa::kPixels;
         const auto* weights = static_cast<const std::int8_t*>(s.weights) + run.at * block_bytes;
         const VectorTile* tiles = tiles_of<Isa>(s, weights, block_bytes, n_pixels);
         const std::int64_t in_group = run.block * kBlock;

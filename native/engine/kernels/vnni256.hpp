@@ -32,7 +32,7 @@ struct Vnni256 {
         constexpr int kMask = (0xFF00 >> kBits) & 0xFF;
         const __m256i top =
             _mm256_and_si256(_mm256_slli_epi32(all, 8 - kBits * (i + 1)), _mm256_set1_epi8(static_cast<char>(kMask)));
-        return kBits == 1 ? _mm256_or_si256(top, _mm256_set1_epi8(0x40)) : top;  // -64 and 64
+        return kBits == 1 ? _mm256_xor_si256(top, _mm256_set1_epi8(static_cast<char>(0xC0))) : top;  // -64 and 64
     }
     template <int kBits, int i>
     [[gnu::always_inline]] static Weights weights(const std::int8_t* at) {

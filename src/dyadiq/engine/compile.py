@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dyadiq.core.qtype import QType
 from dyadiq.engine.arena import place_
 from dyadiq.engine.fuse import BranchPlan, Fusion, find_fusions
-from dyadiq.engine.layout import by_blocks, pack_dense, pack_depthwise, pack_generic
+from dyadiq.engine.layout import by_blocks, pack_dense, pack_depthwise, pack_generic, weight_type
 from dyadiq.engine.plan import INT32_RANGE, NONE, Branch, Buffer, EnginePlan, Finish, Step, TensorRef
 from dyadiq.engine.single import single_words
 from dyadiq.ir.graph import Graph, Node
@@ -269,19 +269,20 @@ class _Compiler:
         else:
             a = dot.attrs
             geometry, groups = [*weight.shape[2:], *a["stride"], *a["dilation"], *a["padding"]], a["groups"]
-        kind = self.kind(x, weight, bias, groups)
+        kind, largest = self.kind(x, weight, bias, groups)
         if kind != _GENERIC:  # these read codes as they lie in memory
             bias = bias - x.code_offset * weight.reshape(len(weight), -1).sum(axis=1)
 
         def ordered(values: NDArray[np.int64]) -> NDArray[np.int64]:
             return by_blocks(values, groups).astype(np.int64) if kind == _PACKED else values
 
-        if kind == _PACKED:
-            packed: NDArray[np.int8] | NDArray[np.int32] = pack_dense(weight, groups)
+        qtype = weight_type(weight, largest) if kind == _PACKED else None
+        if qtype is not None:
+            packed: NDArray[np.int8] | NDArray[np.int32] = pack_dense(weight, groups, qtype)
         else:
             packed = pack_depthwise(weight) if kind == _DEPTHWISE else pack_generic(weight)
         words = [kind, self.index(x), self.index(out), *geometry, groups]
-        words.append(self.plan.payload_index(f"{dot.name}.weight", packed))
+        words.append(self.plan.payload_index(f"{dot.name}.weight", packed, qtype))
         words.append(self.payload(f"{dot.name}.bias", ordered(bias)))
         if fusion.requantize is None:
             self.step("conv", fusion.last.name, [x], (out,), [*words, NONE, NONE, 0, *Finish().words(), 0, NONE])
@@ -304,16 +305,20 @@ class _Compiler:
         words.append(NONE if single is None else self.payload(f"{dot.name}.single", np.stack(single)))
         self.step("conv", fusion.last.name, reads, (out,), words)
 
-    def kind(self, x: TensorRef, weight: NDArray[np.int64], bias: NDArray[np.int64], groups: int) -> int:
-        """Return which kernels can run a dot product: those on bytes need weights of int8 and sums of int32."""
+    def kind(self, x: TensorRef, weight: NDArray[np.int64], bias: NDArray[np.int64], groups: int) -> tuple[int, int]:
+        """Return which kernels can run a dot product, and the largest sum they may meet.
+
+        Those on bytes need weights of int8 and sums of int32.
+        """
         n_in = weight.shape[1]
         stored = np.abs(bias) + (255 + x.code_offset) * np.abs(weight).reshape(len(weight), -1).sum(axis=1)
-        fits = weight.min() >= -128 and weight.max() <= 127 and stored.max() <= _INT32
+        largest = int(stored.max())
+        fits = weight.min() >= -128 and weight.max() <= 127 and largest <= _INT32
         if self.plan.buffers[x.buffer].wide or not fits:
-            return _GENERIC
+            return _GENERIC, largest
         if groups > 1 and groups == len(weight) and n_in == 1:
-            return _DEPTHWISE
-        return _PACKED if groups == 1 or n_in % 4 == 0 else _GENERIC
+            return _DEPTHWISE, largest
+        return (_PACKED if groups == 1 or n_in % 4 == 0 else _GENERIC), largest
 
     def quantize(self, node: Node) -> None:
         """Append an input quantizer."""

@@ -37,5 +37,7 @@ def write_engine_file(plan: EnginePlan, path: str | os.PathLike[str]) -> int:
         "steps": [[step.op, step.name] for step in plan.steps],
     }
     tensors = [("@plan", plan.words()), *plan.payloads]
-    pairs = [(TensorSpec(name, values.shape, _TYPES[values.dtype]), values) for name, values in tensors]
+    pairs = [
+        (TensorSpec(name, values.shape, plan.types.get(name, _TYPES[values.dtype])), values) for name, values in tensors
+    ]
     return write_container(path, json.dumps(structure, separators=(",", ":")).encode(), pairs)

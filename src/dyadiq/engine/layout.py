@@ -8,27 +8,67 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK", "QUAD", "by_blocks", "pack_dense", "pack_depthwise", "pack_generic"]
+from dyadiq.core.qtype import QType
+
+__all__ = ["BLOCK", "QUAD", "by_blocks", "pack_dense", "pack_depthwise", "pack_generic", "weight_type"]
 
 BLOCK, QUAD = 16, 4
+_INT8 = QType(8, signed=True)
+
+# Types of packed weights, the narrowest first; and how many bits to the left kernels hold them, sums included.
+_NARROW = (
+    (QType(1, signed=True, bipolar=True), 6),
+    (QType(2, signed=True), 6),
+    (QType(4, signed=True), 4),
+)
+_BEFORE = 1 << 24  # what single precision may add to a sum (`single`)
 
 
-def pack_dense(weight: NDArray[np.int64], groups: int) -> NDArray[np.int8]:
-    """Return weights as ``[group][block of 16 outputs][tap][quad of 4 inputs][16][4]``, flat.
+def weight_type(weight: NDArray[np.int64], largest_sum: int) -> QType:
+    """Return the narrowest type that packed weights fit; groups of ``8 / bits`` quads must be whole.
+
+    Args:
+        weight: ``[O, I/g, KH, KW]``, values of int8.
+        largest_sum: Magnitude that no sum of products with codes as they lie in memory exceeds, bias included.
+
+    Example:
+        >>> str(weight_type(np.full((1, 8, 1, 1), -8), 10000)), str(weight_type(np.full((1, 4, 1, 1), -8), 10000))
+        ('int4', 'int8')
+    """
+    n_in = weight.shape[1]
+    quads = -(-n_in // QUAD)
+    for qtype, left in _NARROW:
+        fits = bool(weight.min() >= qtype.qmin and weight.max() <= qtype.qmax)
+        whole = quads % (8 // qtype.bits) == 0
+        if qtype.bipolar:  # which has no 0 to fill a quad with
+            fits, whole = bool(np.isin(weight, (-1, 1)).all()), whole and n_in % QUAD == 0
+        if fits and whole and (largest_sum + _BEFORE) << left < 1 << 31:
+            return qtype
+    return _INT8
+
+
+def pack_dense(weight: NDArray[np.int64], groups: int, qtype: QType = _INT8) -> NDArray[np.int8]:
+    """Return weights as ``[group][block of 16 outputs][tap][group of quads][16][4][quad]``, flat.
+
+    A group has ``8 / bits`` quads of 4 inputs, one where the type is int8; its 64 bytes hold them side by side.
 
     Shapes:
-        weight ``[O, I/g, KH, KW]``, values of int8.
+        weight ``[O, I/g, KH, KW]``, values of the type.
 
     Example:
         >>> pack_dense(np.arange(6).reshape(2, 3, 1, 1), 1)[:8]
         array([0, 1, 2, 0, 3, 4, 5, 0], dtype=int8)
+        >>> pack_dense(np.arange(8).reshape(1, 8, 1, 1), 1, QType(4, signed=True))[:8]
+        array([0, 4, 1, 5, 2, 6, 3, 7], dtype=int8)
     """
     n_out, n_in = weight.shape[0] // groups, weight.shape[1]
     taps = weight.reshape(groups, n_out, n_in, -1)
     pad_out, pad_in = -n_out % BLOCK, -n_in % QUAD
-    taps = np.pad(taps, ((0, 0), (0, pad_out), (0, pad_in), (0, 0)))
-    shape = (groups, (n_out + pad_out) // BLOCK, BLOCK, (n_in + pad_in) // QUAD, QUAD, taps.shape[-1])
-    return np.ascontiguousarray(taps.reshape(shape).transpose(0, 1, 5, 3, 2, 4)).astype(np.int8).ravel()
+    taps = np.pad(taps, ((0, 0), (0, pad_out), (0, pad_in), (0, 0)), constant_values=int(qtype.bipolar))
+    side_by_side = 8 // qtype.bits
+    n_quads = (n_in + pad_in) // QUAD
+    shape = (groups, (n_out + pad_out) // BLOCK, BLOCK, n_quads // side_by_side, side_by_side, QUAD, taps.shape[-1])
+    return np.ascontiguousarray(taps.reshape(shape).transpose(0, 1, 6, 3, 2, 5, 4)).astype(np.int8).ravel()
 
 
 def pack_depthwise(weight: NDArray[np.int64]) -> NDArray[np.int8]:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.qtype import QType
+
 __all__ = ["INT32_RANGE", "NONE", "PLAN_VERSION", "Branch", "Buffer", "EnginePlan", "Finish", "Step", "TensorRef"]
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 NONE = -1
 INT32_RANGE = (-(1 << 31), (1 << 31) - 1)
 
@@ -161,6 +163,7 @@ class EnginePlan:
         tensors: What steps refer to by index.
         steps: In order.
         payloads: Name and values of everything steps point to: int8, int32 or float64.
+        types: Of payloads by name, where that is narrower than what their values lie in.
         arena_bytes: Size of the arena; 0 until buffers are placed.
     """
 
@@ -171,6 +174,7 @@ class EnginePlan:
     steps: list[Step] = field(default_factory=list)
     payloads: list[tuple[str, NDArray[Any]]] = field(default_factory=list)
     arena_bytes: int = 0
+    types: dict[str, QType] = field(default_factory=dict)
 
     def tensor_index(self, ref: TensorRef) -> int:
         """Return the index of a tensor, which is entered when it is new."""
@@ -178,11 +182,19 @@ class EnginePlan:
             self.tensors.append(ref)
         return self.tensors.index(ref)
 
-    def payload_index(self, name: str, values: NDArray[Any]) -> int:
-        """Enter values and return their index in the file, where the plan itself comes first."""
+    def payload_index(self, name: str, values: NDArray[Any], qtype: QType | None = None) -> int:
+        """Enter values and return their index in the file, where the plan itself comes first.
+
+        Args:
+            name: For people; made unique.
+            values: Of int8, int32 or float64.
+            qtype: How they are packed; None: as they are.
+        """
         taken = {known for known, _ in self.payloads}
         unique = name if name not in taken else f"{name}#{len(self.payloads)}"
         self.payloads.append((unique, values))
+        if qtype is not None:
+            self.types[unique] = qtype
         return len(self.payloads)
 
     def words(self) -> NDArray[np.int32]:

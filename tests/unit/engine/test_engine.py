@@ -10,6 +10,7 @@ from dyadiq.core.native import native_state
 from dyadiq.core.qtype import QType
 from dyadiq.engine import ISAS as KNOWN_ISAS
 from dyadiq.engine import EngineProgram, available_isas, compile_program, find_uncompilable, write_engine_file
+from dyadiq.engine.layout import weight_type
 from dyadiq.ir.reference import run_reference
 from dyadiq.targets import get_target
 from programs import BIPOLAR, INT4N, INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
@@ -77,17 +78,18 @@ def test_random_shapes_equal_the_reference(seed, tmp_path):
 
 
 @built
+@pytest.mark.parametrize("channels", [33, 64])
 @pytest.mark.parametrize("qtype", [INT8, INT4N, BIPOLAR, QType.parse("int2n"), QType.parse("uint8")], ids=str)
 @pytest.mark.parametrize("codes", [UINT8, INT8], ids=str)
-def test_extreme_codes_neither_saturate_nor_wrap(qtype, codes, tmp_path):
+def test_extreme_codes_neither_saturate_nor_wrap(qtype, codes, channels, tmp_path):
     rng = np.random.default_rng(0)
     b = ProgramBuilder(rng, worst=True)
-    x = b.input((33, 7, 7), codes, scale=1.0)
+    x = b.input((channels, 7, 7), codes, scale=1.0)
     x = b.conv2d(x, 17, 3, padding=1, qtype=qtype)
     program = b.program(x, b.requantize(x, INT8, multipliers(rng, 17)))
     write_engine_file(compile_program(program), tmp_path / "p.dyqe")
     for value in (-1000.0, 1000.0):
-        inputs = {"x0": np.full((1, 33, 7, 7), value)}
+        inputs = {"x0": np.full((1, channels, 7, 7), value)}
         expected = run_reference(program, inputs)
         for isa in ISAS:
             found = EngineProgram(tmp_path / "p.dyqe", isa=isa).run(inputs)
@@ -221,6 +223,47 @@ def test_conv_requantize_residual_and_clip_are_one_step():
 def test_concat_is_no_work_where_its_parts_can_lie_side_by_side():
     plan = compile_program(PROGRAMS["joins"](np.random.default_rng(0)))
     assert "copy" not in [step.op for step in plan.steps]
+
+
+WIDTHS = {"bipolar": (1, 32), "int2": (2, 16), "int2n": (2, 16), "int4": (4, 8), "int3": (4, 8), "int5": (8, 4)}
+
+
+@built
+@pytest.mark.parametrize("qtype", WIDTHS)
+@pytest.mark.parametrize("groups_of_quads", [1, 3])
+def test_packed_weights_of_every_width_equal_the_reference(qtype, groups_of_quads, tmp_path):
+    """Widths of the file, ends of rows that tiles skip, one pixel, two groups, and both endings of a tile."""
+    rng = np.random.default_rng(groups_of_quads)
+    bits, whole = WIDTHS[qtype]
+    b, channels = ProgramBuilder(rng), whole * groups_of_quads
+    weights = {"qtype": QType.parse(qtype)}
+    x = b.input((channels, 6, 15), UINT8)
+    wide = b.conv2d(x, 33, 3, 2, padding=1, **weights)
+    y = b.requantize(b.conv2d(x, 48, 3, padding=1, **weights), INT8, multipliers(rng, 48, 16))
+    z = b.requantize(b.conv2d(x, 2 * 17, 1, **weights), UINT8, multipliers(rng, 34, 16))
+    both = b.concat(x, x)
+    grouped = b.requantize(b.conv2d(both, 2 * 17, 3, groups=2, **weights), UINT8, multipliers(rng, 34, 16))
+    program = b.program(wide, y, z, grouped, b.linear(b.flatten(x), 64, **weights))
+    plan = compile_program(program)
+    assert [plan.types[name].bits for name, _ in plan.payloads if name.endswith("weight")] == [bits] * 5
+    assert_equal(program, rng, tmp_path / "program.dyqe")
+
+
+def test_weights_are_packed_where_groups_of_quads_are_whole_and_sums_have_room():
+    few = np.ones((16, 32, 1, 1), dtype=np.int64)
+    assert [weight_type(few[:, :n], 1000).bits for n in (32, 31, 16, 8, 4, 7)] == [1, 2, 2, 4, 8, 4]
+    assert [weight_type(few, most).bits for most in ((1 << 24) - 1, 1 << 24, 7 << 24)] == [1, 4, 8]
+    assert [weight_type(few * n, 1000).bits for n in (-2, 2, -8, 8, 127)] == [2, 4, 4, 8, 8]
+
+
+def test_files_of_few_bits_are_small(tmp_path):
+    sizes = []
+    for qtype in (INT8, INT4N, QType.parse("int2n"), BIPOLAR):
+        b = ProgramBuilder(np.random.default_rng(0))
+        plan = compile_program(b.program(b.conv2d(b.input((64, 8, 8), UINT8), 64, 3, qtype=qtype)))
+        sizes.append(write_engine_file(plan, tmp_path / "p.dyqe"))
+    n_weights = 64 * 64 * 9
+    assert [sizes[0] - size for size in sizes[1:]] == [n_weights // 2, n_weights * 3 // 4, n_weights * 7 // 8]
 
 
 @built
