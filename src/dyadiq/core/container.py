@@ -18,6 +18,7 @@ a reader checks a file by computing where everything must be. A file that differ
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import struct
 import zlib
@@ -312,7 +313,13 @@ def map_container(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     try:
         size = Path(path).stat().st_size
         if size >= _HEADER.size:
-            return np.memmap(path, dtype=np.uint8, mode="r")
+            with Path(path).open("rb") as file:
+                # All of it is read at once, for its checksums: where the system can, its pages are mapped together.
+                populate = getattr(mmap, "MAP_POPULATE", 0)
+                how: dict[str, int] = {"access": mmap.ACCESS_READ}
+                if populate:
+                    how = {"flags": mmap.MAP_SHARED | populate, "prot": mmap.PROT_READ}
+                return np.frombuffer(mmap.mmap(file.fileno(), 0, **how), dtype=np.uint8)
     except FileNotFoundError as err:
         raise ArtifactError(f"{path}: no such file. Check the path, or export the program first.") from err
     except OSError as err:

@@ -1,15 +1,17 @@
 """Where buffers lie in the arena: those that live at the same time never overlap. With a checker that proves it.
 
-Used by `compile`. The largest buffers are placed first, each in the tightest gap that those alive with it leave
-(the usual heuristic; Pisarchyk and Lee 2020, "greedy by size").
+Used by `compile` and target `c`. The largest buffers are placed first, each in the tightest gap that those alive with
+it leave (the usual heuristic; Pisarchyk and Lee 2020, "greedy by size").
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dyadiq.core.errors import GraphError
 from dyadiq.engine.plan import EnginePlan
 
-__all__ = ["check_arena", "lifetimes", "place_"]
+__all__ = ["check_arena", "find_offsets", "lifetimes", "place_"]
 
 _ALIGNMENT = 64
 _SLACK = 64  # bytes behind the last buffer that kernels may read
@@ -22,19 +24,36 @@ def place_(plan: EnginePlan) -> None:
         GraphError: Two buffers would overlap (a bug; checked every time).
     """
     spans = lifetimes(plan)
-    placed: list[int] = []
-    for index in sorted(range(len(plan.buffers)), key=lambda i: (-plan.buffers[i].n_bytes, i)):
-        buffer, (first, last) = plan.buffers[index], spans[index]
-        taken = []
-        for other in placed:
-            start = plan.buffers[other].offset
-            if start is not None and spans[other][0] <= last and first <= spans[other][1]:
-                taken.append((start, start + _aligned(plan.buffers[other].n_bytes)))
-        buffer.offset = _tightest(sorted(taken), _aligned(buffer.n_bytes))
-        placed.append(index)
-    ends = [(buffer.offset or 0) + _aligned(buffer.n_bytes) for buffer in plan.buffers]
+    offsets = find_offsets([buffer.n_bytes for buffer in plan.buffers], spans)
+    for buffer, offset in zip(plan.buffers, offsets, strict=True):
+        buffer.offset = offset
+    ends = [offset + _aligned(buffer.n_bytes) for buffer, offset in zip(plan.buffers, offsets, strict=True)]
     plan.arena_bytes = max(ends, default=0) + _SLACK
     check_arena(plan)
+
+
+def find_offsets(sizes: Sequence[int], spans: Sequence[tuple[int, int]], alignment: int = _ALIGNMENT) -> list[int]:
+    """Return where every buffer lies, at multiples of the alignment; those whose spans meet never overlap.
+
+    Args:
+        sizes: Bytes of every buffer.
+        spans: First and last step that touches it.
+        alignment: Of offsets.
+
+    Example:
+        >>> find_offsets([100, 60, 200], [(0, 1), (1, 2), (2, 3)])
+        [0, 256, 0]
+    """
+    offsets: dict[int, int] = {}
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        first, last = spans[index]
+        taken = [
+            (start, start + _aligned(sizes[other], alignment))
+            for other, start in offsets.items()
+            if spans[other][0] <= last and first <= spans[other][1]
+        ]
+        offsets[index] = _tightest(sorted(taken), _aligned(sizes[index], alignment))
+    return [offsets[index] for index in range(len(sizes))]
 
 
 def lifetimes(plan: EnginePlan) -> list[tuple[int, int]]:
@@ -87,5 +106,5 @@ def _tightest(taken: list[tuple[int, int]], size: int) -> int:
     return end if best is None else best
 
 
-def _aligned(n_bytes: int) -> int:
-    return -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+def _aligned(n_bytes: int, alignment: int = _ALIGNMENT) -> int:
+    return -(-n_bytes // alignment) * alignment

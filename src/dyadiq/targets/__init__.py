@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from dyadiq.core.errors import UnknownNameError
 from dyadiq.targets.base import Target
+from dyadiq.targets.c import CTarget
 from dyadiq.targets.dyq import DyqTarget
 from dyadiq.targets.engine import EngineTarget
 from dyadiq.targets.exact import ExactTarget
@@ -34,6 +35,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             QdqTarget(),
             DyqTarget(),
             EngineTarget(),
+            CTarget(),
             Hls4mlTarget(),
             VerilogTarget(),
             VerilogStreamTarget(),

@@ -41,6 +41,15 @@ def aligned(data):
     return room[start : start + len(data)]
 
 
+def test_checksums_of_every_length_are_those_of_zlib(tmp_path):
+    rng = np.random.default_rng(0)
+    plan = compile_program(PROGRAMS["mlp"](rng))
+    lengths = sorted({*range(1, 70), *(64 * n + d for n in (2, 4, 5, 8, 12, 16, 65) for d in (-1, 0, 1, 17))})
+    plan.payloads += [(f"unused{n}", rng.integers(-128, 128, n).astype(np.int8)) for n in lengths]
+    write_engine_file(plan, tmp_path / "p.dyqe")
+    native_state().module.Engine(aligned(np.fromfile(tmp_path / "p.dyqe", dtype=np.uint8)), "", 1)
+
+
 @pytest.mark.parametrize("n_bytes", [0, 1, 63, 64, 65, 128, 1000])
 def test_short_files_are_refused(n_bytes, tmp_path):
     path = tmp_path / "p.dyqe"
