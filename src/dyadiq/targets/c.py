@@ -2,7 +2,7 @@
 
 Used through `TARGETS`. A header and one source file: weights as constant arrays, one call a step, the kernels it
 needs, one arena with the offsets in it; no library beyond memcpy, no allocation. A third file reads samples and writes
-codes, for tests on a host. `c_program` writes the text; this file has it compiled by the system's compiler, and runs it.
+codes, for tests on a host. `c_program` writes the text; this file has it compiled by the system, and runs it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The frames of what target `c` writes: header, program, and a main program for hosts. Filled in by `c_program` and `c`."""
+"""The frames of what target `c` writes: header, program, a main program for hosts. `c_program` and `c` fill them in."""
 
 from __future__ import annotations
 

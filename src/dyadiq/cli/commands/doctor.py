@@ -29,7 +29,15 @@ _OPTIONAL = (
     ("pythia8mc", "jets", "simulating jets"),
     ("fastjet", "jets", "simulating jets"),
 )
-_PROGRAMS = (("chromium", "the test that renders the report", "apt-get install chromium"),)
+_OTHER_MACHINES = "tests of target c for other machines"
+_PROGRAMS = (
+    ("chromium", "the test that renders the report", "apt-get install chromium"),
+    ("cc", "verifying target c", "apt-get install gcc"),
+    ("aarch64-linux-gnu-gcc", _OTHER_MACHINES, "apt-get install gcc-aarch64-linux-gnu"),
+    ("arm-none-eabi-gcc", _OTHER_MACHINES, "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi"),
+    ("qemu-aarch64", _OTHER_MACHINES, "apt-get install qemu-user"),
+    ("qemu-arm", _OTHER_MACHINES, "apt-get install qemu-user"),
+)
 # Found by `fpga.tools`, which knows other names for them and how to install each.
 _TOOLS = (
     ("iverilog", "simulating Verilog"),
