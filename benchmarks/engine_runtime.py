@@ -18,11 +18,15 @@ size     libdyadiq_engine.a as a shared library, and the program of docs/howto/c
 soak     10,000 runs of ten images in turn on one arena: integers that differ from those of the first runs, and what
          the resident memory grows by from the first hundred runs to the last. In one thread and in two.
 
+Other processes disturb these times. `chrt -f 1 python benchmarks/engine_runtime.py` lets it
+run before them; how it was scheduled is stored.
+
 Writes benchmarks/results/engine_runtime.json, one entry a part; a run adds to what is there.
 """
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -180,6 +184,12 @@ def resident_bytes():
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
 
 
+def scheduler():
+    """How the system schedules this process: `fifo` and `rr` run before all that is not."""
+    policies = {os.SCHED_OTHER: "other", os.SCHED_FIFO: "fifo", os.SCHED_RR: "rr"}
+    return policies.get(os.sched_getscheduler(0), "else")
+
+
 PARTS = {"threads": threads, "first_runs": first_runs, "size": size, "soak": soak}
 
 
@@ -222,7 +232,7 @@ def main():
             folder = Path(temporary)
             row = PARTS[part](folder, arguments)
         document = json.loads(arguments.json.read_text()) if arguments.json.is_file() else {}
-        document[part] = row | {"kind": "measured", "environment": environment()}
+        document[part] = row | {"kind": "measured", "scheduler": scheduler(), "environment": environment()}
         arguments.json.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
         print(part, row, flush=True)
 

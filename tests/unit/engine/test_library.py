@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dyadiq.core.errors import MissingToolError
+from dyadiq.core.native import native_state
 from dyadiq.engine import EngineProgram, compile_program, library, library_folder, write_engine_file
 from dyadiq.ir.reference import run_reference
 from embedded import embedded
@@ -20,7 +21,7 @@ HERE = Path(__file__).parent
 
 def has_library():
     try:
-        return library_folder().is_dir()
+        return library_folder().is_dir() and native_state().module is not None  # built of these sources, both
     except MissingToolError:
         return False
 

@@ -11,7 +11,7 @@ from dyadiq.targets.base import Problems, checked_feeds, require, save_bytes
 
 def test_registry_holds_every_target_under_its_own_name():
     assert list(TARGETS) == [
-        *("reference", "exact", "onnx", "qonnx", "qdq", "dyq", "engine", "hls4ml", "verilog", "verilog_stream")
+        *("reference", "exact", "onnx", "qonnx", "qdq", "dyq", "engine", "c", "hls4ml", "verilog", "verilog_stream")
     ]
     assert all(target.name == name for name, target in TARGETS.items())
     assert [name for name, target in TARGETS.items() if not target.exact] == ["qdq"]
