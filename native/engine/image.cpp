@@ -233,9 +233,28 @@ class Reader {
         return s;
     }
 
+    // Where each block's quads begin, and its quads: in order, and all weights there.
+    void read_places(Conv& s, std::int64_t blocks, std::int64_t n_quads, std::int64_t n_weights) {
+        const Record& found = record(next(), blocks + 1, "a list of quads");
+        require(is_int32(found), "a list of quads is of another type");
+        s.starts = reinterpret_cast<const std::int32_t*>(found.payload);
+        s.places = s.starts + blocks + 1;
+        const std::int64_t n_places = found.count - blocks - 1;
+        require(s.starts[0] == 0 && s.starts[blocks] == n_places && n_weights >= n_places * kBlock * kQuad,
+                "a list of quads has another length");
+        for (std::int64_t b = 0; b < blocks; ++b) {
+            const std::int64_t first = s.starts[b], last = s.starts[b + 1];
+            require(first <= last && last <= n_places && last - first <= kMaxPlaces, "a list of quads is out of order");
+            for (std::int64_t i = first; i < last; ++i) {
+                require(s.places[i] >= 0 && s.places[i] < n_quads && (i == first || s.places[i] > s.places[i - 1]),
+                        "a list of quads is out of order");
+            }
+        }
+    }
+
     Step conv() {
         Conv s{};
-        s.kind = static_cast<ConvKind>(between(0, 2, "a kind of convolution"));
+        s.kind = static_cast<ConvKind>(between(0, 3, "a kind of convolution"));
         s.in = tensor(), s.out = tensor();
         s.kernel_h = side(), s.kernel_w = side(), s.stride_h = side(), s.stride_w = side();
         s.dilation_h = side(), s.dilation_w = side(), s.pad_h = margin(), s.pad_w = margin();
@@ -246,8 +265,12 @@ class Reader {
         const std::int64_t blocks = (n_out + kBlock - 1) / kBlock, quads = (n_in + kQuad - 1) / kQuad;
         std::int64_t n_parameters = s.out.channels;
         const bool packed = s.kind == ConvKind::kPacked, generic = s.kind == ConvKind::kGeneric;
+        const bool sparse = s.kind == ConvKind::kSparse;
         require(generic || !s.in.buffer.wide, "a convolution reads wide codes");
-        if (packed) {
+        if (sparse) {
+            require(s.groups == 1, "sparse weights are of one group");
+            n_parameters = blocks * kBlock;
+        } else if (packed) {
             require(s.groups == 1 || n_in % kQuad == 0, "groups are no whole quads");
             n_parameters = s.groups * blocks * kBlock;
         } else if (!generic) {
@@ -256,7 +279,7 @@ class Reader {
         const std::int64_t n_weights = packed    ? s.groups * blocks * taps * quads * kBlock * kQuad
                                        : generic ? s.out.channels * taps * n_in
                                                  : taps * s.out.channels;
-        const Record& weights = record(next(), n_weights, "a weight");
+        const Record& weights = record(next(), sparse ? 0 : n_weights, "a weight");
         require(weights.kind == 0 && weights.is_signed, "a weight is of another type");
         if (packed && weights.bits < 8) {  // groups of quads fill bytes
             const std::int64_t group = weights.bits == 4 ? 2 : weights.bits == 2 ? 4 : weights.bits == 1 ? 8 : 0;
@@ -266,6 +289,9 @@ class Reader {
             require(weights.bits == (generic ? 32 : 8), "a weight is of another type");
         }
         s.weights = weights.payload;
+        if (sparse) {
+            read_places(s, blocks, taps * quads, weights.count);
+        }
         s.bias = int32s(n_parameters, "a bias");
         s.dyadic = dyadic(n_parameters);
         s.finished = flag();

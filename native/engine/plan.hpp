@@ -15,10 +15,11 @@
 
 namespace dyadiq::engine {
 
-inline constexpr std::int32_t kPlanVersion = 4;
+inline constexpr std::int32_t kPlanVersion = 5;
 inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
+inline constexpr std::int32_t kMaxPlaces = 8192;  // quads of a block of sparse weights
 
 // How many bits to the left packed weights lie that come out of registers by a shift and a mask alone; see layout.py.
 constexpr int weight_shift(int bits) { return bits == 4 ? 4 : bits < 4 ? 6 : 0; }
@@ -86,7 +87,7 @@ struct Quantize {  // real values [C, H, W] of a program's input
     const std::int32_t* grid;  // [3, C]: shift, low, high; null: none
 };
 
-enum class ConvKind { kPacked, kDepthwise, kGeneric };
+enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse };
 
 struct Conv {
     ConvKind kind;
@@ -94,6 +95,7 @@ struct Conv {
     std::int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
     const void* weights;       // layouts: run.hpp
     std::int32_t weight_bits = 8;  // of packed weights: 8, 4, 2 or 1
+    const std::int32_t *starts = nullptr, *places = nullptr;  // of sparse ones: which quads of each block exist
     const std::int32_t* bias;  // padded to whole blocks where packed
     bool finished;             // requantized, else the accumulator is what is stored
     Dyadic dyadic;

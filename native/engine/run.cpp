@@ -37,6 +37,7 @@ struct Runner {
             case ConvKind::kPacked: kernels.conv_packed(s, share, arena); break;
             case ConvKind::kDepthwise: kernels.conv_depthwise(s, share, arena); break;
             case ConvKind::kGeneric: generic(s); break;
+            case ConvKind::kSparse: kernels.conv_sparse(s, share, arena); break;
         }
     }
 

@@ -3,7 +3,9 @@
 // each other for long. Every step is cut into a share for each thread; the integers do not depend on how many there are.
 //
 // Weights, as dyadiq.engine.layout writes them:
-//   packed      int8 [group][block of 16 outputs][tap][quad of 4 inputs][16][4]; bias and dyadics in the same order
+//   packed      int8, int4, int2 or bipolar [group][block of 16 outputs][tap][group of quads of 4 inputs][16][4][quad];
+//               bias and dyadics in the same order
+//   sparse      int8 [quad][16][4], and which quads of each block they are
 //   depthwise   int8 [tap][channel]
 //   generic     int32 [output][tap][input of the group]
 #pragma once

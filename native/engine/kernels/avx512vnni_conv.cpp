@@ -17,7 +17,7 @@ void unpack(Call& call, int bits) {
     if (bits == 8) {
         return;
     }
-    call.is_packed = 1;
+    call.weight_kind = WeightKind::kPacked;
     call.mask = bits == 4 ? 0xF0F0F0F0 : bits == 2 ? 0xC0C0C0C0 : 0x80808080;
     call.flip = bits == 1 ? 0xC0C0C0C0 : 0;  // the top bit becomes -64 or 64
     call.shifts = bits == 4 ? kShifts4 : bits == 2 ? kShifts2 : kShifts1;
@@ -51,8 +51,8 @@ void fill_panel(int bits, const std::int8_t* from, std::int64_t n_bytes, std::in
     }
 }
 
-// `panel`: where weights are unpacked; null: tiles do that.
-void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, std::int8_t* panel) {
+// `panel`: where weights are unpacked; null: tiles do that. `places`: of sparse weights; null: others.
+void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, std::int8_t* panel, const Places* places) {
     const Conv& s = geometry.s;
     const int n = run.n;
     const std::int64_t parameter = run.at * kBlock, in_group = run.block * kBlock;
@@ -65,7 +65,9 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
     call.block_bytes = geometry.block_bytes(geometry.tile_bits);
     const std::int64_t file_bytes = geometry.block_bytes(s.weight_bits);
     call.weights = static_cast<const std::int8_t*>(s.weights) + run.at * file_bytes;
-    if (panel != nullptr) {
+    if (places != nullptr) {
+        call.weight_kind = WeightKind::kSparse;
+    } else if (panel != nullptr) {
         fill_panel(s.weight_bits, call.weights, n * file_bytes, panel);
         call.weights = panel;
     } else {
@@ -109,8 +111,13 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
     const std::int64_t out_row = bytes_of_row(s.out), residual_row = s.has_residual ? bytes_of_row(s.residual.x) : 0;
     std::uint8_t* const out = arena + s.out.at(0, 0) + start(s.out);
     const std::uint8_t* const residual = s.has_residual ? arena + s.residual.x.at(0, 0) + start(s.residual.x) : arena;
-    geometry.each_tile(run, [&](std::int64_t y, std::int64_t x, std::int64_t count, const Tap* taps, std::int64_t n_taps) {
-        call.taps = taps, call.n_taps = n_taps;
+    geometry.each_tile(run, [&](std::int64_t y, std::int64_t x, std::int64_t count, const Tap* taps, const Window& seen) {
+        call.taps = taps, call.n_taps = geometry.n_taps(seen);
+        if (places != nullptr) {
+            const std::int64_t from = places->rows[seen.first];
+            call.places = places->in + from, call.n_places = places->rows[seen.last] - from;
+            call.weights = static_cast<const std::int8_t*>(s.weights) + (s.starts[run.block] + from) * kBlock * kQuad;
+        }
         std::uint8_t* const out_at = out + y * out_row + x * call.out_step;
         const std::uint8_t* const residual_at = residual + y * residual_row + x * call.residual_step;
         tiles[count - 1](&call, in + y * in_step + x * call.pixel_step, out_at, residual_at);
@@ -126,7 +133,7 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
 template <typename Widest>
 [[gnu::noinline]] void run_in_panel(const Geometry& geometry, Share share, Widest widest, std::uint8_t* arena) {
     alignas(64) std::int8_t panel[kPanelBytes];
-    geometry.each_run(share, widest, pixels_of_tile, [&](const Run& run) { run_blocks(geometry, run, arena, panel); });
+    geometry.each_run(share, widest, pixels_of_tile, [&](const Run& run) { run_blocks(geometry, run, arena, panel, nullptr); });
 }
 
 }  // namespace
@@ -151,7 +158,21 @@ void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
         run_in_panel(geometry, share, widest, arena);
         return;
     }
-    geometry.each_run(share, widest, pixels_of_tile, [&](const Run& run) { run_blocks(geometry, run, arena, nullptr); });
+    geometry.each_run(share, widest, pixels_of_tile,
+                      [&](const Run& run) { run_blocks(geometry, run, arena, nullptr, nullptr); });
+}
+
+void conv_sparse(const Conv& s, Share share, std::uint8_t* arena) {
+    const Geometry geometry(s, false, 8);
+    if (!geometry.fits_places() || (s.finish.sign && s.finished)) {
+        kPortable.conv_sparse(s, share, arena);
+        return;
+    }
+    Places places;
+    geometry.each_run_of_rows(share, kMaxPixels1, [&](const Run& run) {
+        places.find(geometry, run.block);
+        run_blocks(geometry, run, arena, nullptr, &places);
+    });
 }
 
 }  // namespace dyadiq::engine::avx512vnni

@@ -38,12 +38,14 @@
     .set CALL_BEFORE, 120
     .set CALL_WIDE_LOW, 124
     .set CALL_WIDE_HIGH, 128
-    .set CALL_IS_PACKED, 132
+    .set CALL_WEIGHT_KIND, 132
     .set CALL_MASK, 136
     .set CALL_FLIP, 140
     .set CALL_SHIFTS, 144
     .set CALL_SHIFTS_END, 152
     .set CALL_SCALE_SHIFT, 160
+    .set CALL_PLACES, 176
+    .set CALL_N_PLACES, 184
 
 /* The four bytes of pixel i of eight, in every lane. */
 .macro broadcast_from to, base, i
@@ -192,6 +194,28 @@
     jnz 1b
 .endm
 
+/* The quads of sparse weights, each where its place says. */
+.macro all_places P
+    mov r8, [rdi + CALL_PLACES]
+    mov r9, [rdi + CALL_N_PLACES]
+    mov r10, [rdi + CALL_WEIGHTS]
+    test r9, r9
+    jz 2f
+    .p2align 5
+1:  movsxd rax, dword ptr [r8]
+    add rax, rsi
+  .if \P > 8
+    lea rbx, [rax + r12*8]
+  .endif
+    vmovdqu64 zmm28, [r10]
+    pixels 0, \P, 1, 0
+    add r8, 4
+    add r10, 64
+    dec r9
+    jnz 1b
+2:
+.endm
+
 .macro load_bias n
     vmovdqu64 zmm\n, [rax + 64*\n]
     vpslld zmm\n, zmm\n, xmmword ptr [rdi + CALL_SCALE_SHIFT]
@@ -308,8 +332,11 @@
     copy %n, %(n - \B)
     .set n, n + 1
     .endr
-    cmp dword ptr [rdi + CALL_IS_PACKED], 0
-    je 10f
+    cmp dword ptr [rdi + CALL_WEIGHT_KIND], 1
+    jb 10f
+  .if \B == 1
+    ja 12f
+  .endif
     push rcx
     mov rcx, [rdi + CALL_SHIFTS]
   .if \B == 4
@@ -326,6 +353,10 @@
     .set n, n + 1
     .endr
     jmp 11f
+  .if \B == 1
+12: all_places \P
+    jmp 11f
+  .endif
 10: all_taps \P, \B, 0
 
 11:

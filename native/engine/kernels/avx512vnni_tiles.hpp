@@ -12,6 +12,8 @@ namespace dyadiq::engine {
 // codes of int32.
 enum class Ending : std::uint8_t { kSums, kCodes, kCodesAndBytes, kCodesAndWide, kWideCodes };
 
+enum class WeightKind : std::uint32_t { kBytes, kPacked, kSparse };  // the last: only tiles of one block
+
 struct Shift {
     std::uint64_t bits, unused;
 };
@@ -33,14 +35,16 @@ struct Call {
     std::uint32_t magic;               // kMagic, and what else is taken away
     std::int32_t before;               // added to bytes of the residual
     std::int32_t wide_low, wide_high;  // of wide codes
-    std::int32_t is_packed;            // weights of less than 8 bits, of which quad i of a group is (w << shifts[i] & mask) ^ flip
-    std::uint32_t mask, flip;          // in every byte
+    WeightKind weight_kind;
+    std::uint32_t mask, flip;  // in every byte: quad i of a group of packed weights is (w << shifts[i] & mask) ^ flip
     const Shift *shifts, *shifts_end;
-    Shift scale_shift;  // how much too large such weights are
+    Shift scale_shift;           // how much too large such weights are
+    const std::int32_t* places;  // of sparse weights, whose taps are not looked at: bytes from the first pixel
+    std::int64_t n_places;
 };
 static_assert(offsetof(Call, sums) == 88 && offsetof(Call, n_taps) == 104 && offsetof(Call, magic) == 116 &&
               offsetof(Call, wide_high) == 128 && offsetof(Call, mask) == 136 && offsetof(Call, shifts) == 144 &&
-              offsetof(Call, scale_shift) == 160);
+              offsetof(Call, scale_shift) == 160 && offsetof(Call, n_places) == 184);
 
 inline constexpr std::uint32_t kMagic = 0x4B400000;  // bits of 1.5 * 2^23
 

@@ -148,19 +148,73 @@ struct Geometry {
         }
     }
 
-    // Call `visit(y, x, count, taps, n_taps)` for every tile of a run.
+    // Tiles of a share where a block is little work: all blocks of some rows, whose inputs stay near, then of the next.
+    template <typename Visit>
+    void each_run_of_rows(Share share, int most_pixels, Visit visit) const {
+        constexpr std::int64_t kNear = 8 << 10, kPixels = 64;  // bytes of new inputs, and what is worth reading weights for
+        const std::int64_t tiles_of_row = (rows.n_columns + most_pixels - 1) / most_pixels;
+        const std::int64_t row_bytes = bytes_of_row(s.in) * s.stride_h;
+        const std::int64_t least = (kPixels + rows.n_columns - 1) / rows.n_columns;
+        const std::int64_t in_band = std::min<std::int64_t>(std::max(kNear / row_bytes, least), rows.n_rows);
+        const std::int64_t bands = (rows.n_rows + in_band - 1) / in_band, all = s.groups * blocks;
+        const std::int64_t last = share.last(bands * all);
+        for (std::int64_t item = share.first(bands * all); item < last; ++item) {
+            const std::int64_t at = item % all, first = item / all * in_band;
+            const std::int64_t end = std::min<std::int64_t>(first + in_band, rows.n_rows);
+            visit(Run{at / blocks, at % blocks, at, 1, first * tiles_of_row, end * tiles_of_row, tiles_of_row});
+        }
+    }
+
+    // Whether every quad of sparse weights lies near enough.
+    bool fits_places() const {
+        const std::int64_t far = bytes_of_row(s.in) * s.dilation_h * s.kernel_h;
+        return s.kernel_h <= kMaxTaps && far <= std::numeric_limits<std::int32_t>::max();
+    }
+
+    // Call `visit(y, x, count, taps, seen)` for every tile of a run: the taps of rows that are seen.
     template <typename Visit>
     void each_tile(const Run& run, Visit visit) const {
         for (std::int64_t tile = run.first; tile < run.last;) {
             const std::int64_t y = tile / run.tiles_of_row;
             const Window seen = tap_rows(y);
-            const std::int64_t n_taps = std::int64_t{seen.last - seen.first} * taps_of_row();
-            for (std::int64_t t = tile % run.tiles_of_row; t < run.tiles_of_row && tile < run.last; ++t, ++tile) {
-                const std::int64_t x = rows.n_columns * t / run.tiles_of_row;
-                const std::int64_t count = rows.n_columns * (t + 1) / run.tiles_of_row - x;
+            std::int64_t t = tile % run.tiles_of_row, x = rows.n_columns * t / run.tiles_of_row;
+            for (; t < run.tiles_of_row && tile < run.last; ++t, ++tile) {
+                const std::int64_t next = rows.n_columns * (t + 1) / run.tiles_of_row, count = next - x;
                 const int place = !skips_columns || count == 1 ? 0 : (t == 0 ? 1 : 0) + (t == run.tiles_of_row - 1 ? 2 : 0);
-                visit(y, x, count, taps[place] + seen.first * taps_of_row(), n_taps);
+                visit(y, x, count, taps[place] + seen.first * taps_of_row(), seen);
+                x = next;
             }
+        }
+    }
+    std::int64_t n_taps(const Window& seen) const { return std::int64_t{seen.last - seen.first} * taps_of_row(); }
+};
+
+// The quads of one block of sparse weights: where each lies, from the first pixel of a tile, in order.
+struct Places {
+    std::int32_t n = 0;
+    std::int32_t in[kMaxPlaces];         // bytes
+    std::int32_t rows[Geometry::kMaxTaps + 1];  // the first quad of each row of taps, and one behind the last
+
+    void find(const Geometry& geometry, std::int64_t block) {
+        const Conv& s = geometry.s;
+        const std::int32_t* from = s.places + s.starts[block];
+        const std::int64_t row_bytes = bytes_of_row(s.in) * s.dilation_h, pixel_bytes = bytes_of_pixel(s.in) * s.dilation_w;
+        const auto quads = static_cast<std::int32_t>(geometry.quads_of_tap);
+        n = s.starts[block + 1] - s.starts[block];
+        std::int32_t row = 0, column = 0, first = 0;  // of the tap, and its first quad
+        rows[0] = 0;
+        for (std::int32_t i = 0; i < n; ++i) {
+            while (from[i] >= first + quads) {
+                first += quads;
+                if (++column == s.kernel_w) {
+                    column = 0;
+                    rows[++row] = i;
+                }
+            }
+            in[i] = static_cast<std::int32_t>(row * row_bytes + column * pixel_bytes + (from[i] - first) * kQuad);
+        }
+        while (row < s.kernel_h) {
+            rows[++row] = n;
         }
     }
 };

@@ -43,6 +43,31 @@ void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
     }
 }
 
+void conv_sparse(const Conv& s, Share share, std::uint8_t* arena) {
+    const std::int64_t quads = (s.in.channels + kQuad - 1) / kQuad, blocks = (s.out.channels + kBlock - 1) / kBlock;
+    const auto* weights = static_cast<const std::int8_t*>(s.weights);
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
+        const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, x) : nullptr;
+        for (std::int64_t block = 0; block < blocks; ++block) {
+            std::int32_t sums[kBlock] = {};
+            for (std::int64_t i = s.starts[block]; i < s.starts[block + 1]; ++i) {
+                const std::int64_t tap = s.places[i] / quads, quad = s.places[i] % quads;
+                const std::uint8_t* in = arena +
+                                         s.in.at(std::int64_t{y} * s.stride_h - s.pad_h + tap / s.kernel_w * s.dilation_h,
+                                                 std::int64_t{x} * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w);
+                for (int k = 0; k < kBlock * kQuad; ++k) {
+                    std::int32_t& sum = sums[k / kQuad];
+                    sum = multiply_add(sum, in[quad * kQuad + k % kQuad], weights[i * kBlock * kQuad + k]);
+                }
+            }
+            const std::int64_t first = block * kBlock, n = std::min<std::int64_t>(kBlock, s.out.channels - first);
+            for (std::int64_t o = 0; o < n; ++o) {
+                finish_accumulator(s, sums[o], first + o, first + o, residual, arena + s.out.at(y, x));
+            }
+        }
+    });
+}
+
 void conv_depthwise(const Conv& s, Share share, std::uint8_t* arena) {
     const auto* weights = static_cast<const std::int8_t*>(s.weights);
     pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
@@ -65,7 +90,8 @@ void conv_depthwise(const Conv& s, Share share, std::uint8_t* arena) {
 
 }  // namespace
 
-const Kernels kPortable{"portable", [] { return true; }, [] { return 0.0; },   conv_packed,
-                         conv_depthwise, portable::quantize, portable::join,    portable::max_pool, portable::sum_pool};
+const Kernels kPortable{
+    "portable",     [] { return true; },    [] { return 0.0; },  conv_packed,          conv_sparse,
+    conv_depthwise, portable::quantize, portable::join, portable::max_pool, portable::sum_pool};
 
 }  // namespace dyadiq::engine

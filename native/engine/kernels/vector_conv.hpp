@@ -128,7 +128,8 @@ void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
         const std::int64_t out_step = bytes_of_pixel(s.out);
         const std::int64_t residual_step = s.has_residual ? bytes_of_pixel(s.residual.x) : 0;
         alignas(64) std::int32_t sums[Isa::kPixels * kBlock], less[kBlock] = {};
-        geometry.each_tile(run, [&](std::int64_t y, std::int64_t x, std::int64_t count, const Tap* taps, std::int64_t n_taps) {
+        geometry.each_tile(run, [&](std::int64_t y, std::int64_t x, std::int64_t count, const Tap* taps, const Window& seen) {
+            const std::int64_t n_taps = geometry.n_taps(seen);
             if (Isa::kCodesLess != 0 && (call.taps != taps || call.n_taps != n_taps)) {
                 sum_weights<Isa>(s.weight_bits, TileCall{0, call.quads, n_taps, taps, weights}, less);
             }
@@ -141,6 +142,62 @@ void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
                     sums[p * kBlock + i] = add(sums[p * kBlock + i], less[i]);
                 }
                 epilogue(sums + p * kBlock, residual, out);
+            }
+        });
+    });
+}
+
+template <typename Isa, int kPixels>
+void sparse_tile(const std::int32_t* places, std::int32_t n, const std::int8_t* w, std::int64_t pixel_step,
+                 const std::uint8_t* in, std::int32_t* sums) {
+    typename Isa::Sums all[kPixels] = {};
+    for (std::int32_t i = 0; i < n; ++i, w += kBlock * kQuad) {
+        const auto weights = Isa::template weights<8, 0>(w);
+        const std::uint8_t* x = in + places[i];
+        unrolled<kPixels>([&](auto p) { Isa::dot(all[p], weights, x + p * pixel_step); });
+    }
+    unrolled<kPixels>([&](auto p) { Isa::template store<8>(all[p], sums + p * kBlock); });
+}
+
+template <typename Isa, int... p>
+constexpr auto make_sparse_tiles(std::integer_sequence<int, p...>) {
+    return std::array{sparse_tile<Isa, p + 1>...};
+}
+
+template <typename Isa>
+void conv_sparse(const Conv& s, Share share, std::uint8_t* arena) {
+    constexpr auto kSparseTiles = make_sparse_tiles<Isa>(std::make_integer_sequence<int, Isa::kPixels>{});
+    const Geometry geometry(s, false, 8);
+    if (!geometry.fits_places()) {
+        kPortable.conv_sparse(s, share, arena);
+        return;
+    }
+    const RoundingToNearest rounding;
+    const std::int64_t pixel_step = geometry.pixel_step();
+    Places places;
+    geometry.each_run_of_rows(share, Isa::kPixels, [&](const Run& run) {
+        places.find(geometry, run.block);
+        const auto* weights = static_cast<const std::int8_t*>(s.weights) + std::int64_t{s.starts[run.block]} * kBlock * kQuad;
+        const std::int64_t first = run.block * kBlock;
+        const VectorEpilogue<typename Isa::Lanes> epilogue(s, first, first, geometry.n_out - first);
+        alignas(64) std::int32_t sums[Isa::kPixels * kBlock], less[kBlock] = {};
+        std::int32_t known_from = -1, known_to = -1;  // quads whose weights `less` is of
+        geometry.each_tile(run, [&](std::int64_t y, std::int64_t x, std::int64_t count, const Tap*, const Window& seen) {
+            const std::int32_t from = places.rows[seen.first], to = places.rows[seen.last];
+            const std::int8_t* w = weights + std::int64_t{from} * kBlock * kQuad;
+            if (Isa::kCodesLess != 0 && (from != known_from || to != known_to)) {
+                const Tap all{0, 0, Skipped::kNone};
+                sum_weights<Isa, 8>(TileCall{0, to - from, to > from ? 1 : 0, &all, w}, less);
+                known_from = from, known_to = to;
+            }
+            kSparseTiles[count - 1](places.in + from, to - from, w, pixel_step,
+                                    arena + geometry.input(y, 0) + x * pixel_step, sums);
+            for (std::int64_t p = 0; p < count; ++p) {
+                for (int i = 0; Isa::kCodesLess != 0 && i < kBlock; ++i) {
+                    sums[p * kBlock + i] = add(sums[p * kBlock + i], less[i]);
+                }
+                const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, x + p) : arena;
+                epilogue(sums + p * kBlock, residual, arena + s.out.at(y, x + p));
             }
         });
     });

@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from dyadiq.core.qtype import QType
 from dyadiq.engine.arena import place_
 from dyadiq.engine.fuse import BranchPlan, Fusion, find_fusions
-from dyadiq.engine.layout import by_blocks, pack_dense, pack_depthwise, pack_generic, weight_type
 from dyadiq.engine.plan import INT32_RANGE, NONE, Branch, Buffer, EnginePlan, Finish, Step, TensorRef
 from dyadiq.engine.single import single_words
+from dyadiq.engine.weights import choose_weights
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 from dyadiq.ir.proof import Bound, prove
 
 __all__ = ["compile_program", "find_uncompilable"]
 
-_PACKED, _DEPTHWISE, _GENERIC = 0, 1, 2
 _INT32 = INT32_RANGE[1]
 
 
@@ -45,19 +44,23 @@ def find_uncompilable(program: IntegerProgram) -> list[tuple[Node, str]]:
     return found
 
 
-def compile_program(program: IntegerProgram) -> EnginePlan:
+def compile_program(program: IntegerProgram, *, sparse: bool = True) -> EnginePlan:
     """Return the plan of a program that `find_uncompilable` has nothing against.
+
+    Args:
+        program: What to compile.
+        sparse: Whether weights with many blocks of zeros, 16 outputs by 4 inputs, become sparse ones.
 
     Raises:
         ProofError: A tensor may leave its declared type.
         GraphError: Buffers would overlap (a bug).
     """
-    return _Compiler(program.graph, prove(program)).compile()
+    return _Compiler(program.graph, prove(program), sparse=sparse).compile()
 
 
 class _Compiler:
-    def __init__(self, graph: Graph, bounds: Mapping[str, Bound]) -> None:
-        self.graph, self.bounds = graph, bounds
+    def __init__(self, graph: Graph, bounds: Mapping[str, Bound], *, sparse: bool) -> None:
+        self.graph, self.bounds, self.sparse = graph, bounds, sparse
         self.fusions = find_fusions(graph, bounds)
         self.maker = {node.output: node for node in graph.nodes}
         self.plan = EnginePlan(
@@ -269,20 +272,15 @@ class _Compiler:
         else:
             a = dot.attrs
             geometry, groups = [*weight.shape[2:], *a["stride"], *a["dilation"], *a["padding"]], a["groups"]
-        kind, largest = self.kind(x, weight, bias, groups)
-        if kind != _GENERIC:  # these read codes as they lie in memory
+        wide = self.plan.buffers[x.buffer].wide
+        kernel = choose_weights(weight, bias, groups, wide=wide, code_offset=x.code_offset, sparse=self.sparse)
+        if kernel.reads_memory:
             bias = bias - x.code_offset * weight.reshape(len(weight), -1).sum(axis=1)
-
-        def ordered(values: NDArray[np.int64]) -> NDArray[np.int64]:
-            return by_blocks(values, groups).astype(np.int64) if kind == _PACKED else values
-
-        qtype = weight_type(weight, largest) if kind == _PACKED else None
-        if qtype is not None:
-            packed: NDArray[np.int8] | NDArray[np.int32] = pack_dense(weight, groups, qtype)
-        else:
-            packed = pack_depthwise(weight) if kind == _DEPTHWISE else pack_generic(weight)
-        words = [kind, self.index(x), self.index(out), *geometry, groups]
-        words.append(self.plan.payload_index(f"{dot.name}.weight", packed, qtype))
+        ordered = kernel.ordered
+        words = [kernel.kind, self.index(x), self.index(out), *geometry, groups]
+        words.append(self.plan.payload_index(f"{dot.name}.weight", kernel.values, kernel.qtype))
+        if kernel.places is not None:
+            words.append(self.payload(f"{dot.name}.places", kernel.places))
         words.append(self.payload(f"{dot.name}.bias", ordered(bias)))
         if fusion.requantize is None:
             self.step("conv", fusion.last.name, [x], (out,), [*words, NONE, NONE, 0, *Finish().words(), 0, NONE])
@@ -294,7 +292,7 @@ class _Compiler:
             words += self.branch_words(f"{dot.name}.residual", branch.with_channels(ordered))
             reads.append(branch.x)
         singles = None
-        if kind != _GENERIC and not (self.plan.buffers[out.buffer].wide and branches):
+        if kernel.reads_memory and not (self.plan.buffers[out.buffer].wide and branches):
             summand = None
             for plan, branch in zip(fusion.branches, branches, strict=True):
                 source = self.bounds[plan.source]
@@ -304,21 +302,6 @@ class _Compiler:
         single = [ordered(row.astype(np.int64)) for row in singles] if singles is not None else None
         words.append(NONE if single is None else self.payload(f"{dot.name}.single", np.stack(single)))
         self.step("conv", fusion.last.name, reads, (out,), words)
-
-    def kind(self, x: TensorRef, weight: NDArray[np.int64], bias: NDArray[np.int64], groups: int) -> tuple[int, int]:
-        """Return which kernels can run a dot product, and the largest sum they may meet.
-
-        Those on bytes need weights of int8 and sums of int32.
-        """
-        n_in = weight.shape[1]
-        stored = np.abs(bias) + (255 + x.code_offset) * np.abs(weight).reshape(len(weight), -1).sum(axis=1)
-        largest = int(stored.max())
-        fits = weight.min() >= -128 and weight.max() <= 127 and largest <= _INT32
-        if self.plan.buffers[x.buffer].wide or not fits:
-            return _GENERIC, largest
-        if groups > 1 and groups == len(weight) and n_in == 1:
-            return _DEPTHWISE, largest
-        return (_PACKED if groups == 1 or n_in % 4 == 0 else _GENERIC), largest
 
     def quantize(self, node: Node) -> None:
         """Append an input quantizer."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dyadiq.core.qtype import QType
 
-__all__ = ["BLOCK", "QUAD", "by_blocks", "pack_dense", "pack_depthwise", "pack_generic", "weight_type"]
+__all__ = ["BLOCK", "QUAD", "by_blocks", "find_places", "pack_dense", "pack_depthwise", "pack_generic", "weight_type"]
 
 BLOCK, QUAD = 16, 4
 _INT8 = QType(8, signed=True)
@@ -69,6 +69,29 @@ def pack_dense(weight: NDArray[np.int64], groups: int, qtype: QType = _INT8) -> 
     n_quads = (n_in + pad_in) // QUAD
     shape = (groups, (n_out + pad_out) // BLOCK, BLOCK, n_quads // side_by_side, side_by_side, QUAD, taps.shape[-1])
     return np.ascontiguousarray(taps.reshape(shape).transpose(0, 1, 6, 3, 2, 5, 4)).astype(np.int8).ravel()
+
+
+def find_places(quads: NDArray[np.int8], n_outputs: int) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+    """Return the quads of dense weights, as `pack_dense` lays them, that are not all zero, and which they are.
+
+    Args:
+        quads: Of one group.
+        n_outputs: Channels of it.
+
+    Returns:
+        Quads ``[n][16][4]``, flat; and where each block's quads begin among all and where the last one's end, then
+        ``tap * quads + quad`` of each.
+
+    Example:
+        >>> values, places = find_places(pack_dense(np.eye(12, dtype=np.int64)[8:].reshape(4, 12, 1, 1), 1), 4)
+        >>> values.size, places
+        (64, array([0, 1, 2], dtype=int32))
+    """
+    n_blocks = -(-n_outputs // BLOCK)
+    by_quad = quads.reshape(n_blocks, -1, BLOCK * QUAD)
+    block, place = np.nonzero(by_quad.any(axis=2))
+    starts = np.searchsorted(block, np.arange(n_blocks + 1))
+    return by_quad[block, place].ravel(), np.concatenate([starts, place]).astype(np.int32)
 
 
 def pack_depthwise(weight: NDArray[np.int64]) -> NDArray[np.int8]:
