@@ -9,16 +9,9 @@ from dyadiq.engine.layout import find_places, pack_dense
 from dyadiq.engine.weights import choose_weights
 from dyadiq.ir.reference import run_reference
 from programs import INT4N, INT8, UINT8, ProgramBuilder, multipliers
+from sparse_weights import thin
 
 built = pytest.mark.skipif(not available_isas(), reason=f"the engine was not built: {native_state().found}")
-
-
-def thin(b, rng, density):
-    """Zero all but some blocks of 16 outputs by 4 inputs of the last dot product."""
-    weight = b.params[b.nodes[-1].inputs[1]]
-    n_out, n_in, *kernel = weight.shape
-    kept = rng.random((-(-n_out // 16), -(-n_in // 4), *kernel)) < density
-    weight *= kept.repeat(16, axis=0)[:n_out].repeat(4, axis=1)[:, :n_in]
 
 
 @built

@@ -34,6 +34,8 @@ _PROGRAMS = (
     ("chromium", "the test that renders the report", "apt-get install chromium"),
     ("cc", "verifying target c", "apt-get install gcc"),
     ("aarch64-linux-gnu-gcc", _OTHER_MACHINES, "apt-get install gcc-aarch64-linux-gnu"),
+    ("aarch64-linux-gnu-g++", "tests of the engine on aarch64, beside qemu", "apt-get install g++-aarch64-linux-gnu"),
+    ("clang++", "fuzzing the engine", "apt-get install clang libclang-rt-dev"),
     ("arm-none-eabi-gcc", _OTHER_MACHINES, "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi"),
     ("qemu-aarch64", _OTHER_MACHINES, "apt-get install qemu-user"),
     ("qemu-arm", _OTHER_MACHINES, "apt-get install qemu-user"),

@@ -1,0 +1,11 @@
+"""Weights with blocks of zeros, for tests of kernels that leave them out."""
+
+__all__ = ["thin"]
+
+
+def thin(b, rng, density):
+    """Zero all but some blocks of 16 outputs by 4 inputs of the last dot product of a `ProgramBuilder`."""
+    weight = b.params[b.nodes[-1].inputs[1]]
+    n_out, n_in, *kernel = weight.shape
+    kept = rng.random((-(-n_out // 16), -(-n_in // 4), *kernel)) < density
+    weight *= kept.repeat(16, axis=0)[:n_out].repeat(4, axis=1)[:, :n_in]
