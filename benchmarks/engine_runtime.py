@@ -18,8 +18,8 @@ size     libdyadiq_engine.a as a shared library, and the program of docs/howto/c
 soak     10,000 runs of ten images in turn on one arena: integers that differ from those of the first runs, and what
          the resident memory grows by from the first hundred runs to the last. In one thread and in two.
 
-Other processes disturb these times. `--fifo` measures before all of them (SCHED_FIFO, which needs the right to it); how it
-was scheduled is stored.
+Other processes disturb these times. `--fifo` measures before all of them (SCHED_FIFO, which needs the right to it); how
+it was scheduled is stored. It pauses between measurements, since systems hold up what runs so without a break.
 
 Writes benchmarks/results/engine_runtime.json, one entry a part; a run adds to what is there.
 """
@@ -48,7 +48,7 @@ from dyadiq.ir.passes import canonicalize
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/engine_runtime.json"
 NETWORK, SOAKED = "resnet18", "cifar_resnet20"
-SLICE_SECONDS, N_RUNS, N_IMAGES, N_PROCESSES = 0.025, 10_000, 10, 15
+SLICE_SECONDS, PAUSE_SECONDS, N_RUNS, N_IMAGES, N_PROCESSES = 0.025, 0.5, 10_000, 10, 15
 
 # In a process of its own: prints what memory grew by, in kB, and seconds to open and to run.
 FIRST_RUN = """
@@ -108,6 +108,7 @@ def threads(folder, arguments):
     for _ in range(arguments.rounds):
         a, b, c, d = (seconds(engines[i], counts[i]) for i in (0, 1, 1, 0))
         times.append(((a + d) / 2, (b + c) / 2))
+        time.sleep(SLICE_SECONDS)
     one, two = np.array(times).T
     ratios = one / two
     return {
@@ -132,6 +133,7 @@ def first_runs(folder, arguments):
             check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
         found.append([float(word) for word in told.split()])
+        time.sleep(PAUSE_SECONDS)
     grown, opened, run, arena, busy = np.array(found).T
     total = opened + run
     return {

@@ -8,6 +8,9 @@ import pytest
 PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
 
 
-@pytest.mark.parametrize("script", ["engine_sparse", "engine_vs_peers", "ptq_methods", "ptq_vs_peers"], indirect=True)
+TABLES = ["engine_runtime", "engine_sparse", "engine_vs_peers", "ptq_methods", "ptq_vs_peers"]
+
+
+@pytest.mark.parametrize("script", TABLES, indirect=True)
 def test_validation_page_shows_the_table_of_the_stored_results(script):
     assert script.table(json.loads(script.RESULTS.read_text())) in PAGE.read_text(encoding="utf-8")
