@@ -71,6 +71,16 @@ def layer(draw, b, x):
     return b.requantize(acc, qtype, multipliers(b.rng, count, draw(st.integers(1, 16))), zero_point=zero, clip=clip)
 
 
+@settings(SETTINGS, max_examples=12)
+@given(program=integer_programs(), seed=st.integers(0, 99))
+def test_c_equals_the_reference(program, seed, tmp_path_factory):
+    inputs = raw_inputs(program, np.random.default_rng(seed), 5)
+    folder, target = tmp_path_factory.mktemp("c"), TARGETS["c"].configured(compiler="cc -O1")
+    target.write(program, folder)
+    found, expected = target.emulate(folder, inputs), run_reference(program, inputs)
+    assert all(np.array_equal(found[output], codes) for output, codes in expected.items())
+
+
 @SETTINGS
 @given(program=integer_programs(), seed=st.integers(0, 99))
 def test_onnx_exact_and_stored_programs_equal_the_reference(program, seed, tmp_path_factory):
