@@ -7,7 +7,7 @@
 namespace dyadiq::engine {
 namespace {
 
-constexpr int kLooks = 300;
+constexpr int kLooks = 3000;  // some 40 to 100 microseconds
 
 void pause() {
 #if defined(__x86_64__) || defined(_M_X64)

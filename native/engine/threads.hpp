@@ -1,8 +1,9 @@
 // A few threads that do the same work at once and wait for each other between its parts. The caller's: made before
 // runs, used by one run at a time.
 //
-// A thread that waits looks a few hundred times, some microseconds in all, since shares of a step end at nearly the same
-// time, and then sleeps in the kernel until the last one comes. Between runs all but the caller's sleep. Threads of a
+// A thread that waits looks for at most a twentieth to a tenth of a millisecond, since shares of a step end at nearly the
+// same time and waking takes about as long, and then sleeps in the kernel until the last one comes. Between runs all but
+// the caller's sleep. Threads of a
 // process that forks are not in its child.
 #pragma once
 
