@@ -19,7 +19,8 @@ struct Input {
 };
 
 // One of `count` shares of a step; shares run in any order or at once, each in a thread. What they are shares of, the
-// kernel says: together they do all of it, no two the same, and none reads what another writes.
+// kernel says: together they do all of it, no two the same, and none uses what another writes (wide loads may take
+// bytes behind a tensor along).
 struct Share {
     std::int32_t index = 0, count = 1;
 

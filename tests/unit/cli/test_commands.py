@@ -328,6 +328,17 @@ def test_verify_counts_integers_of_a_run(tiny, cli, snapshot):
     assert found["verify"]["exact"]["compared"] == 500
 
 
+def test_verify_takes_options_of_its_targets(tiny, cli):
+    _, run, _ = tiny
+    options = ("--option", "engine.threads=2", "--option", "c.compiler=cc -O1")
+    result = cli("verify", run, "--against", "engine", "--against", "c", "--n-samples", "5", *options, "--json")
+    found = document(result, "dyadiq.verify/1")["verify"]
+    assert {name: row["mismatches"] for name, row in found.items()} == {"engine": 0, "c": 0}
+    result = cli("verify", run, "--against", "exact", "--option", "engine.threads=2")
+    assert result.exit_code == 2
+    assert "expected TARGET.NAME=VALUE with a target of --against" in result.stderr
+
+
 def test_verify_of_a_file_needs_inputs(tiny, cli, tmp_path):
     _, run, _ = tiny
     program = run / "export" / "dyq" / "program.dyq"

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from dyadiq.core.errors import MissingToolError
 from dyadiq.core.native import native_state
-from dyadiq.engine import EngineProgram, compile_program, library, library_folder, write_engine_file
+from dyadiq.engine import EngineProgram, available_isas, compile_program, library, library_folder, write_engine_file
 from dyadiq.ir.reference import run_reference
 from embedded import embedded
 from programs import PROGRAMS
@@ -32,12 +33,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def compiled(source, out, suffix):
+def compiled(source, out, suffix, *flags):
     folder = library_folder()
     (out.with_suffix(suffix)).write_text(source)
     compiler = ["cc", "-std=c11"] if suffix == ".c" else ["c++", "-std=c++17"]
     subprocess.run(
-        [*compiler, "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", folder, out.with_suffix(suffix),
+        [*compiler, *flags, "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", folder, out.with_suffix(suffix),
          folder / "libdyadiq_engine.a", "-lstdc++", "-lm", "-lpthread", "-o", out],
         check=True,
     )  # fmt: skip
@@ -90,6 +91,19 @@ def test_every_status_is_returned_with_words(tmp_path):
     (tmp_path / "empty.dyqe").write_bytes(b"")
     binary = compiled((HERE / "statuses.c").read_text(), tmp_path / "statuses", ".c")
     subprocess.run([binary, *(tmp_path / f"{name}.dyqe" for name in ("p", "bad", "empty", "none"))], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forbids system calls as only Linux can")
+@pytest.mark.parametrize("isa", available_isas())
+def test_a_run_allocates_nothing_and_in_one_thread_calls_no_system(isa, tmp_path, monkeypatch):
+    program, _ = embedded("digits")
+    write_engine_file(compile_program(program), tmp_path / "p.dyqe")
+    binary = compiled((HERE / "quiet.c").read_text(), tmp_path / "quiet", ".c", "-D_GNU_SOURCE")
+    monkeypatch.setenv("DYADIQ_ISA", isa)
+    done = subprocess.run([binary, tmp_path / "p.dyqe"], check=False, timeout=60)
+    if done.returncode == 77:
+        pytest.skip("this system does not let a process forbid itself system calls")
+    assert done.returncode == 0  # -9: killed at the first system call
 
 
 def test_what_steps_made_is_what_the_reference_made(tmp_path):

@@ -12,6 +12,7 @@ from dyadiq.cli.output import RichProgress, print_json, print_table, print_text,
 
 if TYPE_CHECKING:
     from dyadiq.ir.integer import IntegerProgram
+    from dyadiq.targets import Target
 
 __all__ = ["export", "load_any_program", "verify"]
 
@@ -23,7 +24,15 @@ _PROGRAM = click.argument("program", type=click.Path(path_type=Path))
 @click.option("--against", multiple=True, default=("exact", "onnx"), show_default=True, help="Executor; repeatable.")
 @click.option("--inputs", type=click.Path(path_type=Path), help="Array of samples (.npy); needed without a run folder.")
 @click.option("--n-samples", type=click.IntRange(min=1), help="Use only the first samples.")
-def verify(program: Path, against: tuple[str, ...], inputs: Path | None, n_samples: int | None, as_json: bool) -> int:
+@click.option("--option", "options", multiple=True, metavar="TARGET.NAME=VALUE", help="Option of a target; repeatable.")
+def verify(
+    program: Path,
+    against: tuple[str, ...],
+    inputs: Path | None,
+    n_samples: int | None,
+    options: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Compare executors of PROGRAM (a run folder, .safetensors or .dyq) with the reference, integer for integer.
 
     A run folder brings its own test split. Exit code 1 if an executor that promises equality differs, or is not
@@ -31,12 +40,13 @@ def verify(program: Path, against: tuple[str, ...], inputs: Path | None, n_sampl
     """
     from dyadiq.targets.verify import verify as compare
 
+    chosen = _configured(against, options)
     loaded = load_any_program(program)
     samples = _samples(program, inputs)
     console = stderr_console()
     progress = RichProgress(console)
     try:
-        results = compare(loaded, samples[:n_samples], against, raise_on_mismatch=False, progress=progress)
+        results = compare(loaded, samples[:n_samples], chosen, raise_on_mismatch=False, progress=progress)
     finally:
         progress.close()
     refusals = [result.refusal for result in results.values() if result.refusal]
@@ -76,6 +86,25 @@ def export(program: Path, targets: tuple[str, ...], out: Path, options: tuple[st
     for name, lines in notes.items():
         for line in lines:
             stderr_console().print(f"  {name}: {line}")
+
+
+def _configured(against: tuple[str, ...], pairs: tuple[str, ...]) -> list[Target]:
+    """Return the targets that are compared, with ``TARGET.NAME=VALUE`` set.
+
+    Raises:
+        ConfigError: A pair has no ``=``, or names a target that is not compared.
+        UnknownNameError: No such target or option.
+    """
+    from dyadiq.core.errors import ConfigError
+    from dyadiq.targets import get_target
+
+    wanted: dict[str, dict[str, str]] = {name: {} for name in against}
+    for key, value in _options(pairs).items():
+        target, _, name = key.partition(".")
+        if target not in wanted:
+            raise ConfigError(f"--option {key}={value}: expected TARGET.NAME=VALUE with a target of --against.")
+        wanted[target][name] = value
+    return [get_target(name).configured(**options) for name, options in wanted.items()]
 
 
 def _options(pairs: tuple[str, ...]) -> dict[str, str]:
