@@ -53,8 +53,8 @@ class Case:
 
 CASES = {
     "w4a4": Case(4.0, 4, (3, 4, 5, 6, 8), 0.001, learning_rate=3e-4, residual_bits=8),
-    "w3a4": Case(3.0, 4, (2, 3, 4, 5, 6, 8), 0.004, residual_bits=8),
-    "w3a8": Case(3.0, 8, (2, 3, 4, 5, 6, 8), 0.004),
+    "w3a4": Case(3.0, 4, (2, 3, 4, 5, 6, 8), 0.004, learning_rate=3e-4, residual_bits=8),
+    "w3a8": Case(3.0, 8, (2, 3, 4, 5, 6, 8), 0.004, learning_rate=3e-4),
     "w2a8": Case(2.0, 8, (1, 2, 3, 4, 5, 6, 8), 0.012),
     "w2a4": Case(2.0, 4, (1, 2, 3, 4, 5, 6, 8), 0.012, residual_bits=8),
 }
@@ -177,15 +177,15 @@ def finished_rows(path):
 def table(rows):
     """Return the Markdown table of all rows, one line a case and number of epochs."""
     lines = [
-        "| case | mean weight bits | activation bits | epochs | seeds | float % | integer % | points below | allowed |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| case | weight bits | activation bits | epochs | teacher | seeds | float % | integer % | points below | allowed |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, epochs in sorted({(row["case"], row["epochs"]) for row in rows}):
         found = [row for row in rows if (row["case"], row["epochs"]) == (name, epochs)]
         means = {key: percent(mean_and_spread(row[key] for row in found)) for key in ("float", "integer", "drop")}
         lines.append(
             f"| {name} | {np.mean([row['mean_weight_bits'] for row in found]):.3f} | {found[0]['activation_bits']} "
-            f"| {epochs} | {', '.join(str(row['seed']) for row in found)} | {means['float']} | {means['integer']} "
+            f"| {epochs} | {found[0]['teacher']} | {', '.join(str(row['seed']) for row in found)} | {means['float']} | {means['integer']} "
             f"| {means['drop']} | {100 * CASES[name].max_drop:.1f} |"
         )
     return "\n".join(lines)
