@@ -177,7 +177,7 @@ def finished_rows(path):
 def table(rows):
     """Return the Markdown table of all rows, one line a case and number of epochs."""
     lines = [
-        "| case | weight bits | activation bits | epochs | teacher | seeds | float % | integer % | points below | allowed |",
+        "| case | W bits | A bits | epochs | teacher | seeds | float % | integer % | points below | allowed |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, epochs in sorted({(row["case"], row["epochs"]) for row in rows}):
@@ -185,8 +185,8 @@ def table(rows):
         means = {key: percent(mean_and_spread(row[key] for row in found)) for key in ("float", "integer", "drop")}
         lines.append(
             f"| {name} | {np.mean([row['mean_weight_bits'] for row in found]):.3f} | {found[0]['activation_bits']} "
-            f"| {epochs} | {found[0]['teacher']} | {', '.join(str(row['seed']) for row in found)} | {means['float']} | {means['integer']} "
-            f"| {means['drop']} | {100 * CASES[name].max_drop:.1f} |"
+            f"| {epochs} | {found[0]['teacher']} | {', '.join(str(row['seed']) for row in found)} "
+            f"| {means['float']} | {means['integer']} | {means['drop']} | {100 * CASES[name].max_drop:.1f} |"
         )
     return "\n".join(lines)
 
