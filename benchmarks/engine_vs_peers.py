@@ -2,7 +2,8 @@
 
     python benchmarks/engine_vs_peers.py [--networks NAME ...] [--rounds N] [--json PATH] [--profile] [--table]
 
-W8A8 everywhere. The engine runs our program; peers run what onnxruntime's static quantizer makes of the same float
+W8A8 everywhere; ResNet-18 also with weights of 4 bits, first and last layer apart, and activations of 8 or 6, beside the
+same peers in int8. The engine runs our program; peers run what onnxruntime's static quantizer makes of the same float
 network (QDQ, unsigned activations, weights by channel): onnxruntime itself, and OpenVINO, which reads it. Peers that
 are not installed are named and left out. LiteRT reads neither format, so it is not here. Calibration is random: times
 do not depend on it. Weights are trained ones where the data pack has them, else random, as the row says.
@@ -26,7 +27,7 @@ from environment import environment
 
 import dyadiq as dq
 from dyadiq.core.errors import DataError
-from dyadiq.core.plan import uniform_plan
+from dyadiq.core.plan import BitPlan, uniform_plan
 from dyadiq.cost.facts import network_facts
 from dyadiq.engine import EngineProgram, compile_program, write_engine_file
 from dyadiq.ir.passes import canonicalize
@@ -40,6 +41,7 @@ NETWORKS = {
     "squeezenet1_1": (3, 224, 224),
     "mobilenet_v2": (3, 224, 224),
 }
+MIXED = {"resnet18": {"w4a8": (4, 8), "w4a6": (4, 6)}}  # bits of weights and activations
 N_CALIBRATION, SLICE_SECONDS = 4, 0.05
 
 
@@ -53,11 +55,17 @@ def build(name):
     return build_model(name).eval(), False
 
 
-def engine_runner(model, batch, folder):
+def plan_of(facts, bits):
+    """Bits of weights and activations, but 8 bits in the weights of the first and the last layer."""
+    weights = [d.name for d in facts.decisions if d.kind == "weight"]
+    plan, whole = uniform_plan(facts, *bits), uniform_plan(facts, 8, 8)
+    return BitPlan({**plan.formats, **{name: whole.formats[name] for name in (weights[0], weights[-1])}})
+
+
+def engine_runner(model, batch, path, bits=(8, 8)):
     graph = dq.capture(model, batch[:1])
-    plan = uniform_plan(network_facts(canonicalize(graph)), 8, 8)
+    plan = plan_of(network_facts(canonicalize(graph)), bits)
     program = dq.lower(dq.quantize(graph, plan, [batch.numpy()]))
-    path = folder / "program.dyqe"
     write_engine_file(compile_program(program), path)
     engine = EngineProgram(path)
     (name,) = engine.inputs
@@ -122,11 +130,13 @@ def measure(name, n_rounds, profiles):
     batch = torch.randn(N_CALIBRATION, *NETWORKS[name], generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        run, engine = engine_runner(model, batch, folder)
+        run, engine = engine_runner(model, batch, folder / "engine.dyqe")
+        mixed = MIXED.get(name, {})
         runners, missing = {"engine": run}, [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
         if len(missing) < len(PEERS):
             path = quantized_onnx(model, batch, folder)
             runners |= {p: make(path, batch[:1].numpy()) for p, make in PEERS.items() if p not in missing}
+        runners |= {p: engine_runner(model, batch, folder / f"{p}.dyqe", bits)[0] for p, bits in mixed.items()}
         counts = {}
         for peer, step in runners.items():
             seconds_of(step, 3)
@@ -135,6 +145,7 @@ def measure(name, n_rounds, profiles):
         for _ in range(n_rounds):
             for peer, step in runners.items():
                 times[peer].append(seconds_of(step, counts[peer]) * 1e6)
+        file_bytes = {ours: (folder / f"{ours}.dyqe").stat().st_size for ours in ("engine", *mixed)}
         steps = engine.profile({next(iter(engine.inputs)): batch[:1].numpy()}, repeats=20)
     row = {
         "network": name,
@@ -145,14 +156,15 @@ def measure(name, n_rounds, profiles):
         "median_us": {peer: round(float(np.median(t)), 1) for peer, t in times.items()},
         "least_us": {peer: round(min(t), 1) for peer, t in times.items()},
         "missing": missing,
-        "versions": {peer: metadata.version(peer) for peer in runners if peer != "engine"},
+        "versions": {peer: metadata.version(peer) for peer in runners if peer in PEERS},
+        "file_bytes": file_bytes,
         "kind": "measured",
     }
-    for peer in runners:
-        if peer != "engine":
-            ratios = np.array(times["engine"]) / np.array(times[peer])
-            row[f"int8_vs_{peer}"] = round(float(np.median(ratios)), 3)
-            row[f"int8_vs_{peer}_quartiles"] = [round(float(q), 3) for q in np.quantile(ratios, (0.25, 0.75))]
+    for ours, label in (("engine", "int8"), *((name, name) for name in mixed)):
+        for peer in (*(peer for peer in runners if peer in PEERS), *(["engine"] if ours != "engine" else [])):
+            ratios = np.array(times[ours]) / np.array(times[peer])
+            row[f"{label}_vs_{peer}"] = round(float(np.median(ratios)), 3)
+            row[f"{label}_vs_{peer}_quartiles"] = [round(float(q), 3) for q in np.quantile(ratios, (0.25, 0.75))]
     total = sum(step.time_us for step in steps)
     row["profile_us"] = {
         op: round(sum(step.time_us for step in steps if step.op == op), 1) for op in sorted({s.op for s in steps})
@@ -203,7 +215,7 @@ def main():
         document = json.loads(arguments.json.read_text()) if arguments.json.is_file() else {"networks": {}}
         document["networks"][name] = row | {"environment": environment()}
         arguments.json.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
-        print(name, row["median_us"], {k: v for k, v in row.items() if k.startswith("int8_vs")}, flush=True)
+        print(name, row["median_us"], {k: v for k, v in row.items() if "_vs_" in k}, flush=True)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ struct Runner {
             const std::uint8_t* in = inside ? pixel(s.in, row, column) : nullptr;
             if (same_codes(s.in, s.out)) {
                 std::uint8_t* out = pixel(s.out, y, x);
-                std::memset(out, s.value + s.out.code_offset, static_cast<std::size_t>(s.out.channels));
+                std::memset(out, add(s.value, s.out.code_offset), static_cast<std::size_t>(s.out.channels));
                 if (inside) {
                     std::memcpy(out + s.channels, in, static_cast<std::size_t>(s.in.channels));
                 }

@@ -27,11 +27,11 @@ template <int kBits, int i>
         return all;
     }
     constexpr int kShift = kBits * i, kMask = (1 << kBits) - 1, kSign = 1 << (kBits - 1);
-    const __m256i code = _mm256_and_si256(_mm256_srli_epi32(all, kShift), _mm256_set1_epi8(kMask));
+    const __m256i code = _mm256_and_si256(_mm256_srli_epi32(all, kShift), _mm256_set1_epi8(static_cast<char>(kMask)));
     if constexpr (kBits == 1) {  // 0: -1, 1: 1
         return _mm256_sub_epi8(_mm256_add_epi8(code, code), _mm256_set1_epi8(1));
     }
-    return _mm256_sub_epi8(_mm256_xor_si256(code, _mm256_set1_epi8(kSign)), _mm256_set1_epi8(kSign));
+    return _mm256_sub_epi8(_mm256_xor_si256(code, _mm256_set1_epi8(static_cast<char>(kSign))), _mm256_set1_epi8(static_cast<char>(kSign)));
 }
 
 [[gnu::always_inline]] inline __m256i quad_of(const std::uint8_t* at) {

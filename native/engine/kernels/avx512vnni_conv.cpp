@@ -26,7 +26,7 @@ void unpack(Call& call, int bits) {
 }
 
 // Weights as bytes: half the instructions of a tile that unpacks them, where many tiles read them and they stay near.
-constexpr std::int64_t kPanelBytes = 80 << 10, kWorthPanel = 32;  // pixels
+constexpr std::int64_t kPanelBytes = 144 << 10, kWorthPanel = 32;  // pixels
 
 template <int kBits>
 void fill_panel(const std::int8_t* from, std::int64_t n_bytes, std::int8_t* to) {
@@ -89,15 +89,15 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
         call.magic = kMagic;
         call.wide_low = s.finish.low, call.wide_high = s.finish.high;
         call.scale = s.single.scale + parameter, call.offset = s.single.offset + parameter;
-        call.low = static_cast<std::uint8_t>(s.finish.low + s.out.code_offset);
-        call.high = static_cast<std::uint8_t>(s.finish.high + s.out.code_offset);
+        call.low = static_cast<std::uint8_t>(add(s.finish.low, s.out.code_offset));
+        call.high = static_cast<std::uint8_t>(add(s.finish.high, s.out.code_offset));
         if (s.has_residual && s.residual.x.buffer.wide) {
             call.ending = Ending::kCodesAndWide;
             call.magic = kMagic - static_cast<std::uint32_t>(s.residual.before);
         } else if (s.has_residual) {
             call.ending = Ending::kCodesAndBytes;
             call.magic = 2 * kMagic;
-            call.before = s.residual.before - s.residual.x.code_offset;
+            call.before = add(s.residual.before, -s.residual.x.code_offset);
             call.residual_scale = s.single.residual_scale + parameter;
             call.residual_offset = s.single.residual_offset + parameter;
         }

@@ -106,8 +106,8 @@ struct Chunk {
         bias = in_order((is_single ? s.single.bias : s.bias) + first, n);
         if (is_single) {
             scale = in_order(s.single.scale + first, n), offset = in_order(s.single.offset + first, n);
-            low = _mm512_set1_epi8(static_cast<char>(s.finish.low + s.out.code_offset));
-            high = _mm512_set1_epi8(static_cast<char>(s.finish.high + s.out.code_offset));
+            low = _mm512_set1_epi8(static_cast<char>(dyadiq::engine::add(s.finish.low, s.out.code_offset)));
+            high = _mm512_set1_epi8(static_cast<char>(dyadiq::engine::add(s.finish.high, s.out.code_offset)));
         }
     }
 

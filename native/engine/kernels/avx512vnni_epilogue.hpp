@@ -150,8 +150,8 @@ struct Epilogue {
     }
 
     void store(__m512i y, std::uint8_t* out_at) const {
-        const __m512i low = _mm512_set1_epi32(step->finish.low + step->out.code_offset);
-        const __m512i high = _mm512_set1_epi32(step->finish.high + step->out.code_offset);
+        const __m512i low = _mm512_set1_epi32(add(step->finish.low, step->out.code_offset));
+        const __m512i high = _mm512_set1_epi32(add(step->finish.high, step->out.code_offset));
         y = _mm512_min_epi32(_mm512_max_epi32(y, low), high);
         store_codes(step->out, out_at, channel, mask, _mm512_sub_epi32(y, _mm512_set1_epi32(step->out.code_offset)));
     }

@@ -20,7 +20,7 @@ struct Quantizer {
         is_narrow = lowest >= -kMaxCode && highest <= kMaxCode && s.scale > kLeastScale && s.scale < 1 / kLeastScale;
         inverse = _mm512_set1_ps(static_cast<float>(1 / s.scale));
         low = _mm512_set1_ps(static_cast<float>(lowest)), high = _mm512_set1_ps(static_cast<float>(highest));
-        add = _mm512_set1_epi32(s.zero_point + s.out.code_offset);
+        add = _mm512_set1_epi32(engine::add(s.zero_point, s.out.code_offset));
     }
 
     // The error of x * inverse + 1/2 is below 2^-23 times its magnitude, so its floor is right unless it is that near to
@@ -73,7 +73,7 @@ bool quantize(const Quantize& s, const Input& input, Share share, std::uint8_t* 
                     _mm512_store_si512(lanes, code);
                     for (unsigned left = doubtful; left != 0; left &= left - 1) {
                         const int lane = __builtin_ctz(left);
-                        lanes[lane] = portable::quantized(s, in[lane], c) + s.out.code_offset;
+                        lanes[lane] = engine::add(portable::quantized(s, in[lane], c), s.out.code_offset);
                     }
                     code = _mm512_load_si512(lanes);
                 }

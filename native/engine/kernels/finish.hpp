@@ -24,8 +24,9 @@ inline std::int64_t rescale(std::int64_t x, const Dyadic& d, std::int64_t channe
         return x;
     }
     const std::int32_t shift = d.shift[channel];
-    const std::int64_t rounding = shift > 0 ? std::int64_t{1} << (shift - 1) : 0;
-    return (x * d.multiplier[channel] + rounding) >> shift;
+    const std::uint64_t rounding = shift > 0 ? std::uint64_t{1} << (shift - 1) : 0;
+    const auto multiplier = static_cast<std::uint64_t>(std::int64_t{d.multiplier[channel]});
+    return static_cast<std::int64_t>(static_cast<std::uint64_t>(x) * multiplier + rounding) >> shift;
 }
 
 inline std::int32_t finished(std::int64_t sum, const Finish& f) {
@@ -61,7 +62,7 @@ inline void store(const Tensor& t, std::uint8_t* at, std::int64_t channel, std::
     if (t.buffer.wide) {
         std::memcpy(at + 4 * channel, &code, sizeof code);
     } else {
-        at[channel] = static_cast<std::uint8_t>(code + t.code_offset);
+        at[channel] = static_cast<std::uint8_t>(add(code, t.code_offset));
     }
 }
 

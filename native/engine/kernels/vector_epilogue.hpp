@@ -65,11 +65,11 @@ struct VectorEpilogue {
             if (b.x.buffer.wide) {
                 y = y.plus(Lanes::load(residual_at + 4 * channel)).plus(Lanes::all(b.before));
             } else {
-                const Lanes x = Lanes::load_bytes(residual_at + channel).plus(Lanes::all(b.before - b.x.code_offset));
+                const Lanes x = Lanes::load_bytes(residual_at + channel).plus(Lanes::all(add(b.before, -b.x.code_offset)));
                 y = y.plus(x.rescaled(residual_scale, residual_offset));
             }
         }
-        y = y.clipped(s.finish.low + s.out.code_offset, s.finish.high + s.out.code_offset);
+        y = y.clipped(add(s.finish.low, s.out.code_offset), add(s.finish.high, s.out.code_offset));
         if (s.out.buffer.wide) {
             y.store(out_at + 4 * channel);
         } else {

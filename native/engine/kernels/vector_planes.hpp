@@ -147,7 +147,7 @@ bool quantize(const Quantize& s, const Input& input, Share share, std::uint8_t* 
     }
     const RoundingToNearest rounding;
     const auto inverse = static_cast<float>(1 / s.scale), low = static_cast<float>(lowest), high = static_cast<float>(highest);
-    const std::int32_t add_code = s.zero_point + s.out.code_offset;
+    const std::int32_t add_code = add(s.zero_point, s.out.code_offset);
     const std::int64_t width = s.out.buffer.width, height = s.out.buffer.height;
     const std::int64_t pixel_step = s.out.at(0, 1) - s.out.at(0, 0);
     bool finite = true;
@@ -170,10 +170,10 @@ bool quantize(const Quantize& s, const Input& input, Share share, std::uint8_t* 
                     doubtful[i] = (std::fabs(v - nearest) < kDoubt) & (v >= low) & (v <= high + 1);
                     any |= doubtful[i];
                     const float below = nearest > v ? nearest - 1 : nearest;
-                    codes[i] = static_cast<std::int32_t>(std::min(std::max(below, low), high)) + add_code;
+                    codes[i] = add(static_cast<std::int32_t>(std::min(std::max(below, low), high)), add_code);
                 }
                 for (std::int64_t i = 0; any != 0 && i < n; ++i) {
-                    codes[i] = doubtful[i] != 0 ? portable::quantized(s, values[i], c) + s.out.code_offset : codes[i];
+                    codes[i] = doubtful[i] != 0 ? add(portable::quantized(s, values[i], c), s.out.code_offset) : codes[i];
                 }
                 finite = finite && strange == 0;
                 for (std::int64_t i = 0; i < n; ++i) {

@@ -1,0 +1,46 @@
+"""Write small compiled programs of every step and kind of weights into a folder: where fuzzing starts.
+
+    python native/fuzz/seeds.py FOLDER
+
+Run by native/fuzz/run. The programs are those of the tests.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from dyadiq.core.qtype import QType
+from dyadiq.engine import compile_program, write_engine_file
+from programs import INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
+from sparse_weights import thin
+
+
+def small(rng, name):
+    """One convolution of every kind on a small plane."""
+    b = ProgramBuilder(rng)
+    x = b.input((32, 3, 4), UINT8)
+    y = b.requantize(b.conv2d(x, 17, 3, padding=1, qtype=QType.parse(name)), INT8, multipliers(rng, 17, 16))
+    z = b.conv2d(y, 17, 3, padding=1)
+    thin(b, rng, 0.3)
+    scale = b.scale(z).max() * 701.3
+    z = b.clip(b.add(b.branch(z, scale, 16), b.branch(y, scale, 16)), UINT8)
+    z = b.requantize(b.conv2d(z, 17, 3, 1, 1, 1, 17), UINT8, multipliers(rng, 17, 16))
+    return b.program(b.linear(b.flatten(z), 5))
+
+
+def main():
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, make in PROGRAMS.items():
+        if name != "wide":
+            write_engine_file(compile_program(make(np.random.default_rng(0))), folder / f"{name}.dyqe")
+    for name in ("bipolar", "int2n", "int4n", "int8"):
+        program = small(np.random.default_rng(0), name)
+        write_engine_file(compile_program(program), folder / f"weights_{name}.dyqe")
+
+
+if __name__ == "__main__":
+    main()
