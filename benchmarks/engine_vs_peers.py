@@ -2,9 +2,9 @@
 
     python benchmarks/engine_vs_peers.py [--networks NAME ...] [--rounds N] [--json PATH] [--profile] [--table]
 
-W8A8 everywhere; ResNet-18 also with weights of 4 bits, first and last layer apart, and activations of 8 or 6, beside the
-same peers in int8. The engine runs our program; peers run what onnxruntime's static quantizer makes of the same float
-network (QDQ, unsigned activations, weights by channel): onnxruntime itself, and OpenVINO, which reads it. Peers that
+W8A8 everywhere; ResNet-18 also with weights of 4 bits, but for the first and last layer, and activations of 8 or 6, beside
+the same peers in int8. The engine runs our program; peers run what onnxruntime's static quantizer makes of the same
+float network (QDQ, unsigned activations, weights by channel): onnxruntime itself, and OpenVINO, which reads it. Peers that
 are not installed are named and left out. LiteRT reads neither format, so it is not here. Calibration is random: times
 do not depend on it. Weights are trained ones where the data pack has them, else random, as the row says.
 

@@ -67,7 +67,8 @@ typedef void (*dyq_observer)(void* context, size_t step, int64_t nanoseconds);
 /* Run one sample: real values in, which the program quantizes, codes out.
  *   arena    at least dyq_arena_bytes, aligned to DYQ_ALIGNMENT; its contents mean nothing before and after
  *   pool     null: in the caller's thread alone, without a system call or an allocation; one run at a time uses a pool
- *   observer null: none */
+ *   observer null: none
+ * Threads that run need 256 KB of stack, the caller's and those of a pool (whose size is the system's default). */
 dyq_status dyq_run(const dyq_program* program, void* arena, size_t arena_bytes, const float* const* inputs,
                    int32_t* const* outputs, dyq_pool* pool, dyq_observer observer, void* context);
 

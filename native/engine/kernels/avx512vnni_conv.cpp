@@ -28,17 +28,17 @@ void unpack(Call& call, int bits) {
 // Weights as bytes: half the instructions of a tile that unpacks them, where many tiles read them and they stay near.
 constexpr std::int64_t kPanelBytes = 144 << 10, kWorthPanel = 32;  // pixels
 
+// As packed tiles see them: 16 or 64 times as large.
 template <int kBits>
 void fill_panel(const std::int8_t* from, std::int64_t n_bytes, std::int8_t* to) {
-    constexpr int kMask = (1 << kBits) - 1, kSign = kBits == 1 ? 0 : 1 << (kBits - 1);
-    const __m512i mask = _mm512_set1_epi8(kMask), sign = _mm512_set1_epi8(kSign), one = _mm512_set1_epi8(1);
+    constexpr int kGroup = 8 / kBits, kMask = 0xFF00 >> kBits & 0xFF;
+    const __m512i mask = _mm512_set1_epi8(static_cast<char>(kMask)), flip = _mm512_set1_epi8(static_cast<char>(0xC0));
     for (std::int64_t at = 0; at < n_bytes; at += 64) {
-        __m512i group = _mm512_loadu_si512(from + at);
-        for (int i = 0; i < 8 / kBits; ++i, to += 64, group = _mm512_srli_epi32(group, kBits)) {
-            const __m512i code = _mm512_and_si512(group, mask);
-            const __m512i w = kBits == 1 ? _mm512_sub_epi8(_mm512_add_epi8(code, code), one)
-                                         : _mm512_sub_epi8(_mm512_xor_si512(code, sign), sign);
-            _mm512_store_si512(to, w);
+        const __m512i group = _mm512_loadu_si512(from + at);
+        for (int i = 0; i < kGroup; ++i, to += 64) {
+            const __m512i top = i + 1 < kGroup ? _mm512_slli_epi32(group, static_cast<unsigned>(8 - kBits * (i + 1))) : group;
+            const __m512i weights = _mm512_and_si512(top, mask);
+            _mm512_store_si512(to, kBits == 1 ? _mm512_xor_si512(weights, flip) : weights);
         }
     }
 }
@@ -59,6 +59,8 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
     const std::int64_t channel = run.group * geometry.n_out + in_group;
     bool in_tile = in_group + n * kBlock <= geometry.n_out;
     alignas(64) std::int32_t sums[kMaxPixels2 * 2 * kBlock];
+    alignas(64) float scales[2 * kBlock];
+    const int unscaled = panel != nullptr ? weight_shift(s.weight_bits) : 0;  // of sums that are not finished in tiles
     Call call{};
     call.pixel_step = geometry.pixel_step();
     call.quads = geometry.quads;
@@ -70,6 +72,7 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
     } else if (panel != nullptr) {
         fill_panel(s.weight_bits, call.weights, n * file_bytes, panel);
         call.weights = panel;
+        call.scale_shift.bits = static_cast<std::uint64_t>(weight_shift(s.weight_bits));
     } else {
         unpack(call, s.weight_bits);
     }
@@ -89,6 +92,13 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
         call.magic = kMagic;
         call.wide_low = s.finish.low, call.wide_high = s.finish.high;
         call.scale = s.single.scale + parameter, call.offset = s.single.offset + parameter;
+        if (panel != nullptr) {  // what sums are too large, a power of two, is in the scale
+            const float less = 1.0F / static_cast<float>(1 << weight_shift(s.weight_bits));
+            for (int i = 0; i < n * kBlock; ++i) {
+                scales[i] = call.scale[i] * less;
+            }
+            call.scale = scales;
+        }
         call.low = static_cast<std::uint8_t>(add(s.finish.low, s.out.code_offset));
         call.high = static_cast<std::uint8_t>(add(s.finish.high, s.out.code_offset));
         if (s.has_residual && s.residual.x.buffer.wide) {
@@ -123,7 +133,8 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
         tiles[count - 1](&call, in + y * in_step + x * call.pixel_step, out_at, residual_at);
         for (std::int64_t p = 0; !in_tile && p < count; ++p) {
             for (int b = 0; b < n; ++b) {
-                const __m512i sum = _mm512_load_si512(sums + (p * n + b) * kBlock);
+                const __m512i scaled = _mm512_load_si512(sums + (p * n + b) * kBlock);
+                const __m512i sum = _mm512_sra_epi32(scaled, _mm_cvtsi32_si128(unscaled));
                 epilogues[b](sum, residual_at + p * call.residual_step, out_at + p * call.out_step);
             }
         }

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,3 +126,20 @@ def test_input_that_is_not_finite_is_noticed(tmp_path):
     values[1, 0] = np.inf
     with pytest.raises(DataError, match="NaN or infinite"):
         EngineProgram(path).run({name: values})
+
+
+CORPUS = sorted((Path(__file__).parents[3] / "native/fuzz/corpus").glob("*"))
+
+
+def test_what_fuzzing_found_is_refused_or_runs():
+    """Every file of the corpus, on all kernels; native/fuzz/run does the same with sanitizers."""
+    assert CORPUS
+    module = native_state().module
+    for path in CORPUS:
+        data = aligned(np.frombuffer(path.read_bytes(), dtype=np.uint8))
+        for isa in available_isas():
+            try:
+                engine = module.Engine(data, isa, 1)
+            except (ValueError, MemoryError):
+                break
+            assert engine.isa == isa
