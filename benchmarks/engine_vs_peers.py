@@ -2,11 +2,11 @@
 
     python benchmarks/engine_vs_peers.py [--networks NAME ...] [--rounds N] [--json PATH] [--profile] [--table]
 
-W8A8 everywhere; ResNet-18 also with weights of 4 bits, but for the first and last layer, and activations of 8 or 6, beside
-the same peers in int8. The engine runs our program; peers run what onnxruntime's static quantizer makes of the same
-float network (QDQ, unsigned activations, weights by channel): onnxruntime itself, and OpenVINO, which reads it. Peers that
-are not installed are named and left out. LiteRT reads neither format, so it is not here. Calibration is random: times
-do not depend on it. Weights are trained ones where the data pack has them, else random, as the row says.
+W8A8 everywhere; ResNet-18 also with weights of 4 bits, but for the first and last layer, and activations of 8 or 6,
+beside the same peers in int8. The engine runs our program; peers run what onnxruntime's static quantizer makes of the
+same float network (QDQ, unsigned activations, weights by channel): onnxruntime itself, and OpenVINO, which reads it.
+Peers that are not installed are named and left out. LiteRT reads neither format, so it is not here. Calibration is
+random: times do not depend on it. Weights are trained ones where the data pack has them, else random, as the row says.
 
 Rounds are interleaved: in each, every runtime runs for about 50 ms of CPU time, and its time is that of the process. A
 ratio is the median over rounds of that of one round. Every network's program is first compared with the reference,
@@ -195,6 +195,20 @@ def table(document):
             least = row["least_us"]["engine"] / row["least_us"][peer]
             cells.append(f"{row[f'int8_vs_{peer}']:.2f} ({low:.2f} to {high:.2f}), {least:.2f}")
         lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| network | file, MB | / int8 of ours | / onnxruntime int8 | / openvino int8 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, plans in MIXED.items():
+        row = document["networks"][name]
+        for plan in plans:
+            megabytes = f"{row['file_bytes'][plan] / 1e6:.2f} (int8: {row['file_bytes']['engine'] / 1e6:.2f})"
+            ratios = []
+            for peer in ("engine", *PEERS):
+                low, high = row[f"{plan}_vs_{peer}_quartiles"]
+                ratios.append(f"{row[f'{plan}_vs_{peer}']:.2f} ({low:.2f} to {high:.2f})")
+            lines.append("| " + " | ".join([f"{name} {plan}", megabytes, *ratios]) + " |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Write small compiled programs of every step and kind of weights into a folder: where fuzzing starts.
 
-    python native/fuzz/seeds.py FOLDER
+    python tests/fuzz_seeds.py FOLDER
 
 Run by native/fuzz/run. The programs are those of the tests.
 """
@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from dyadiq.core.qtype import QType
 from dyadiq.engine import compile_program, write_engine_file
@@ -32,6 +30,7 @@ def small(rng, name):
 
 
 def main():
+    """Write all of them."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in PROGRAMS.items():
