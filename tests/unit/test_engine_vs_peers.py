@@ -18,4 +18,13 @@ def test_claims_follow_from_the_stored_ratios(script):
     for (network, peer), limit in CLAIMS.items():
         assert rows[network][f"int8_vs_{peer}"] <= limit, (network, peer)
     ratios = [[row[f"int8_vs_{peer}"] for row in rows.values()] for peer in script.PEERS]
-    assert [(round(min(r), 2), round(max(r), 2)) for r in ratios] == [(0.55, 0.84), (0.47, 0.92)]
+    assert [(round(min(r), 2), round(max(r), 2)) for r in ratios] == [(0.55, 0.83), (0.47, 0.94)]
+
+
+def test_four_bits_halve_the_file_and_not_the_time(script):
+    row = json.loads(script.RESULTS.read_text())["networks"]["resnet18"]
+    sizes = row["file_bytes"]
+    for plan in script.MIXED["resnet18"]:
+        assert sizes[plan] < 0.55 * sizes["engine"]
+        assert row[f"{plan}_vs_engine"] <= 1.02  # the goal, 1, is missed, and the page says so
+        assert row[f"{plan}_vs_openvino"] > 0.8  # the goal is missed too
