@@ -123,12 +123,20 @@ struct Geometry {
         return seen.first < seen.last ? seen : all;
     }
 
+    // Whether shares are of rows and not of outputs: rows stay in the caches of the core that makes them, for the steps
+    // behind as well, but every core reads all weights then.
+    bool shares_rows() const {
+        const std::int64_t weights = s.groups * blocks * quads_of_block() * kBlock * kQuad;
+        return weights <= 2 * (s.in.buffer.bytes() + s.out.buffer.bytes());
+    }
+
     // Tiles of a share, in the order in which they run: all of a few blocks, then of the next ones. `widest(n)` is how
     // many of n whole blocks are taken at once, `most_pixels(n)` how many pixels a tile of n blocks has at most.
     template <typename Widest, typename MostPixels, typename Visit>
     void each_run(Share share, Widest widest, MostPixels most_pixels, Visit visit) const {
         const std::int64_t full = n_out / kBlock, plane = std::int64_t{rows.n_rows} * rows.n_columns;
         const std::int64_t all = s.groups * blocks * plane;
+        const bool by_rows = shares_rows();
         for (std::int64_t group = 0; group < s.groups; ++group) {
             int n = 0;
             for (std::int64_t block = 0; block < blocks; block += n) {
@@ -140,7 +148,9 @@ struct Geometry {
                     const std::int64_t pixel = std::clamp<std::int64_t>(end - at * plane, 0, pixels);
                     return (pixel * n_tiles + pixels - 1) / pixels;
                 };
-                const Run run{group, block, at, n, tile(share.first(all)), tile(share.last(all)), tiles_of_row};
+                const std::int64_t first = by_rows ? share.first(n_tiles) : tile(share.first(all));
+                const std::int64_t last = by_rows ? share.last(n_tiles) : tile(share.last(all));
+                const Run run{group, block, at, n, first, last, tiles_of_row};
                 if (run.first < run.last) {
                     visit(run);
                 }
