@@ -60,7 +60,7 @@ def row(runs, budget, seed, epochs):
     """Return one network, trained and measured unless it was."""
     trained, graph = runs.float_network(False, 0.0, seed)
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
-    n_updates, n_polish, n_exchanges = (1, 16, 0) if runs.quick else (30, 32768, 2)
+    n_updates, n_polish, n_exchanges = (1, 16, 0) if runs.quick else (30, 49152, 5)
     sparsify = SparsifyConfig(
         lut=budget,
         n_updates=n_updates,
