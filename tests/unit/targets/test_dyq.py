@@ -14,6 +14,7 @@ from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.packed import pack_program
 from dyadiq.ir.reference import run_reference
 from dyadiq.targets.dyq import DyqTarget, dyq_size_bytes, dyq_size_parts, read_dyq, write_dyq
+from mapped import is_mapped
 from programs import PROGRAMS, ProgramBuilder, raw_inputs
 
 
@@ -113,7 +114,7 @@ def test_weights_can_be_read_in_place(tmp_path):
     write_dyq(linear_program(QType(3, signed=True)), tmp_path / "p.dyq")
     container = read_container(tmp_path / "p.dyq")
     (weight,) = [name for name, spec in container.specs.items() if spec.qtype == QType(3, signed=True)]
-    assert isinstance(container.payload(weight), np.memmap)
+    assert is_mapped(container.payload(weight))
     assert container.payload(weight).ctypes.data % 64 == 0
     assert container.payload(weight).size == (7 * 3 * 3 + 7) // 8
 
