@@ -33,6 +33,13 @@ def test_fine_tuned_rows_are_those_of_the_file(case, epochs, n_seeds, allowed):
     assert ("**missed**" in line) == (lost > round(allowed * 8000 * n_seeds))
 
 
+def test_larger_teacher_is_said_as_measured():
+    rows = json.loads((BENCHMARKS / "results" / "qat_cifar.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["case"] == "w4a4_apprentice")
+    command = f"--cases w4a4_apprentice --epochs {row['epochs']} --seeds {row['seed']}"
+    assert f"(`{command}`): {100 * row['drop']:.2f} |" in PAGE
+
+
 @pytest.mark.parametrize(("bits", "allowed"), [("8", 0.5), ("4", 2.0)])
 def test_squeezenet_rows_are_those_of_the_file(bits, allowed):
     networks = json.loads((BENCHMARKS / "results" / "zoo_networks.json").read_text())["networks"]

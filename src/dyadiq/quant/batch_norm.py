@@ -3,8 +3,8 @@
 Used by `quant.reconstruct`. A batch norm with the statistics of the float network no longer normalises the rounded
 convolution before it. Layer after layer, mean and variance of every channel change by as much as rounding changed
 them on the given samples, so that the normalised outputs have the moments of the float network's; gamma and beta
-stay. Taking statistics anew instead would also take in how the samples differ from those of training: trained on
-augmented images, ResNet-20 lost 3.2 points by it at 8 bits, and 2.7 without any rounding.
+stay. Taking statistics anew, as published, would also take in how the samples differ from those of training, which were
+augmented: docs/validation.md has both.
 The folded weight of a channel then changes by a factor, and its scale takes that factor: codes stay. So scales must
 be free, per channel (or group).
 Sources: Sun et al. 2019, Hybrid 8-bit floating point (batch norm re-tuning for inference); Peters et al. 2019.
