@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "engine/aliasing.hpp"
 #include "engine/container.hpp"
 
 namespace dyadiq::engine {
@@ -60,6 +61,7 @@ class Reader {
         }
         for (std::int32_t i = 0; i < n_steps; ++i) {
             plan.steps.push_back(read_step(plan));
+            require(writes_apart(plan.steps.back()), "a step writes over what it reads");
         }
         require(at_ == n_words_, "its plan has words that belong to nothing");
         return plan;

@@ -35,6 +35,7 @@ struct Buffer {
     std::int64_t rows() const { return std::int64_t{top} + height + bottom; }
     std::int64_t row_stride() const { return (std::int64_t{left} + width + right) * pixel_stride; }  // elements
     std::int64_t bytes() const { return rows() * row_stride() * (wide ? 4 : 1); }
+    bool operator==(const Buffer&) const = default;
 };
 
 struct Tensor {  // some channels of a buffer

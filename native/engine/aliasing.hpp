@@ -1,0 +1,41 @@
+// Whether a step writes over what it reads, which kernels need not bear. Header only; asked by the reader of a file.
+#pragma once
+
+#include <type_traits>
+#include <variant>
+
+#include "engine/plan.hpp"
+
+namespace dyadiq::engine {
+
+// Whether two tensors share no element: they lie in other bytes of the arena, or in other channels of one buffer.
+inline bool apart(const Tensor& a, const Tensor& b) {
+    if (a.buffer == b.buffer) {
+        return a.first_channel + a.channels <= b.first_channel || b.first_channel + b.channels <= a.first_channel;
+    }
+    return a.buffer.offset + a.buffer.bytes() <= b.buffer.offset || b.buffer.offset + b.buffer.bytes() <= a.buffer.offset;
+}
+
+inline bool writes_apart(const Step& step) {
+    return std::visit(
+        [](const auto& s) {
+            using Kind = std::decay_t<decltype(s)>;
+            if constexpr (std::is_same_v<Kind, Join>) {
+                for (const Branch& branch : s.branches) {
+                    if (!apart(branch.x, s.out)) {
+                        return false;
+                    }
+                }
+                return true;
+            } else if constexpr (std::is_same_v<Kind, Conv>) {
+                return apart(s.in, s.out) && (!s.has_residual || apart(s.residual.x, s.out));
+            } else if constexpr (requires { s.in; s.out; }) {
+                return apart(s.in, s.out);
+            } else {
+                return true;  // it reads, or writes, something outside the arena
+            }
+        },
+        step);
+}
+
+}  // namespace dyadiq::engine
