@@ -244,6 +244,7 @@ class AllocateSection(Section):
     Budgets of ``lut``, ``ff`` and ``latency_ns`` are absolute, for the first device and the depth of ``[hardware]``;
     ``clock_mhz`` is what nanoseconds are modelled with, without it what is assumed for the device. Networks that
     would take more than ``max_luts`` (default: the largest known part) are refused. ``refine = {}`` measures plans.
+    A budget of ``latency_us`` is absolute too: microseconds of a sample on this machine's engine, measured.
     """
 
     budget: Budget | None = None

@@ -163,6 +163,9 @@ def allocate(
             "bits": sorted(set(bits)),
             "activation_bits": sorted(set(activation_bits)),
             "budget": dict(budget),
+            "measured": {
+                m: {"definition": known[m].definition, **known[m].measurement} for m in limits if known[m].measurement
+            },
         },
     )
 

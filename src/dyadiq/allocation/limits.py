@@ -58,7 +58,9 @@ def parse_limits(
         if metric not in known:
             raise UnknownNameError("cost metric", metric, [*known, AVERAGE_BITS])
         cost = known[metric]
-        limits[metric] = parse_budget(value, metric=metric, unit=cost.unit, reference=cost.reference)
+        limits[metric] = parse_budget(
+            value, metric=metric, unit=cost.unit, reference=cost.reference, plain_unit=cost.plain_unit
+        )
     return limits
 
 

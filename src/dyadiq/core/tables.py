@@ -177,6 +177,8 @@ class CostTable:
         pairs: Costs of two decisions together.
         fixed: Cost that no decision changes.
         reference: The float32 network's cost in the same unit, the 100 % of relative budgets.
+        plain_unit: What plain numbers of a budget are in, where it is not the unit: ``us`` for nanoseconds.
+        measurement: What a measured table rests on: machine, versions, and its error against whole networks.
     """
 
     metric: str
@@ -187,6 +189,8 @@ class CostTable:
     pairs: tuple[PairCost, ...] = ()
     fixed: int = 0
     reference: int | None = None
+    plain_unit: str = ""
+    measurement: Mapping[str, Any] = field(default_factory=dict)
 
     def total(self, bits: Mapping[str, int]) -> int:
         """Return the cost of a choice, in exact integer arithmetic.
@@ -215,6 +219,8 @@ class CostTable:
             "pairs": [{"a": p.a, "b": p.b, "table": [[i, j, v] for (i, j), v in p.table.items()]} for p in self.pairs],
             "fixed": self.fixed,
             "reference": self.reference,
+            "plain_unit": self.plain_unit,
+            "measurement": dict(self.measurement),
         }
 
     @classmethod
@@ -229,4 +235,6 @@ class CostTable:
             pairs=tuple(PairCost(p["a"], p["b"], {(i, j): v for i, j, v in p["table"]}) for p in data["pairs"]),
             fixed=data["fixed"],
             reference=data["reference"],
+            plain_unit=data.get("plain_unit", ""),
+            measurement=data.get("measurement", {}),
         )

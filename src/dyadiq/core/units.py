@@ -38,7 +38,9 @@ _SUFFIXES: Mapping[str, Mapping[str, int]] = MappingProxyType(
 )
 
 
-def parse_budget(value: float | str, *, metric: str, unit: str, reference: int | None = None) -> int:
+def parse_budget(
+    value: float | str, *, metric: str, unit: str, reference: int | None = None, plain_unit: str = ""
+) -> int:
     """Return a budget as an integer of the metric's unit, rounded down: what is asked for is never exceeded.
 
     Args:
@@ -46,6 +48,7 @@ def parse_budget(value: float | str, *, metric: str, unit: str, reference: int |
         metric: Name of the metric, for messages.
         unit: Unit of one count (``byte``, ``bop``, ``fJ``, ...).
         reference: The 100 % of percentages: the float32 network's cost.
+        plain_unit: What a number without suffix is in, where it is not the unit.
 
     Raises:
         ConfigError: Not a positive finite amount, a suffix the unit does not have, or a percentage without reference or
@@ -56,10 +59,16 @@ def parse_budget(value: float | str, *, metric: str, unit: str, reference: int |
         (1500, 300000000)
         >>> parse_budget("12.5%", metric="size", unit="byte", reference=4001)
         500
+        >>> [parse_budget(v, metric="latency_us", unit="ns", plain_unit="us") for v in (1.5, "1.5", "1.5ms", "90ns")]
+        [1500, 1500, 1500000, 90]
     """
-    amount = _parse_text(value, metric, unit, reference) if isinstance(value, str) else _parse_number(value, metric)
+    plain = plain_unit or unit
+    if isinstance(value, str):
+        amount = _parse_text(value, metric, unit, reference, plain)
+    else:
+        amount = _parse_number(value, metric) * _factors(unit)[plain]
     if amount <= 0:
-        raise ConfigError(f"budget {metric}: must be above zero, got {value!r}. {_examples(unit)}")
+        raise ConfigError(f"budget {metric}: must be above zero, got {value!r}. {_examples(unit, plain)}")
     return math.floor(amount)
 
 
@@ -84,10 +93,14 @@ def _parse_number(value: float, metric: str) -> Fraction:
     return Fraction(value)
 
 
-def _parse_text(text: str, metric: str, unit: str, reference: int | None) -> Fraction:
+def _factors(unit: str) -> dict[str, int]:
+    return {unit: 1, **_SUFFIXES.get(unit, _COUNTS)}
+
+
+def _parse_text(text: str, metric: str, unit: str, reference: int | None, plain: str) -> Fraction:
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"budget {metric}: not an amount: {text!r}. {_examples(unit)}")
+        raise ConfigError(f"budget {metric}: not an amount: {text!r}. {_examples(unit, plain)}")
     number, suffix = Fraction(match[1]), match[2].strip()
     if suffix == "%" and reference == 0:
         raise ConfigError(
@@ -98,19 +111,20 @@ def _parse_text(text: str, metric: str, unit: str, reference: int | None) -> Fra
         if reference is None:
             raise ConfigError(
                 f"budget {metric}: {text!r} is a percentage of the float32 network, whose {metric} is not known. "
-                f"Give an absolute number in {unit}."
+                f"Give an absolute number in {plain}."
             )
         return number * reference / 100
-    factors = {"": 1, unit: 1, **_SUFFIXES.get(unit, _COUNTS)}
+    factors = {"": _factors(unit)[plain], **_factors(unit)}
     if suffix not in factors:
         near = [name for name in factors if name and name.lower()[0] == suffix.lower()[0]]
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ConfigError(
-            f"budget {metric}: {text!r} ends in {suffix!r}, which is no suffix of {unit}.{hint} {_examples(unit)}"
+            f"budget {metric}: {text!r} ends in {suffix!r}, which is no suffix of {unit}.{hint} "
+            f"{_examples(unit, plain)}"
         )
     return number * factors[suffix]
 
 
-def _examples(unit: str) -> str:
+def _examples(unit: str, plain: str) -> str:
     names = ", ".join(_SUFFIXES.get(unit, _COUNTS))
-    return f"Give a number in {unit}, a number with one of {names}, or a percentage of the float32 network ('25%')."
+    return f"Give a number in {plain}, a number with one of {names}, or a percentage of the float32 network ('25%')."

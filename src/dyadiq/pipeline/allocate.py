@@ -42,7 +42,8 @@ def _run(context: StageContext) -> None:
             budget,
             bits=bits,
             activation_bits=activation_bits,
-            costs=_hardware_costs(context, table.facts, bits, activation_bits),
+            costs=_hardware_costs(context, table.facts, bits, activation_bits)
+            | _engine_costs(context, table.facts, bits, activation_bits),
             refine_by=proposing,
             refine_guard=guarding,
             refine_rounds=section.max_rounds if section else 0,
@@ -75,6 +76,27 @@ def _hardware_costs(
         cache=context.run / "cache" / "layer_traces.json",
         progress=context.progress,
     )
+
+
+def _engine_costs(
+    context: StageContext, facts: NetworkFacts, bits: Sequence[int], activation_bits: Sequence[int]
+) -> dict[str, CostTable]:
+    """Return the budgeted costs on this machine's engine: networks are timed once, and kept in the run folder."""
+    from dyadiq.engine.costs import ENGINE_COSTS
+    from dyadiq.ir.passes import canonicalize
+
+    return {
+        metric: ENGINE_COSTS[metric](
+            canonicalize(graph(context)),
+            facts,
+            bits,
+            activation_bits,
+            cache=context.run / "cache" / f"{metric}.json",
+            progress=context.progress,
+        )
+        for metric in context.recipe.allocate.budget or ()
+        if metric in ENGINE_COSTS
+    }
 
 
 def priced_uniform_plan(facts: NetworkFacts, weight_bits: int, activation_bits: int) -> BitPlan:

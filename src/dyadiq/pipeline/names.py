@@ -27,7 +27,7 @@ def check_names(recipe: Recipe) -> None:
     Raises:
         ConfigError: Names that no registry has, arguments that do not fit, amounts that are none; all are listed.
     """
-    _check_tracer(recipe)
+    _check_meters(recipe)
     problems = [*_unknown_names(recipe), *_data_options(recipe), *_model_arguments(recipe), *_amounts(recipe)]
     problems += [*_target_options(recipe), *_hardware(recipe)]
     if problems:
@@ -53,17 +53,19 @@ def _unknown_names(recipe: Recipe) -> list[str]:
     from dyadiq.allocation.limits import AVERAGE_BITS
     from dyadiq.cost import COSTS
     from dyadiq.curvature import METHODS
+    from dyadiq.engine.costs import ENGINE_COSTS
     from dyadiq.fpga.costs import HARDWARE_COSTS
     from dyadiq.quant.reconstruct import METHODS as RECONSTRUCTIONS
     from dyadiq.targets import TARGETS
     from dyadiq.zoo import DATASETS, MODELS
 
+    priced = [*COSTS, *HARDWARE_COSTS, *ENGINE_COSTS, AVERAGE_BITS]
     asked: list[tuple[str, str, Iterable[str], Iterable[str]]] = [
         ("data.name", "data set", [recipe.data.name], DATASETS),
         ("model.name", "model", [recipe.model.name] if ":" not in recipe.model.name else [], MODELS),
         ("analyze.method", "method", [recipe.analyze.method], METHODS),
         ("analyze.budget", "cost metric", recipe.analyze.budget or (), [*COSTS, AVERAGE_BITS]),
-        ("allocate.budget", "cost metric", recipe.allocate.budget or (), [*COSTS, *HARDWARE_COSTS, AVERAGE_BITS]),
+        ("allocate.budget", "cost metric", recipe.allocate.budget or (), priced),
         ("reconstruct.methods", "reconstruction method", recipe.reconstruct.methods, RECONSTRUCTIONS),
         ("verify.against", "target", recipe.verify.against, TARGETS),
         ("export.to", "target", recipe.export.to, TARGETS),
@@ -169,17 +171,23 @@ def _group_sizes(recipe: Recipe, model: nn.Module) -> list[str]:
     return problems
 
 
-def _check_tracer(recipe: Recipe) -> None:
-    """Check that layers can be traced where a budget asks for it.
+def _check_meters(recipe: Recipe) -> None:
+    """Check that layers can be traced or timed where a budget asks for it.
 
     Raises:
+        ConfigError: ``DYADIQ_ISA`` names kernels that this machine does not run.
         MissingDependencyError: da4ml is not installed.
+        MissingToolError: The native module was not built.
     """
+    from dyadiq.engine import chosen_isa
+    from dyadiq.engine.costs import ENGINE_COSTS
     from dyadiq.fpga.adder_graph import find_solver
     from dyadiq.fpga.costs import HARDWARE_COSTS
 
     if set(recipe.allocate.budget or ()) & set(HARDWARE_COSTS):
         find_solver()
+    if set(recipe.allocate.budget or ()) & set(ENGINE_COSTS):
+        chosen_isa()
 
 
 def _amounts(recipe: Recipe) -> list[str]:
@@ -187,6 +195,7 @@ def _amounts(recipe: Recipe) -> list[str]:
     from dyadiq.core.facts import NetworkFacts
     from dyadiq.core.units import parse_budget
     from dyadiq.cost import COSTS, cost_tables
+    from dyadiq.engine.costs import ENGINE_COSTS
     from dyadiq.fpga.costs import HARDWARE_COSTS, hardware_cost_tables
     from dyadiq.ir.graph import Graph
 
@@ -194,7 +203,9 @@ def _amounts(recipe: Recipe) -> list[str]:
     nothing = NetworkFacts((), ())
     tables = cost_tables(nothing, [8], metrics=[metric for metric in budget if metric in COSTS])
     circuits = [metric for metric in budget if metric in HARDWARE_COSTS]
-    tables |= hardware_cost_tables(Graph("float", (), (), (), {}, {}), nothing, [8], [8], circuits)
+    empty = Graph("float", (), (), (), {}, {})
+    tables |= hardware_cost_tables(empty, nothing, [8], [8], circuits)
+    tables |= {metric: ENGINE_COSTS[metric](empty, nothing, [8], [8]) for metric in budget if metric in ENGINE_COSTS}
     problems = []
     if AVERAGE_BITS in budget:
         widths = {metric: budget[metric] for metric in (AVERAGE_BITS, "weight_bits") if metric in budget}
@@ -206,7 +217,9 @@ def _amounts(recipe: Recipe) -> list[str]:
         # How much the float network costs is not known yet; that there is a cost to take a percentage of, is.
         reference = None if table.reference is None else 10**12
         try:
-            parse_budget(budget[metric], metric=metric, unit=table.unit, reference=reference)
+            parse_budget(
+                budget[metric], metric=metric, unit=table.unit, reference=reference, plain_unit=table.plain_unit
+            )
         except ConfigError as err:
             problems.append(f"allocate.{err}")
     return problems

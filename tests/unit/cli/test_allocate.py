@@ -4,6 +4,7 @@ import pytest
 
 from dyadiq.cli.commands.stages import _refined, _with_budget
 from dyadiq.core.errors import ConfigError
+from dyadiq.core.native import native_state
 from dyadiq.core.store import load_plan
 from dyadiq.recipe import load_recipe, parse_recipe
 from dyadiq.recipe_sections import RefineSection
@@ -56,3 +57,19 @@ def test_refine_takes_the_recipes_section_or_its_defaults_and_refuses_uniform_bi
     uniform = load_recipe(tmp_path / "tiny.toml", ["allocate={ uniform = { weight = 4, activation = 8 } }"])
     with pytest.raises(ConfigError, match="a `budget` where `refine` is asked for"):
         _refined(uniform)
+
+
+@pytest.mark.skipif(native_state().module is None, reason=f"the engine was not built: {native_state().found}")
+def test_latency_budget_is_in_microseconds_and_says_how_it_was_measured(cli, tmp_path):
+    recipe = write_tiny_recipe(tmp_path)
+    sets = ("train.epochs=2", "analyze.activation_bits=[8]", f"out={tmp_path / 'run'}")
+    shown = cli("allocate", recipe, *(f"--set={text}" for text in sets), "--budget", "latency_us=900")
+    assert shown.exit_code == 0, shown.stderr
+    plan = load_plan(tmp_path / "run" / "allocate" / "plan.json")
+    assert [(b.metric, b.limit, b.unit) for b in plan.budgets] == [("latency_us", 900_000, "ns")]
+    words = " ".join(shown.stdout.split())
+    assert f"latency_us was measured on {plan.provenance['measured']['latency_us']['cpu']}: least times" in words
+    assert (tmp_path / "run" / "cache" / "latency_us.json").is_file()
+    nothing = cli("allocate", recipe, *(f"--set={text}" for text in sets), "--budget", "latency_us=1ns")
+    assert nothing.exit_code == 1
+    assert "latency_us: asked for at most 1 ns ('1ns'), the smallest reachable is" in " ".join(nothing.stderr.split())

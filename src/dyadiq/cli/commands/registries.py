@@ -29,9 +29,10 @@ def _reconstructions() -> Mapping[str, Any]:
 
 def _costs() -> Mapping[str, Any]:
     from dyadiq.cost import COSTS
+    from dyadiq.engine.costs import ENGINE_COSTS
     from dyadiq.fpga.costs import HARDWARE_COSTS
 
-    return {**COSTS, **HARDWARE_COSTS}
+    return {**COSTS, **HARDWARE_COSTS, **ENGINE_COSTS}
 
 
 def _targets() -> Mapping[str, Any]:

@@ -192,6 +192,8 @@ def _show_plan(path: Path) -> None:
             ("budget", "limit", "used", "unit", "binding"),
             [(b.metric, b.limit, b.used, b.unit, b.binding) for b in plan.budgets],
         )
+    for metric, how in plan.provenance.get("measured", {}).items():
+        print_text(f"{metric} was measured on {how['cpu']}: {how['definition']}")
     if plan.costs:
         print_table(("cost", "total"), plan.costs.items())
     found = plan.certificate

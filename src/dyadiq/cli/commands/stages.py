@@ -76,7 +76,8 @@ def allocate(
 ) -> None:
     """Choose the bits under the budget, and show the plan with its certificate.
 
-    For example --budget size=25%, --budget lut=8000, --budget latency_ns=90 --device xc7z020, --budget bits=3 --refine.
+    For example --budget size=25%, --budget lut=8000, --budget latency_ns=90 --device xc7z020, --budget bits=3 --refine,
+    or --budget latency_us=500: at most 500 microseconds on this machine's engine, measured.
     """
     if device is not None:
         overrides += (f'hardware.devices=["{device}"]',)

@@ -1,0 +1,85 @@
+"""How well times of layers add up: the latency cost of `allocate` against whole networks on the engine.
+
+    python benchmarks/latency_cost.py [--networks NAME ...] [--rounds N] [--json PATH] [--table]
+
+Every network is timed N times from nothing, weights of 2, 4 and 8 bits by activations of 4 and 8, with real weights
+where the data pack has them. A round gives the factor between summed steps and whole runs, fitted on the six uniform
+networks, and the error of the table's totals on six networks of random widths, which had no part in the fit. The
+error without the factor is given beside it. One thread, one sample.
+
+Writes benchmarks/results/latency_cost.json, one entry a network; a run adds to what is there.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from engine_vs_peers import NETWORKS, build
+from environment import environment
+
+import dyadiq as dq
+from dyadiq.core.plan import uniform_plan
+from dyadiq.cost.facts import network_facts
+from dyadiq.engine.costs import ENGINE_COSTS
+from dyadiq.ir.passes import canonicalize
+
+RESULTS = Path(__file__).parents[1] / "benchmarks/results/latency_cost.json"
+NAMES = ("cifar_resnet20", "resnet18")
+BITS, ACTIVATION_BITS = (2, 4, 8), (4, 8)
+
+
+def measure(name, rounds):
+    model, trained = build(name)
+    graph = canonicalize(dq.capture(model, torch.zeros(1, *NETWORKS[name])))
+    facts, found = network_facts(graph), []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        table = ENGINE_COSTS["latency_us"](graph, facts, BITS, ACTIVATION_BITS)
+        seconds = time.perf_counter() - start
+        totals = {
+            f"W{w}A{a}": table.total(uniform_plan(facts, w, a).bits) / 1000 for w in BITS for a in ACTIVATION_BITS
+        }
+        found.append({**table.measurement, "seconds": round(seconds, 1), "uniform_us": totals})
+    return {
+        "weights": "trained" if trained else "random",
+        "error_rms_frac": max(row["error_rms_frac"] for row in found),
+        "error_worst_frac": max(row["error_worst_frac"] for row in found),
+        "rounds": found,
+        "environment": environment(),
+    }
+
+
+def table(results):
+    lines = ["| network | W8A8 | summed steps to whole | worst of rms errors | worst error | seconds |", "|---|---|---|---|---|---|"]
+    for name, entry in results.items():
+        rounds = entry["rounds"]
+        factors, times, seconds = ([pick(row) for row in rounds] for pick in PICKS)
+        lines.append(
+            f"| {name} | {min(times):,.0f} µs | × {min(factors):.3f} to {max(factors):.3f} | "
+            f"{100 * entry['error_rms_frac']:.1f} % | {100 * entry['error_worst_frac']:.1f} % | {max(seconds):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+PICKS = (lambda row: row["factor"], lambda row: row["uniform_us"]["W8A8"], lambda row: row["seconds"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=NAMES, choices=tuple(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print the table of the results, measure nothing")
+    arguments = parser.parse_args()
+    results = json.loads(arguments.json.read_text()) if arguments.json.is_file() else {}
+    if not arguments.table:
+        for name in arguments.networks:
+            results[name] = measure(name, arguments.rounds)
+            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

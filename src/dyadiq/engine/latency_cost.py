@@ -1,0 +1,290 @@
+"""Microseconds of one inference on this machine's engine, by layer and widths: a cost that `allocate` takes.
+
+Used through `costs.ENGINE_COSTS`. For every pair of candidate widths the whole network is compiled at these widths
+(`typical`) and its steps are timed where they stand, so that each finds its inputs and weights where they will be found
+in use: a layer's time goes by the widths of its weight and its input, that of a join or pool by the width of its
+output. Least times are taken, in turns, since a busy machine only adds.
+
+Steps do not add up to a run exactly: timers cost, and what one leaves in the caches the next one finds. So the sums are
+multiplied by one factor, fitted on the uniform networks, and checked on networks of random widths, which had no part in
+the fit. The factor and the error on these are in the table's ``measurement``, with the machine; a cache of another
+machine, instruction set or version is not used. One thread, one sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from platform import machine, processor
+from typing import Any
+
+import numpy as np
+
+from dyadiq.core.errors import ArtifactError, ConfigError
+from dyadiq.core.facts import NetworkFacts
+from dyadiq.core.native import INTERFACE
+from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.core.storage import atomic_write_text, make_folder, read_bytes
+from dyadiq.core.tables import CostTable, PairCost
+from dyadiq.cost.options import candidate_bits
+from dyadiq.engine.compile import compile_program, find_uncompilable
+from dyadiq.engine.file import write_engine_file
+from dyadiq.engine.fuse import find_fusions
+from dyadiq.engine.plan import PLAN_VERSION
+from dyadiq.engine.runtime import EngineProgram, chosen_isa
+from dyadiq.engine.typical import typical_program
+from dyadiq.ir.graph import Graph
+from dyadiq.ir.proof import prove
+from dyadiq.ir.sites import find_sites
+
+__all__ = ["latency_cost", "machine_identity"]
+
+_CACHE_VERSION = 1  # of what a cached number means: raise it when something here is timed or fitted otherwise
+_ROUNDS, _REPEATS = 6, 2
+_SLICE_US = 2000.0
+_N_CHECKS, _SEED = 6, 0
+
+_TABLE = CostTable("latency_us", "ns", "measured", "of a network without layers: 0", {}, plain_unit="us")
+
+_Key = tuple[str, ...] | tuple[str, int] | tuple[str, int, int]
+
+
+def machine_identity() -> dict[str, Any]:
+    """Return what measured times belong to: processor, instruction set of the kernels, versions.
+
+    Raises:
+        ConfigError: ``DYADIQ_ISA`` names kernels that this machine does not run.
+        MissingToolError: The native module was not built.
+        UnknownNameError: No kernels are called that.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else processor() or machine(),
+        "isa": chosen_isa(),
+        "dyadiq": metadata.version("dyadiq"),
+        "engine": [INTERFACE, PLAN_VERSION],
+    }
+
+
+def latency_cost(
+    graph: Graph,
+    facts: NetworkFacts,
+    weight_bits: Sequence[int],
+    activation_bits: Sequence[int],
+    *,
+    cache: Path | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> CostTable:
+    """Return the nanoseconds of every layer by the widths of its weight and of its input, of all else by one width.
+
+    Args:
+        graph: Canonical float graph of the network.
+        facts: Its facts, with formats.
+        weight_bits: Candidate widths of weights.
+        activation_bits: Candidate widths of activations.
+        cache: File of tables measured before; made if missing.
+        progress: Told about timed networks.
+
+    Returns:
+        The table. Its ``measurement`` holds the machine, ``factor``, and ``error_rms_frac`` and ``error_worst_frac`` of
+        predicted over measured times of ``n_checks`` networks of random widths.
+
+    Raises:
+        ConfigError: Candidates are empty or out of range, or widths at which the engine cannot run the network.
+        MissingToolError: The native module was not built.
+        StorageError: The cache cannot be written.
+        UnknownNameError: ``DYADIQ_ISA`` names no kernels.
+    """
+    options = candidate_bits(facts, weight_bits, activation_bits)
+    if not facts.layers:
+        return _TABLE
+    identity = machine_identity()
+    key = _network_key(graph, facts, options)
+    known = _load(cache, identity)
+    if key not in known:
+        known[key] = _measure(graph, facts, options, (weight_bits, activation_bits), identity, progress)
+        if cache is not None:
+            make_folder(cache.parent)
+            tables = {name: table.to_json() for name, table in known.items()}
+            document = {"version": _CACHE_VERSION, "machine": identity, "tables": tables}
+            atomic_write_text(cache, json.dumps(document))
+    return known[key]
+
+
+@dataclass
+class _Timed:
+    """A network at chosen widths: who owns each step, and the least times so far."""
+
+    bits: Mapping[str, int]
+    engine: EngineProgram
+    owners: Sequence[_Key]
+    feeds: Mapping[str, Any]
+    step_us: Any = math.inf
+    whole_us: float = math.inf
+    by_key: dict[_Key, float] = field(default_factory=dict)
+
+    def time(self) -> None:
+        """Time steps and the whole once more."""
+        found = np.array([step.time_us for step in self.engine.profile(self.feeds, repeats=_REPEATS)])
+        self.step_us = np.minimum(self.step_us, found)
+        for _ in range(_REPEATS):
+            self.whole_us = min(self.whole_us, self.engine.time_us(self.feeds))
+
+    def settle(self) -> None:
+        """Sum steps by owner."""
+        for owner, time_us in zip(self.owners, self.step_us.tolist(), strict=True):
+            self.by_key[owner] = self.by_key.get(owner, 0.0) + time_us
+
+
+def _measure(
+    graph: Graph,
+    facts: NetworkFacts,
+    options: Mapping[str, tuple[int, ...]],
+    widths: tuple[Sequence[int], Sequence[int]],
+    identity: Mapping[str, Any],
+    progress: Progress,
+) -> CostTable:
+    kinds = {d.name: d.kind for d in facts.decisions}
+    choices = []
+    for b_w, b_a in itertools.product(*(sorted(set(row)) for row in widths)):
+        wanted = {"weight": b_w, "activation": b_a}
+        choices.append({name: _nearest(row, wanted[kinds[name]]) for name, row in options.items()})
+    n_uniform, rng = len(choices), np.random.default_rng(_SEED)
+    choices += [{name: int(rng.choice(row)) for name, row in options.items()} for _ in range(_N_CHECKS)]
+    progress.start("time networks", len(choices) + _ROUNDS)
+    with tempfile.TemporaryDirectory() as folder:
+        timed = []
+        for i, bits in enumerate(choices):
+            timed.append(_prepare(graph, facts, bits, Path(folder) / f"{i}.dyqe"))
+            progress.advance(1, "compiled")
+        for _ in range(_ROUNDS):
+            for network in timed:
+                network.time()
+            progress.advance(1, "timed")
+    progress.finish()
+    for network in timed:
+        network.settle()
+    return _fitted(facts, options, timed[:n_uniform], timed[n_uniform:], identity)
+
+
+def _nearest(row: Sequence[int], bits: int) -> int:
+    """Return the width itself, or where a decision cannot have it the closest below, or the least."""
+    return max((b for b in row if b <= bits), default=row[0])
+
+
+def _prepare(graph: Graph, facts: NetworkFacts, bits: Mapping[str, int], path: Path) -> _Timed:
+    program = typical_program(graph, facts, bits)
+    refused = find_uncompilable(program)
+    if refused:
+        lines = "".join(f"\n  {node.name} ({node.op}): {reason}" for node, reason in refused)
+        raise ConfigError(
+            f"budget latency_us: the engine cannot run this network at all candidate widths; with weights of at most "
+            f"{max(bits[layer.weight] for layer in facts.layers)} and activations of at most "
+            f"{max(bits[layer.output] for layer in facts.layers)} bits:{lines}\nLeave out the widest candidates."
+        )
+    plan = compile_program(program)
+    write_engine_file(plan, path)
+    sites, fusions = find_sites(graph), find_fusions(program.graph, prove(program))
+    dots = {name: fusion.dot.name for name, fusion in fusions.steps.items() if fusion.dot is not None}
+    dots |= {layer.name: layer.name for layer in facts.layers}  # whose accumulators are stored
+    layers = {layer.name: layer for layer in facts.layers}
+    owners: list[_Key] = []
+    for step in plan.steps:
+        layer = layers.get(dots.get(step.name, "")) if step.op == "conv" else None
+        decision = sites.decision_of.get(step.name.partition(":")[0])
+        if layer is not None:
+            owners.append((layer.name, bits[layer.weight], bits[layer.input]))
+        elif decision is None or facts.decision(decision).fixed_bits is not None:
+            owners.append(())
+        else:
+            owners.append((decision, bits[decision]))
+    engine = EngineProgram(path)
+    rng = np.random.default_rng(_SEED)
+    feeds = {name: rng.normal(size=(1, *shape)).astype(np.float32) for name, shape in engine.inputs.items()}
+    once = max(sum(step.time_us for step in engine.profile(feeds, repeats=1)), 0.1)
+    n = max(1, min(1024, round(_SLICE_US / once)))
+    return _Timed(bits, engine, owners, {name: np.repeat(x, n, axis=0) for name, x in feeds.items()})
+
+
+def _fitted(
+    facts: NetworkFacts,
+    options: Mapping[str, tuple[int, ...]],
+    uniform: Sequence[_Timed],
+    checks: Sequence[_Timed],
+    identity: Mapping[str, Any],
+) -> CostTable:
+    seen: dict[_Key, list[float]] = {}
+    for network in uniform:
+        for owner, time_us in network.by_key.items():
+            seen.setdefault(owner, []).append(time_us)
+    sums = np.array([sum(network.by_key.values()) / network.whole_us for network in uniform])
+    factor = float(sums.sum() / (sums**2).sum())  # of least squared relative errors
+
+    def nanoseconds(owner: _Key) -> int:
+        return round(float(np.median(seen[owner])) * factor * 1000) if owner in seen else 0
+
+    joined = sorted({owner[0] for owner in seen if len(owner) == 2})
+    pairs = tuple(
+        PairCost(
+            layer.weight,
+            layer.input,
+            {
+                (b_w, b_a): nanoseconds((layer.name, b_w, b_a))
+                for b_w in options[layer.weight]
+                for b_a in options[layer.input]
+            },
+        )
+        for layer in facts.layers
+    )
+    table = replace(
+        _TABLE,
+        unary={name: {bits: nanoseconds((name, bits)) for bits in options[name]} for name in joined},
+        pairs=pairs,
+        fixed=nanoseconds(()),
+    )
+    errors = np.array([table.total(network.bits) / (network.whole_us * 1000) - 1 for network in checks])
+    measurement = {
+        **identity,
+        "factor": round(factor, 4),
+        "n_fitted": len(uniform),
+        "n_checks": len(checks),
+        "error_rms_frac": round(float(np.sqrt((errors**2).mean())), 4),
+        "error_worst_frac": round(float(np.abs(errors).max()), 4),
+    }
+    definition = (
+        f"least times of the engine's steps in place, {identity['isa']}, one thread, one sample, summed and multiplied "
+        f"by {factor:.3f}; on {len(checks)} networks of random widths within "
+        f"{100 * measurement['error_rms_frac']:.1f} % (rms) of the whole, {100 * measurement['error_worst_frac']:.1f} % "
+        "at worst"
+    )
+    return replace(table, definition=definition, measurement=measurement)
+
+
+def _network_key(graph: Graph, facts: NetworkFacts, options: Mapping[str, tuple[int, ...]]) -> str:
+    """Return a hash of all that the times depend on beside the machine."""
+    digest = hashlib.sha256(repr((graph.nodes, graph.tensors, facts.to_json(), dict(options))).encode())
+    for name, values in sorted(graph.params.items()):
+        digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _load(cache: Path | None, identity: Mapping[str, Any]) -> dict[str, CostTable]:
+    """Return tables measured on this machine; a missing, damaged, older or foreign file holds none."""
+    if cache is None or not cache.is_file():
+        return {}
+    try:
+        stored = json.loads(read_bytes(cache))
+        if stored["version"] != _CACHE_VERSION or stored["machine"] != identity:
+            return {}
+        return {str(key): CostTable.from_json(table) for key, table in stored["tables"].items()}
+    except (ArtifactError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
