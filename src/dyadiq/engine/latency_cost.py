@@ -260,11 +260,11 @@ def _fitted(
         "error_rms_frac": round(float(np.sqrt((errors**2).mean())), 4),
         "error_worst_frac": round(float(np.abs(errors).max()), 4),
     }
+    rms, worst = (100 * measurement[f"error_{which}_frac"] for which in ("rms", "worst"))
     definition = (
         f"least times of the engine's steps in place, {identity['isa']}, one thread, one sample, summed and multiplied "
-        f"by {factor:.3f}; on {len(checks)} networks of random widths within "
-        f"{100 * measurement['error_rms_frac']:.1f} % (rms) of the whole, {100 * measurement['error_worst_frac']:.1f} % "
-        "at worst"
+        f"by {factor:.3f}; on {len(checks)} networks of random widths within {rms:.1f} % (rms) of the whole, "
+        f"{worst:.1f} % at worst"
     )
     return replace(table, definition=definition, measurement=measurement)
 

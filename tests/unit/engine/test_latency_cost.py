@@ -67,7 +67,7 @@ def test_steps_are_owned_by_layers_and_decisions_and_sums_are_fitted_to_wholes(n
     assert () in owned
     assert table.measurement["factor"] == 1.25
     assert table.measurement["error_worst_frac"] < 1e-3
-    assert [(pair.a, pair.b) for pair in table.pairs][0] == ("first.weight", graph.inputs[0])
+    assert (table.pairs[0].a, table.pairs[0].b) == ("first.weight", graph.inputs[0])
 
 
 @built
