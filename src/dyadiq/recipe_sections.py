@@ -306,10 +306,12 @@ class ReconstructSection(Section):
 class VerifySection(Section):
     """``[verify]``: executors compared with the reference; all test samples unless ``n_samples`` is given.
 
-    ``limits = { verilog = 2000 }`` gives slow executors fewer samples than the others.
+    ``limits = { verilog = 2000 }`` gives slow executors fewer samples than the others. Those of ``if_available`` are
+    compared where this machine has what they need (a compiler, our native code); elsewhere the results say why not.
     """
 
     against: Annotated[tuple[str, ...], Field(min_length=1)] = ("exact",)
+    if_available: tuple[str, ...] = ()
     n_samples: Count | None = None
     limits: dict[str, Count] = {}
 

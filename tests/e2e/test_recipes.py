@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from dyadiq.cli.app import app
 from dyadiq.core.data_folder import data_folder
+from dyadiq.core.native import native_module
 from dyadiq.ir.serialize import load_program
 from dyadiq.quant.exact import run_exact
 from dyadiq.targets.dyq import read_dyq
@@ -18,6 +19,7 @@ from dyadiq.zoo import load_dataset
 
 JETS = data_folder() / "jets" / "jets.npz"
 RECIPES = Path(__file__).parents[2] / "recipes"
+AVAILABLE = [name for name, found in (("c", shutil.which("cc")), ("engine", native_module())) if found]
 
 
 def run(recipe, out, *overrides):
@@ -45,7 +47,7 @@ def test_digits_recipe_keeps_its_promises(tmp_path):
     assert len(widths) > 1
     assert widths <= set(range(2, 9))
     assert summary["certificate"]["gap"] == pytest.approx(0, abs=1e-9)
-    assert_exact(summary, "exact", "onnx", "qonnx", "dyq")
+    assert_exact(summary, "exact", "onnx", "qonnx", "dyq", *AVAILABLE)
     # The packed file alone gives the accuracy that the summary reports.
     test = load_dataset("digits").test
     program = read_dyq(Path(summary["artifacts"]["dyq"]))
@@ -65,7 +67,7 @@ def test_jets_recipe_is_exact_on_ten_thousand_jets(tmp_path):
         "compare.uniform_bits=[8]",
     )
     assert summary["n_eval"] == 10_000
-    assert_exact(summary, "exact", "onnx", "qonnx", "dyq")
+    assert_exact(summary, "exact", "onnx", "qonnx", "dyq", *AVAILABLE)
     (eight,) = summary["uniform"]
     assert eight["bops"] == 362_784
     assert eight["accuracy"] >= summary["accuracy"]["float"] - 0.003

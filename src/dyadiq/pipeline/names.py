@@ -68,6 +68,7 @@ def _unknown_names(recipe: Recipe) -> list[str]:
         ("allocate.budget", "cost metric", recipe.allocate.budget or (), priced),
         ("reconstruct.methods", "reconstruction method", recipe.reconstruct.methods, RECONSTRUCTIONS),
         ("verify.against", "target", recipe.verify.against, TARGETS),
+        ("verify.if_available", "target", recipe.verify.if_available, TARGETS),
         ("export.to", "target", recipe.export.to, TARGETS),
     ]
     return [
@@ -84,7 +85,7 @@ def _target_options(recipe: Recipe) -> list[str]:
     problems = [
         f"verify.limits: {name!r} is not among verify.against: {', '.join(recipe.verify.against)}."
         for name in recipe.verify.limits
-        if name not in recipe.verify.against
+        if name not in (*recipe.verify.against, *recipe.verify.if_available)
     ]
     for name, options in recipe.export.options.items():
         try:

@@ -1,11 +1,13 @@
 """Stage ``verify``: every executor of the recipe against the reference, on the test split, integer for integer.
 
-Slow executors may get fewer samples, the first ones, by ``verify.limits``.
+Slow executors may get fewer samples, the first ones, by ``verify.limits``. Those of ``verify.if_available`` that this
+machine cannot run are written down with the reason, compared with nothing.
 A difference does not stop the run: it is written down with the first place it occurs, and the summary refuses.
 """
 
 from __future__ import annotations
 
+from dyadiq.core.errors import MissingDependencyError, MissingToolError
 from dyadiq.pipeline.sources import dataset
 from dyadiq.pipeline.stage import Stage, StageContext, write_json
 from dyadiq.pipeline.targets import CIRCUIT, recipe_target
@@ -14,7 +16,7 @@ from dyadiq.recipe import VerifySection
 __all__ = ["STAGE"]
 
 _CHUNK = 1024
-_COMPILED = {"verilog": 16_384}  # every chunk compiles its simulation again: larger ones
+_COMPILED = {"c": 16_384, "verilog": 16_384}  # every chunk is compiled again: larger ones
 
 
 def _run(context: StageContext) -> None:
@@ -25,7 +27,14 @@ def _run(context: StageContext) -> None:
     program = load_program(context.path("lower", "program.safetensors"))
     x = dataset(context).test.x
     results: dict[str, VerifyResult] = {}
-    for names, n_samples, chunk in _batches(section, len(x)):
+    for name in section.if_available:
+        try:
+            verify(program, x[:1], [recipe_target(context.recipe, name)], raise_on_mismatch=False)
+        except (MissingDependencyError, MissingToolError) as err:
+            if name not in section.against:
+                results[name] = VerifyResult(name, missing=str(err))
+    executors = [name for name in dict.fromkeys((*section.against, *section.if_available)) if name not in results]
+    for names, n_samples, chunk in _batches(section, executors, len(x)):
         targets = [recipe_target(context.recipe, name) for name in names]
         results |= verify(
             program,
@@ -36,14 +45,15 @@ def _run(context: StageContext) -> None:
             workdir=context.scratch,  # logs of a tool that crashes are kept
             progress=context.progress,
         )
-    ordered = sorted(results, key=lambda key: section.against.index(key.partition(":")[0]))
+    order = [*section.against, *section.if_available]
+    ordered = sorted(results, key=lambda key: order.index(key.partition(":")[0]))
     write_json(context.folder / "verify.json", {name: results[name].to_json() for name in ordered})
 
 
-def _batches(section: VerifySection, n_test: int) -> list[tuple[list[str], int, int]]:
+def _batches(section: VerifySection, executors: list[str], n_test: int) -> list[tuple[list[str], int, int]]:
     """Return executors that see the same samples in the same chunks, with the numbers of both."""
     batches: dict[tuple[int, int], list[str]] = {}
-    for name in dict.fromkeys(section.against):
+    for name in executors:
         n_samples = min(n_test, section.limits.get(name, n_test), section.n_samples or n_test)
         batches.setdefault((n_samples, _COMPILED.get(name, _CHUNK)), []).append(name)
     return [(names, *numbers) for numbers, names in batches.items()]

@@ -72,7 +72,7 @@ class ReportData:
         s = self.summary
         accuracy = s["accuracy"]
         drop = 100 * (accuracy["integer"] - accuracy["float"])
-        exact = [v for v in s["verify"].values() if v["exact"]]
+        exact = [v for v in s["verify"].values() if v["exact"] and not v.get("missing")]
         mismatches = sum(v["mismatches"] for v in exact)
         unproven = [name for name, v in s["verify"].items() if v["exact"] and not v["proven"]]
         if not exact:

@@ -71,6 +71,7 @@ class VerifyResult:
         exact: Whether the executor promises equality.
         proven: Whether that promise is proven for this program, whatever the inputs.
         note: What `check` had to say.
+        missing: What this machine lacks to run it; then nothing was compared.
     """
 
     executor: str
@@ -82,10 +83,13 @@ class VerifyResult:
     exact: bool = True
     proven: bool = True
     note: str = ""
+    missing: str = ""
 
     @property
     def kind(self) -> str:
         """What is asked of the executor, in a few words for tables."""
+        if self.missing:
+            return f"not compared: {self.missing}"
         if not self.exact:
             return "not exact by nature; reported"
         return "must be equal" if self.proven else "must be equal; not proven for this program"
@@ -122,6 +126,7 @@ class VerifyResult:
             "kind": self.kind,
             "refusal": self.refusal,
             "note": self.note,
+            "missing": self.missing,
         }
 
     def including(self, got: Codes, expected: Codes, start: int) -> VerifyResult:

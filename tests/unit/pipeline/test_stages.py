@@ -10,7 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dyadiq.core.errors import ArtifactError, ConfigError, DataError, RunInterruptedError, UnknownNameError
+from dyadiq.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    MissingToolError,
+    RunInterruptedError,
+    UnknownNameError,
+)
 from dyadiq.core.store import load_plan, load_table
 from dyadiq.ir.reference import run_reference
 from dyadiq.ir.serialize import load_program
@@ -223,6 +230,7 @@ def test_weights_are_refused_when_they_do_not_fit(path, tmp_path, state, error, 
         ("analyze.method=grm", "analyze.method: unknown method 'grm'; did you mean 'gram'"),
         ("allocate.budget={ sise = 1 }", "allocate.budget: unknown cost metric 'sise'; did you mean 'size'"),
         ("verify.against=['exakt']", "verify.against: unknown target 'exakt'; did you mean 'exact'"),
+        ("verify.if_available=['engin']", "verify.if_available: unknown target 'engin'; did you mean 'engine'"),
         ("export.to=['onxx']", "export.to: unknown target 'onxx'; did you mean 'onnx'"),
         ("allocate.budget={ size = 'abc' }", "allocate.budget size: not an amount: 'abc'. Give a number in byte"),
         ("allocate.budget={ bops = '3kB' }", "allocate.budget bops: '3kB' ends in 'kB', which is no suffix of bop"),
@@ -264,6 +272,20 @@ def test_difference_between_executors_is_written_down_and_refused(path, tmp_path
     assert not summary["accepted"]
     assert summary["refusals"][0].startswith("exact differs from the reference in")
     assert (tmp_path / "run" / "report" / "report.html").is_file()
+
+
+def test_executor_that_this_machine_lacks_is_written_down_and_others_are_compared(path, tmp_path):
+    options = ("verify.if_available=['c', 'dyq']", "export.options={ c = { compiler = 'no-such-compiler' } }")
+    summary = run(path, tmp_path / "run", *options).summary
+    assert list(summary["verify"]) == ["exact", "onnx", "c", "dyq"]
+    assert summary["verify"]["c"]["compared"] == 0
+    assert "not compared: the program 'no-such-compiler' is not installed" in summary["verify"]["c"]["kind"]
+    assert (summary["verify"]["dyq"]["samples"], summary["verify"]["dyq"]["missing"]) == (100, "")
+    assert summary["accepted"]
+    report = " ".join((tmp_path / "run" / "report" / "report.html").read_text().split())
+    assert "gave the same integers in all 3 exact executors" in report
+    with pytest.raises(MissingToolError, match="no-such-compiler"):
+        run(path, tmp_path / "strict", "verify.against=['c']", *options)
 
 
 def test_executor_that_is_not_proven_is_refused_with_what_to_do(path, tmp_path):
