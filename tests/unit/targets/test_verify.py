@@ -102,6 +102,7 @@ def test_difference_is_reported_when_asked_not_to_raise(registry, program, input
     assert results["onnx"].to_json() == {
         "executor": "onnx", "compared": 165, "samples": 33, "mismatches": 0, "max_abs_diff": 0, "first": None,
         "exact": True, "proven": True, "kind": "must be equal", "refusal": "", "note": "",
+        "missing": "",
     }  # fmt: skip
 
 
