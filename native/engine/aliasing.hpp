@@ -8,12 +8,23 @@
 
 namespace dyadiq::engine {
 
+inline bool apart(const Buffer& a, const Buffer& b) {
+    return a.offset + a.bytes() <= b.offset || b.offset + b.bytes() <= a.offset;
+}
+
 // Whether two tensors share no element: they lie in other bytes of the arena, or in other channels of one buffer.
 inline bool apart(const Tensor& a, const Tensor& b) {
     if (a.buffer == b.buffer) {
         return a.first_channel + a.channels <= b.first_channel || b.first_channel + b.channels <= a.first_channel;
     }
-    return a.buffer.offset + a.buffer.bytes() <= b.buffer.offset || b.buffer.offset + b.buffer.bytes() <= a.buffer.offset;
+    return apart(a.buffer, b.buffer);
+}
+
+// Whether what a Winograd convolution works in is no part of its tensors.
+inline bool scratch_apart(const Conv& s) {
+    const Buffer& scratch = s.winograd.scratch;
+    return s.kind != ConvKind::kWinograd || (apart(s.in.buffer, scratch) && apart(s.out.buffer, scratch) &&
+                                             (!s.has_residual || apart(s.residual.x.buffer, scratch)));
 }
 
 inline bool writes_apart(const Step& step) {
@@ -28,7 +39,7 @@ inline bool writes_apart(const Step& step) {
                 }
                 return true;
             } else if constexpr (std::is_same_v<Kind, Conv>) {
-                return apart(s.in, s.out) && (!s.has_residual || apart(s.residual.x, s.out));
+                return apart(s.in, s.out) && (!s.has_residual || apart(s.residual.x, s.out)) && scratch_apart(s);
             } else if constexpr (requires { s.in; s.out; }) {
                 return apart(s.in, s.out);
             } else {

@@ -35,6 +35,7 @@ struct Kernels {
     double (*measure_peak)();  // products a second in one thread, of registers alone; 0 where that says nothing
     void (*conv_packed)(const Conv& step, Share share, std::uint8_t* arena);
     void (*conv_sparse)(const Conv& step, Share share, std::uint8_t* arena);
+    void (*conv_winograd)(const Conv& step, Share share, std::uint8_t* arena);  // conv_packed where that is as fast
     void (*conv_depthwise)(const Conv& step, Share share, std::uint8_t* arena);
     // False: NaN or infinity in this share.
     bool (*quantize)(const Quantize& step, const Input& input, Share share, std::uint8_t* arena);

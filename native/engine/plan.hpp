@@ -15,11 +15,13 @@
 
 namespace dyadiq::engine {
 
-inline constexpr std::int32_t kPlanVersion = 5;
+inline constexpr std::int32_t kPlanVersion = 6;
 inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
 inline constexpr std::int32_t kMaxPlaces = 8192;  // quads of a block of sparse weights
+
+inline constexpr std::int32_t kMaxWinogradChannels = 512;  // of inputs: what a panel of transformed weights has room for
 
 // How many bits to the left packed weights lie that come out of registers by a shift and a mask alone; see layout.py.
 constexpr int weight_shift(int bits) { return bits == 4 ? 4 : bits < 4 ? 6 : 0; }
@@ -88,7 +90,25 @@ struct Quantize {  // real values [C, H, W] of a program's input
     const std::int32_t* grid;  // [3, C]: shift, low, high; null: none
 };
 
-enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse };
+enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse, kWinograd };
+
+// The tiles of 2 by 2 outputs of a plane, row by row; the last of a row or column may be half outside.
+struct WinogradTiles {
+    std::int64_t rows, columns;
+
+    explicit WinogradTiles(const Buffer& out) : rows((out.height + 1) / 2), columns((out.width + 1) / 2) {}
+    std::int64_t n() const { return rows * columns; }
+};
+
+inline constexpr int kPositions = 16;  // of a transformed tile
+// Bytes of one transformed tile of inputs: whole vectors of every position.
+constexpr std::int64_t winograd_bytes(std::int64_t channels) { return (channels + 63) / 64 * 64 * kPositions; }
+
+// What a Winograd convolution has beside packed weights.
+struct Winograd {
+    std::int32_t low = 0;  // of its inputs, as they lie in memory
+    Buffer scratch{};      // for transformed inputs
+};
 
 struct Conv {
     ConvKind kind;
@@ -97,6 +117,7 @@ struct Conv {
     const void* weights;       // layouts: run.hpp
     std::int32_t weight_bits = 8;  // of packed weights: 8, 4, 2 or 1
     const std::int32_t *starts = nullptr, *places = nullptr;  // of sparse ones: which quads of each block exist
+    Winograd winograd;                                        // of that kind alone
     const std::int32_t* bias;  // padded to whole blocks where packed
     bool finished;             // requantized, else the accumulator is what is stored
     Dyadic dyadic;

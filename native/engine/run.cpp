@@ -38,6 +38,7 @@ struct Runner {
             case ConvKind::kDepthwise: kernels.conv_depthwise(s, share, arena); break;
             case ConvKind::kGeneric: generic(s); break;
             case ConvKind::kSparse: kernels.conv_sparse(s, share, arena); break;
+            case ConvKind::kWinograd: kernels.conv_winograd(s, share, arena); break;
         }
     }
 

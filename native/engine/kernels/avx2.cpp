@@ -114,7 +114,7 @@ bool supported() { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_s
 
 }  // namespace
 
-const Kernels kAvx2{"avx2",         supported,        [] { return 0.0; },  conv_packed<Avx2>, conv_sparse<Avx2>, conv_depthwise<Avx2>,
+const Kernels kAvx2{"avx2",         supported,        [] { return 0.0; },  conv_packed<Avx2>, conv_sparse<Avx2>, conv_packed<Avx2>, conv_depthwise<Avx2>,
                     quantize<Avx2>, portable::join, max_pool<Avx2>, sum_pool<Avx2>};
 
 }  // namespace dyadiq::engine

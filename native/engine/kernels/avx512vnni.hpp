@@ -7,6 +7,7 @@ namespace dyadiq::engine::avx512vnni {
 
 void conv_packed(const Conv& step, Share share, std::uint8_t* arena);
 void conv_sparse(const Conv& step, Share share, std::uint8_t* arena);
+void conv_winograd(const Conv& step, Share share, std::uint8_t* arena);
 void conv_depthwise(const Conv& step, Share share, std::uint8_t* arena);
 bool quantize(const Quantize& step, const Input& input, Share share, std::uint8_t* arena);
 void join(const Join& step, Share share, std::uint8_t* arena);

@@ -13,12 +13,14 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.core.qtype import QType
 from dyadiq.engine.arena import place_
 from dyadiq.engine.fuse import BranchPlan, Fusion, find_fusions
 from dyadiq.engine.plan import INT32_RANGE, NONE, Branch, Buffer, EnginePlan, Finish, Step, TensorRef
 from dyadiq.engine.single import single_words
-from dyadiq.engine.weights import choose_weights
+from dyadiq.engine.weights import ALGORITHMS, Dot, KernelWeights, choose_weights
+from dyadiq.engine.winograd import winograd_scratch
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 from dyadiq.ir.proof import Bound, prove
@@ -44,23 +46,32 @@ def find_uncompilable(program: IntegerProgram) -> list[tuple[Node, str]]:
     return found
 
 
-def compile_program(program: IntegerProgram, *, sparse: bool = True) -> EnginePlan:
+def compile_program(program: IntegerProgram, *, algorithms: Mapping[str, str] = MappingProxyType({})) -> EnginePlan:
     """Return the plan of a program that `find_uncompilable` has nothing against.
 
     Args:
         program: What to compile.
-        sparse: Whether weights with many blocks of zeros, 16 outputs by 4 inputs, become sparse ones.
+        algorithms: Of `weights.ALGORITHMS`, by the name of a convolution or linear layer; the rule of `choose_weights`
+            decides on the others, and on nothing but the program, so that files are the same on every machine.
 
     Raises:
+        ConfigError: An algorithm cannot run its layer.
         ProofError: A tensor may leave its declared type.
         GraphError: Buffers would overlap (a bug).
+        UnknownNameError: There is no such layer or algorithm.
     """
-    return _Compiler(program.graph, prove(program), sparse=sparse).compile()
+    dots = [node.name for node in program.graph.nodes if node.op in ("conv2d", "linear")]
+    for name, algorithm in algorithms.items():
+        if name not in dots:
+            raise UnknownNameError("convolution or linear layer", name, dots)
+        if algorithm not in ALGORITHMS:
+            raise UnknownNameError("algorithm", algorithm, ALGORITHMS)
+    return _Compiler(program.graph, prove(program), algorithms).compile()
 
 
 class _Compiler:
-    def __init__(self, graph: Graph, bounds: Mapping[str, Bound], *, sparse: bool) -> None:
-        self.graph, self.bounds, self.sparse = graph, bounds, sparse
+    def __init__(self, graph: Graph, bounds: Mapping[str, Bound], algorithms: Mapping[str, str]) -> None:
+        self.graph, self.bounds, self.algorithms = graph, bounds, algorithms
         self.fusions = find_fusions(graph, bounds)
         self.maker = {node.output: node for node in graph.nodes}
         self.plan = EnginePlan(
@@ -197,13 +208,14 @@ class _Compiler:
 
     def step(
         self, op: str, name: str, reads: Sequence[TensorRef], writes: Sequence[TensorRef], words: Sequence[int]
-    ) -> None:
+    ) -> Step:
         """Append a step, and before the first that writes a buffer with margins one that fills them."""
         for ref in writes:
             if any(self.plan.buffers[ref.buffer].margins) and ref.buffer not in self.filled:
                 self.filled.add(ref.buffer)
                 self.plan.steps.append(Step("fill", name, (), (ref,), [ref.buffer]))
         self.plan.steps.append(Step(op, name, tuple(reads), tuple(writes), [int(word) for word in words]))
+        return self.plan.steps[-1]
 
     def payload(self, name: str, values: NDArray[np.int64] | NDArray[np.int32]) -> int:
         """Enter int32 values."""
@@ -260,37 +272,62 @@ class _Compiler:
             words += self.branch_words(f"{node.name}.{at}", branch)
         self.step("join", node.name, [branch.x for branch in branches], (out,), words)
 
-    def emit_dot(self, fusion: Fusion, dot: Node) -> None:
-        """Append a convolution; a linear layer is one whose kernel is the whole plane."""
-        x, out = self.ref(dot.inputs[0]), self.ref(fusion.last.output)
-        weight = effective_weight(self.graph, dot)
-        bias = np.asarray(self.graph.params[dot.inputs[2]], dtype=np.int64)
-        if dot.op == "linear":
-            buffer = self.plan.buffers[x.buffer]
-            weight = weight.reshape(len(weight), x.channels, buffer.height, buffer.width)
-            geometry, groups = [buffer.height, buffer.width, 1, 1, 1, 1, 0, 0], 1
-        else:
-            a = dot.attrs
-            geometry, groups = [*weight.shape[2:], *a["stride"], *a["dilation"], *a["padding"]], a["groups"]
-        wide = self.plan.buffers[x.buffer].wide
-        kernel = choose_weights(weight, bias, groups, wide=wide, code_offset=x.code_offset, sparse=self.sparse)
+    def emit_dot(self, fusion: Fusion, node: Node) -> None:
+        """Append a convolution; a linear layer is one whose kernel is the whole plane.
+
+        Raises:
+            ConfigError: The algorithm asked for cannot run it.
+        """
+        x, out = self.ref(node.inputs[0]), self.ref(fusion.last.output)
+        dot, padding = self.dot(node, x, out)
+        try:
+            kernel = choose_weights(dot, self.algorithms.get(node.name))
+        except ConfigError as err:
+            raise ConfigError(f"{node.name}: {err}") from err
+        weight, bias, ordered = dot.weight, dot.bias, kernel.ordered
         if kernel.reads_memory:
             bias = bias - x.code_offset * weight.reshape(len(weight), -1).sum(axis=1)
-        ordered = kernel.ordered
-        words = [kernel.kind, self.index(x), self.index(out), *geometry, groups]
-        words.append(self.plan.payload_index(f"{dot.name}.weight", kernel.values, kernel.qtype))
+        geometry = [*weight.shape[2:], *dot.stride, *dot.dilation, *padding, kernel.groups]
+        words, writes = [kernel.kind, self.index(x), self.index(out), *geometry], [out]
+        words.append(self.plan.payload_index(f"{node.name}.weight", kernel.values, kernel.qtype))
         if kernel.places is not None:
-            words.append(self.payload(f"{dot.name}.places", kernel.places))
-        words.append(self.payload(f"{dot.name}.bias", ordered(bias)))
+            words.append(self.payload(f"{node.name}.places", kernel.places))
+        if kernel.algorithm == "winograd":
+            self.plan.buffers.append(Buffer(False, *winograd_scratch(dot.plane, x.channels)))
+            writes.append(TensorRef(len(self.plan.buffers) - 1, 0, 1, 0))
+            words += [dot.codes[0] + x.code_offset, writes[1].buffer]
+        words.append(self.payload(f"{node.name}.bias", ordered(bias)))
+        words_of_end, reads = self.end_of_dot(fusion, node, kernel, bias)
+        step = self.step("conv", fusion.last.name, [x, *reads], writes, words + words_of_end)
+        step.layer, step.algorithm = node.name, kernel.algorithm
+
+    def dot(self, node: Node, x: TensorRef, out: TensorRef) -> tuple[Dot, Sequence[int]]:
+        """Return what kernels of a convolution or linear layer depend on, and its padding."""
+        weight = effective_weight(self.graph, node)
+        bias = np.asarray(self.graph.params[node.inputs[2]], dtype=np.int64)
+        source, made = self.plan.buffers[x.buffer], self.plan.buffers[out.buffer]
+        bound, a = self.bounds[node.inputs[0]], node.attrs
+        codes, plane = (int(bound.low.min()), int(bound.high.max())), (made.height, made.width)
+        if node.op == "linear":
+            weight = weight.reshape(len(weight), x.channels, source.height, source.width)
+            return Dot(weight, bias, 1, source.wide, x.code_offset, codes=codes, plane=plane), (0, 0)
+        if any(a["padding"]):
+            codes = min(codes[0], a["pad_value"]), max(codes[1], a["pad_value"])
+        stride, dilation = tuple(a["stride"]), tuple(a["dilation"])
+        return Dot(weight, bias, a["groups"], source.wide, x.code_offset, stride, dilation, codes, plane), a["padding"]
+
+    def end_of_dot(
+        self, fusion: Fusion, dot: Node, kernel: KernelWeights, bias: NDArray[np.int64]
+    ) -> tuple[list[int], list[TensorRef]]:
+        """Return the words of what becomes of an accumulator, and what is read for it."""
         if fusion.requantize is None:
-            self.step("conv", fusion.last.name, [x], (out,), [*words, NONE, NONE, 0, *Finish().words(), 0, NONE])
-            return
-        dyadic, finish, reads = self.dyadic(fusion.requantize, len(weight)), self.finish(fusion.finish), [x]
-        words += [*self.dyadic_words(dot.name, *map(ordered, dyadic)), 1, *finish.words(), len(fusion.branches)]
-        branches = [self.branch(plan, len(weight)) for plan in fusion.branches]  # at most one
+            return [NONE, NONE, 0, *Finish().words(), 0, NONE], []
+        out, ordered, n = self.ref(fusion.last.output), kernel.ordered, len(bias)
+        dyadic, finish = self.dyadic(fusion.requantize, n), self.finish(fusion.finish)
+        words = [*self.dyadic_words(dot.name, *map(ordered, dyadic)), 1, *finish.words(), len(fusion.branches)]
+        branches = [self.branch(plan, n) for plan in fusion.branches]  # at most one
         for branch in branches:
             words += self.branch_words(f"{dot.name}.residual", branch.with_channels(ordered))
-            reads.append(branch.x)
         singles = None
         if kernel.reads_memory and not (self.plan.buffers[out.buffer].wide and branches):
             summand = None
@@ -301,7 +338,7 @@ class _Compiler:
             singles = single_words(dyadic, (bound.low, bound.high), bias, finish, out.code_offset, summand)
         single = [ordered(row.astype(np.int64)) for row in singles] if singles is not None else None
         words.append(NONE if single is None else self.payload(f"{dot.name}.single", np.stack(single)))
-        self.step("conv", fusion.last.name, reads, (out,), words)
+        return words, [branch.x for branch in branches]
 
     def quantize(self, node: Node) -> None:
         """Append an input quantizer."""

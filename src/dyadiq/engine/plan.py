@@ -20,7 +20,7 @@ from dyadiq.core.qtype import QType
 
 __all__ = ["INT32_RANGE", "NONE", "PLAN_VERSION", "Branch", "Buffer", "EnginePlan", "Finish", "Step", "TensorRef"]
 
-PLAN_VERSION = 5
+PLAN_VERSION = 6
 NONE = -1
 INT32_RANGE = (-(1 << 31), (1 << 31) - 1)
 
@@ -137,8 +137,10 @@ class Step:
         op: Key of the opcodes.
         name: Of the node it ends with, for people.
         reads: Tensors it reads.
-        writes: Tensors it writes; at most one.
+        writes: The tensor it makes, and what it works in.
         words: Its fields, without the opcode.
+        layer: Node of the convolution or linear layer in it; None where there is none.
+        algorithm: Of that, of `weights.ALGORITHMS`.
     """
 
     op: str
@@ -146,6 +148,8 @@ class Step:
     reads: tuple[TensorRef, ...]
     writes: tuple[TensorRef, ...]
     words: list[int]
+    layer: str | None = None
+    algorithm: str | None = None
 
     def encoded(self) -> list[int]:
         """Return opcode and fields."""

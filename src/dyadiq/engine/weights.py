@@ -1,6 +1,8 @@
 """Which kernels run a dot product, and so how its weights lie in the file.
 
-Used by `compile`; the layouts are those of `layout`, the kinds those of docs/spec/engine.md.
+Used by `compile`; the layouts are those of `layout`, the kinds those of docs/spec/engine.md. `find_weights` says what
+is possible, `choose_weights` takes one: the one that is named, or that of a rule which looks at the program alone, so
+that a file depends on no machine.
 """
 
 from __future__ import annotations
@@ -10,16 +12,54 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dyadiq.core.errors import ConfigError
 from dyadiq.core.qtype import QType
 from dyadiq.engine.layout import by_blocks, find_places, pack_dense, pack_depthwise, pack_generic, weight_type
 from dyadiq.engine.plan import INT32_RANGE
+from dyadiq.engine.winograd import refuse_winograd
 
-__all__ = ["KernelWeights", "choose_weights"]
+__all__ = ["ALGORITHMS", "Dot", "KernelWeights", "choose_weights", "find_weights"]
 
-_PACKED, _DEPTHWISE, _GENERIC, _SPARSE = 0, 1, 2, 3
+# Kinds of convolutions by name, in the order of the specification.
+ALGORITHMS = ("direct", "depthwise", "generic", "sparse", "winograd")
 _MAX_PLACES = 8192  # quads of a block
 # Share of quads that are not all zero, up to which sparse weights are worth it: benchmarks/engine_sparse.py.
 _DENSEST = 0.6
+# Channels, and outputs of a plane, from which on Winograd is worth it: benchmarks/engine_winograd.py.
+_LEAST_CHANNELS, _LEAST_PLANE = 32, 100
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A convolution, as far as its kernels depend on it; a linear layer is one over its whole plane.
+
+    Attributes:
+        weight: ``[O, I/g, KH, KW]``.
+        bias: By output.
+        groups: Of the convolution.
+        wide: Whether its input lies in int32.
+        code_offset: What codes of its input have more in memory.
+        stride: Of rows and columns.
+        dilation: Of rows and columns.
+        codes: Least and greatest code of its input, padding included.
+        plane: Rows and columns of its output.
+    """
+
+    weight: NDArray[np.int64]
+    bias: NDArray[np.int64]
+    groups: int = 1
+    wide: bool = False
+    code_offset: int = 0
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    codes: tuple[int, int] = (0, 255)
+    plane: tuple[int, int] = (1, 1)
+
+    @property
+    def largest_sum(self) -> int:
+        """Magnitude that no sum of products with codes as they lie in memory exceeds, bias included."""
+        sums = np.abs(self.weight).reshape(len(self.weight), -1).sum(axis=1)
+        return int((np.abs(self.bias) + (255 + self.code_offset) * sums).max())
 
 
 @dataclass(frozen=True)
@@ -27,72 +67,99 @@ class KernelWeights:
     """Weights of one dot product as its kernels read them.
 
     Attributes:
-        kind: Of kernels.
+        algorithm: Of `ALGORITHMS`.
         groups: Of the convolution.
         values: In the order of the layout.
         qtype: How values are packed; None: as they are.
         places: Of sparse weights: where each block's quads begin among all, then every quad.
     """
 
-    kind: int
+    algorithm: str
     groups: int
     values: NDArray[np.int8] | NDArray[np.int32]
     qtype: QType | None = None
     places: NDArray[np.int32] | None = None
 
     @property
+    def kind(self) -> int:
+        """The algorithm as a word of a plan."""
+        return ALGORITHMS.index(self.algorithm)
+
+    @property
     def reads_memory(self) -> bool:
         """Whether kernels read codes as they lie in memory, with the offset that is there."""
-        return self.kind != _GENERIC
+        return self.algorithm != "generic"
+
+    @property
+    def n_bytes(self) -> int:
+        """Size in the file."""
+        places = 0 if self.places is None else self.places.nbytes
+        bits = 8 * self.values.itemsize if self.qtype is None else self.qtype.bits
+        return self.values.size * bits // 8 + places
 
     def ordered(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return one value an output channel in the order of the kernels."""
-        return by_blocks(values, self.groups).astype(np.int64) if self.kind in (_PACKED, _SPARSE) else values
+        in_blocks = self.algorithm in ("direct", "sparse", "winograd")
+        return by_blocks(values, self.groups).astype(np.int64) if in_blocks else values
 
 
-def choose_weights(
-    weight: NDArray[np.int64],
-    bias: NDArray[np.int64],
-    groups: int,
-    *,
-    wide: bool,
-    code_offset: int,
-    sparse: bool = True,
-) -> KernelWeights:
-    """Return weights for the fastest kernels that can run them: those on bytes need int8, and sums of int32.
+def find_weights(dot: Dot) -> dict[str, KernelWeights]:
+    """Return weights for all kernels that can run a dot product, by algorithm: those on bytes need int8, sums int32."""
+    weight, groups, n_in = dot.weight, dot.groups, dot.weight.shape[1]
+    fits = weight.min() >= -128 and weight.max() <= 127 and dot.largest_sum <= INT32_RANGE[1]
+    depthwise = groups > 1 and groups == len(weight) and n_in == 1
+    if dot.wide or not fits or (groups > 1 and n_in % 4 and not depthwise):
+        return {"generic": KernelWeights("generic", groups, pack_generic(weight))}
+    if depthwise:
+        return {"depthwise": KernelWeights("depthwise", groups, pack_depthwise(weight))}
+    qtype = weight_type(weight, dot.largest_sum)
+    dense = pack_dense(weight, groups, qtype)
+    found = {"direct": KernelWeights("direct", groups, dense, qtype)}
+    if groups == 1:
+        values, places = find_places(pack_dense(weight, 1), len(weight))
+        if int(np.diff(places[: -(-len(weight) // 16) + 1]).max()) <= _MAX_PLACES:
+            found["sparse"] = KernelWeights("sparse", 1, values, None, places)
+    if _refuse_winograd(dot) is None:
+        found["winograd"] = KernelWeights("winograd", 1, dense, qtype)
+    return found
 
-    Args:
-        weight: ``[O, I/g, KH, KW]``.
-        bias: By output.
-        groups: Of the convolution.
-        wide: Whether its input lies in int32.
-        code_offset: What codes of its input have more in memory.
-        sparse: Whether quads of zeros may be left out.
+
+def choose_weights(dot: Dot, algorithm: str | None = None) -> KernelWeights:
+    """Return weights for the kernels of an algorithm; None: of the rule's.
+
+    The rule: sparse where at most 0.6 of the quads are not all zero, and the file is no larger for it; Winograd where
+    that is proven to give the same integers, with at least 32 channels on both sides and 100 outputs a plane; else
+    direct.
+
+    Raises:
+        ConfigError: The algorithm cannot run it.
 
     Example:
         >>> zeros = np.zeros((16, 64, 1, 1), dtype=np.int64)
-        >>> choose_weights(zeros + 99, zeros[:, 0, 0, 0], 1, wide=False, code_offset=0).kind
-        0
-        >>> choose_weights(zeros, zeros[:, 0, 0, 0], 1, wide=False, code_offset=0).kind
-        3
+        >>> [choose_weights(Dot(weight, zeros[:, 0, 0, 0])).algorithm for weight in (zeros + 99, zeros)]
+        ['direct', 'sparse']
     """
-    n_in = weight.shape[1]
-    largest = int((np.abs(bias) + (255 + code_offset) * np.abs(weight).reshape(len(weight), -1).sum(axis=1)).max())
-    fits = weight.min() >= -128 and weight.max() <= 127 and largest <= INT32_RANGE[1]
-    if wide or not fits:
-        return KernelWeights(_GENERIC, groups, pack_generic(weight))
-    if groups > 1 and groups == len(weight) and n_in == 1:
-        return KernelWeights(_DEPTHWISE, groups, pack_depthwise(weight))
-    if groups > 1 and n_in % 4:
-        return KernelWeights(_GENERIC, groups, pack_generic(weight))
-    qtype = weight_type(weight, largest)
-    dense = pack_dense(weight, groups, qtype)
-    if sparse and groups == 1:
-        every_quad = pack_dense(weight, 1)
-        values, places = find_places(every_quad, len(weight))
-        n_blocks = -(-len(weight) // 16)
-        bytes_saved = dense.size * qtype.bits // 8 > values.size + places.nbytes
-        most = int(np.diff(places[: n_blocks + 1]).max())
-        if values.size <= _DENSEST * every_quad.size and bytes_saved and most <= _MAX_PLACES:
-            return KernelWeights(_SPARSE, groups, values, None, places)
-    return KernelWeights(_PACKED, groups, dense, qtype)
+    found = find_weights(dot)
+    if algorithm is not None and algorithm not in found:
+        reason = (_refuse_winograd(dot) if algorithm == "winograd" else None) or "its kernels are for other layers"
+        raise ConfigError(f"{algorithm!r} cannot run it: {reason}. Take one of: {', '.join(found)}.")
+    return found[algorithm or _rule(dot, found)]
+
+
+def _rule(dot: Dot, found: dict[str, KernelWeights]) -> str:
+    first = next(iter(found))
+    if "sparse" in found:
+        sparse, direct = found["sparse"], found["direct"]
+        if sparse.values.size <= _DENSEST * direct.values.size and sparse.n_bytes < direct.n_bytes:
+            return "sparse"
+    large = min(dot.weight.shape[:2]) >= _LEAST_CHANNELS and dot.plane[0] * dot.plane[1] >= _LEAST_PLANE
+    return "winograd" if "winograd" in found and large else first
+
+
+def _refuse_winograd(dot: Dot) -> str | None:
+    if dot.wide:
+        return "its input lies in 32 bits"
+    return refuse_winograd(
+        dot.weight, dot.bias, groups=dot.groups, stride=dot.stride, dilation=dot.dilation, codes=dot.codes,
+        largest_sum=dot.largest_sum,
+    )  # fmt: skip
