@@ -47,8 +47,9 @@ def program_of(channels, size, density):
 def measure(channels, size, density, n_rounds, folder):
     program, sample, kept = program_of(channels, size, density)
     engines = {}
-    for name in ("dense", "sparse"):
-        write_engine_file(compile_program(program, sparse=name == "sparse"), folder / f"{name}.dyqe")
+    (layer,) = (node.name for node in program.graph.nodes if node.op == "conv2d")
+    for name, algorithm in (("dense", "direct"), ("sparse", "sparse")):
+        write_engine_file(compile_program(program, algorithms={layer: algorithm}), folder / f"{name}.dyqe")
         engines[name] = EngineProgram(folder / f"{name}.dyqe")
     feeds = {next(iter(engines["dense"].inputs)): sample}
     found = [engine.run(feeds) for engine in engines.values()]

@@ -12,7 +12,7 @@ import numpy as np
 
 from dyadiq.core.qtype import QType
 from dyadiq.engine import compile_program, write_engine_file
-from programs import INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
+from programs import INT4N, INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
 from sparse_weights import thin
 
 
@@ -29,6 +29,19 @@ def small(rng, name):
     return b.program(b.linear(b.flatten(z), 5))
 
 
+def winograd(rng, name, codes):
+    """Winograd convolutions with every ending, of a plane with odd sides."""
+    b = ProgramBuilder(rng)
+    x = b.input((17, 5, 7), QType.parse(codes), scale=1.0)
+    y = b.requantize(
+        b.conv2d(x, 33, 3, padding=1, qtype=QType.parse(name)), QType.parse(codes), multipliers(rng, 33, 16)
+    )
+    z = b.conv2d(y, 33, 3, padding=1, qtype=INT4N)
+    scale = b.scale(z).max() * 701.3
+    z = b.clip(b.add(b.branch(z, scale, 16), b.branch(y, scale, 16)), UINT8)
+    return b.program(z, b.conv2d(y, 5, 3, qtype=INT4N))
+
+
 def main():
     """Write all of them."""
     folder = Path(sys.argv[1])
@@ -39,6 +52,10 @@ def main():
     for name in ("bipolar", "int2n", "int4n", "int8"):
         program = small(np.random.default_rng(0), name)
         write_engine_file(compile_program(program), folder / f"weights_{name}.dyqe")
+    for name, codes in (("bipolar", "uint6"), ("int4n", "int6")):
+        program = winograd(np.random.default_rng(0), name, codes)
+        algorithms = {node.name: "winograd" for node in program.graph.nodes if node.op == "conv2d"}
+        write_engine_file(compile_program(program, algorithms=algorithms), folder / f"winograd_{name}.dyqe")
 
 
 if __name__ == "__main__":

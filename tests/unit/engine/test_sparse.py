@@ -6,7 +6,7 @@ import pytest
 from dyadiq.core.native import native_state
 from dyadiq.engine import EngineProgram, available_isas, compile_program, write_engine_file
 from dyadiq.engine.layout import find_places, pack_dense
-from dyadiq.engine.weights import choose_weights
+from dyadiq.engine.weights import Dot, choose_weights
 from dyadiq.ir.reference import run_reference
 from programs import INT4N, INT8, UINT8, ProgramBuilder, multipliers
 from sparse_weights import thin
@@ -59,9 +59,9 @@ def weight_of(density, bits=8):
 )
 def test_sparse_weights_are_chosen_where_they_are_fewer_bytes_and_faster(density, bits, sparse):
     weight = weight_of(density, bits)
-    found = choose_weights(weight, np.zeros(32, dtype=np.int64), 1, wide=False, code_offset=0)
-    assert (found.kind == 3) == sparse
-    assert choose_weights(weight, np.zeros(32, dtype=np.int64), 1, wide=False, code_offset=0, sparse=False).kind == 0
+    dot = Dot(weight, np.zeros(32, dtype=np.int64))
+    assert choose_weights(dot).algorithm == ("sparse" if sparse else "direct")
+    assert choose_weights(dot, "direct").kind == 0
 
 
 def test_sparse_weights_and_their_places_are_the_dense_ones():
@@ -75,10 +75,11 @@ def test_sparse_weights_and_their_places_are_the_dense_ones():
     assert values.size == dense.size // 4
 
 
-def test_sparse_is_an_option_of_compilation():
+def test_sparse_may_be_forbidden():
     b = ProgramBuilder(np.random.default_rng(0))
     y = b.conv2d(b.input((32, 4, 4)), 32, qtype=INT4N)
     thin(b, np.random.default_rng(0), 0.2)
     program = b.program(y)
-    kinds = [compile_program(program, sparse=sparse).steps[-2].words[0] for sparse in (True, False)]
+    algorithms = ({}, {program.graph.nodes[-1].name: "direct"})
+    kinds = [compile_program(program, algorithms=chosen).steps[-2].words[0] for chosen in algorithms]
     assert kinds == [3, 0]
