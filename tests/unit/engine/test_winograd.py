@@ -188,7 +188,7 @@ def test_fields_that_make_no_sense_are_refused(field, value, reason, tmp_path):
     at = {"kernel": 3, "low": 13, "scratch": 14}
     scratch = plan.buffers[step.words[14]]
     if field == "shared":
-        scratch.offset = plan.buffers[step.reads[0].buffer].offset // 64 * 64
+        plan.buffers[step.reads[0].buffer].offset = scratch.offset
     else:
         step.words[at[field]] = value
     write_engine_file(plan, tmp_path / "p.dyqe")
