@@ -58,19 +58,23 @@ class Engine {
 
     void run(const std::vector<Real>& inputs, const std::vector<Codes>& outputs) { run_all(inputs, outputs, nullptr); }
 
-    // Nanoseconds of every step, a list a sample.
-    std::vector<std::vector<std::int64_t>> profile(const std::vector<Real>& inputs, const std::vector<Codes>& outputs) {
-        std::vector<std::vector<std::int64_t>> times;
-        const auto note = [](void* context, std::size_t step, std::int64_t ns) {
-            auto& all = *static_cast<std::vector<std::vector<std::int64_t>>*>(context);
-            if (step == 0) {
+    // Nanoseconds of every step, which runs `n` times at once: a list a sample, `n` of each step side by side.
+    std::vector<std::vector<std::int64_t>> profile(const std::vector<Real>& inputs, const std::vector<Codes>& outputs,
+                                                   std::int32_t n) {
+        struct Times {
+            std::size_t of_sample;
+            std::vector<std::vector<std::int64_t>> all;
+        } times{plan_.steps.size() * static_cast<std::size_t>(n), {}};
+        const auto note = [](void* context, std::size_t, std::int64_t ns) {
+            auto& [of_sample, all] = *static_cast<Times*>(context);
+            if (all.empty() || all.back().size() == of_sample) {
                 all.emplace_back();
             }
             all.back().push_back(ns);
         };
-        const engine::Observer observer{note, &times};
+        const engine::Observer observer{note, &times, n};
         run_all(inputs, outputs, &observer);
-        return times;
+        return std::move(times.all);
     }
 
     // Codes that every step wrote, a list a sample.
@@ -195,7 +199,7 @@ void bind_engine(nb::module_& m) {
     nb::class_<Engine>(m, "Engine")
         .def(nb::init<Bytes, const std::string&, std::int32_t>(), nb::arg("file"), nb::arg("isa"), nb::arg("threads"))
         .def("run", &Engine::run, nb::arg("inputs"), nb::arg("outputs"))
-        .def("profile", &Engine::profile, nb::arg("inputs"), nb::arg("outputs"))
+        .def("profile", &Engine::profile, nb::arg("inputs"), nb::arg("outputs"), nb::arg("times"))
         .def("dump", &Engine::dump, nb::arg("inputs"), nb::arg("outputs"))
         .def("macs", &Engine::macs)
         .def("measure_peak", &Engine::measure_peak)

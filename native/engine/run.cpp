@@ -161,7 +161,9 @@ bool run(const Plan& plan, const Kernels& kernels, std::uint8_t* arena, std::spa
         using Clock = std::chrono::steady_clock;
         Clock::time_point start;
         const bool tells = index == 0 && observer != nullptr;
-        for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+        const std::int32_t times = observer == nullptr ? 1 : observer->times;
+        for (std::size_t n = 0; n < plan.steps.size() * static_cast<std::size_t>(times); ++n) {
+            const std::size_t i = n / static_cast<std::size_t>(times);
             if (tells) {
                 start = Clock::now();
             }

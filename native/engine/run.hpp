@@ -23,6 +23,7 @@ namespace dyadiq::engine {
 struct Observer {
     void (*call)(void* context, std::size_t step, std::int64_t nanoseconds);
     void* context;
+    std::int32_t times = 1;  // that every step runs and is told of: what it reads is near from the second time on
 };
 
 // Run all steps. `arena` is aligned to 64 bytes and has `plan.arena_bytes`; outputs are int32 [C, H, W].

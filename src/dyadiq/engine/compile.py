@@ -17,33 +17,15 @@ from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.core.qtype import QType
 from dyadiq.engine.arena import place_
 from dyadiq.engine.fuse import BranchPlan, Fusion, find_fusions
-from dyadiq.engine.plan import INT32_RANGE, NONE, Branch, Buffer, EnginePlan, Finish, Step, TensorRef
+from dyadiq.engine.plan import NONE, Branch, Buffer, EnginePlan, Finish, Step, TensorRef
 from dyadiq.engine.single import single_words
-from dyadiq.engine.weights import ALGORITHMS, Dot, KernelWeights, choose_weights
+from dyadiq.engine.weights import ALGORITHMS, Dot, KernelWeights, choose_weights, find_weights
 from dyadiq.engine.winograd import winograd_scratch
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 from dyadiq.ir.proof import Bound, prove
 
-__all__ = ["compile_program", "find_uncompilable"]
-
-_INT32 = INT32_RANGE[1]
-
-
-def find_uncompilable(program: IntegerProgram) -> list[tuple[Node, str]]:
-    """Return the nodes that the engine cannot run, each with the reason.
-
-    Raises:
-        ProofError: A tensor may leave its declared type.
-    """
-    bounds, found = prove(program), []
-    for node in program.graph.nodes:
-        bound = bounds[node.output]
-        if int(max(np.abs(bound.low).max(), np.abs(bound.high).max(), bound.partial.max())) > _INT32:
-            found.append((node, "its values or partial sums may leave 32 bits. Use fewer bits"))
-        elif any(abs(int(node.attrs.get(key, 0))) > _INT32 for key in ("zero_point", "clip_min", "clip_max")):
-            found.append((node, "its limits leave 32 bits. Use fewer bits"))
-    return found
+__all__ = ["compile_program"]
 
 
 def compile_program(program: IntegerProgram, *, algorithms: Mapping[str, str] = MappingProxyType({})) -> EnginePlan:
@@ -280,8 +262,9 @@ class _Compiler:
         """
         x, out = self.ref(node.inputs[0]), self.ref(fusion.last.output)
         dot, padding = self.dot(node, x, out)
+        found = find_weights(dot)
         try:
-            kernel = choose_weights(dot, self.algorithms.get(node.name))
+            kernel = choose_weights(dot, found, self.algorithms.get(node.name))
         except ConfigError as err:
             raise ConfigError(f"{node.name}: {err}") from err
         weight, bias, ordered = dot.weight, dot.bias, kernel.ordered
@@ -299,7 +282,7 @@ class _Compiler:
         words.append(self.payload(f"{node.name}.bias", ordered(bias)))
         words_of_end, reads = self.end_of_dot(fusion, node, kernel, bias)
         step = self.step("conv", fusion.last.name, [x, *reads], writes, words + words_of_end)
-        step.layer, step.algorithm = node.name, kernel.algorithm
+        step.layer, step.algorithm, step.choices = node.name, kernel.algorithm, tuple(found)
 
     def dot(self, node: Node, x: TensorRef, out: TensorRef) -> tuple[Dot, Sequence[int]]:
         """Return what kernels of a convolution or linear layer depend on, and its padding."""

@@ -34,9 +34,10 @@ from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.storage import atomic_write_text, make_folder, read_bytes
 from dyadiq.core.tables import CostTable, PairCost
 from dyadiq.cost.options import candidate_bits
-from dyadiq.engine.compile import compile_program, find_uncompilable
+from dyadiq.engine.compile import compile_program
 from dyadiq.engine.file import write_engine_file
 from dyadiq.engine.fuse import find_fusions
+from dyadiq.engine.limits import find_uncompilable
 from dyadiq.engine.plan import PLAN_VERSION
 from dyadiq.engine.runtime import EngineProgram, chosen_isa
 from dyadiq.engine.typical import typical_program

@@ -9,7 +9,7 @@ A tensor lies as ``[height][width][channel]``, with margins around it that hold 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -141,6 +141,7 @@ class Step:
         words: Its fields, without the opcode.
         layer: Node of the convolution or linear layer in it; None where there is none.
         algorithm: Of that, of `weights.ALGORITHMS`.
+        choices: All that can run it.
     """
 
     op: str
@@ -150,6 +151,7 @@ class Step:
     words: list[int]
     layer: str | None = None
     algorithm: str | None = None
+    choices: tuple[str, ...] = ()
 
     def encoded(self) -> list[int]:
         """Return opcode and fields."""
@@ -168,6 +170,7 @@ class EnginePlan:
         steps: In order.
         payloads: Name and values of everything steps point to: int8, int32 or float64.
         types: Of payloads by name, where that is narrower than what their values lie in.
+        measured: What algorithms were chosen by, for people; None: by the rule or by name.
         arena_bytes: Size of the arena; 0 until buffers are placed.
     """
 
@@ -179,6 +182,7 @@ class EnginePlan:
     payloads: list[tuple[str, NDArray[Any]]] = field(default_factory=list)
     arena_bytes: int = 0
     types: dict[str, QType] = field(default_factory=dict)
+    measured: Mapping[str, Any] | None = None
 
     def tensor_index(self, ref: TensorRef) -> int:
         """Return the index of a tensor, which is entered when it is new."""

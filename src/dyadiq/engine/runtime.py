@@ -67,10 +67,13 @@ class StepProfile:
     Attributes:
         op: What it is, as in docs/spec/engine.md.
         name: Node of the program that it ends with.
-        time_us: Least time of one run.
+        time_us: Least time of one run, with weights and inputs where the steps before leave them.
         macs: Products; 0 where it is no convolution.
-        peak_frac: Share of the products that the machine makes in that time at most, in one thread; None where there
-            are no products, or the kernels have no such limit.
+        peak_frac: Share of the products that the machine makes in that time at most, in one thread; above 1 where an
+            algorithm needs fewer than `macs`; None where there are no products, or the kernels have no such limit.
+        layer: Convolution or linear layer in it; None where there is none.
+        algorithm: Of that, of `weights.ALGORITHMS`.
+        warm_us: Least time when the step is run again at once; None where that was not asked for.
     """
 
     op: str
@@ -78,6 +81,9 @@ class StepProfile:
     time_us: float
     macs: int
     peak_frac: float | None
+    layer: str | None = None
+    algorithm: str | None = None
+    warm_us: float | None = None
 
 
 class EngineProgram:
@@ -118,8 +124,9 @@ class EngineProgram:
             self.inputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["inputs"]}
             self.outputs = {str(name): tuple(int(d) for d in shape) for name, shape in structure["outputs"]}
             self._output_sizes = [math.prod(shape) for shape in self.outputs.values()]
-            self._steps = [(str(op), str(name)) for op, name in structure["steps"]]
-        except (ValueError, KeyError, TypeError) as err:
+            self._steps = [(str(op), str(name)) for op, name, *_ in structure["steps"]]
+            self._dots = [(str(step[2]), str(step[3])) if len(step) > 2 else None for step in structure["steps"]]
+        except (ValueError, LookupError, TypeError) as err:
             read_container(path)  # which says more, where the file is damaged
             raise ArtifactError(f"{path}: holds no compiled program: {err}. Export the program again.") from err
         except MemoryError as err:
@@ -162,26 +169,33 @@ class EngineProgram:
             raise DataError(f"{self.path}: {err}. Clean the data first.") from err
         return (time.perf_counter_ns() - start) / (1000 * len(feeds[0]))
 
-    def profile(self, inputs: Mapping[str, NDArray[Any]], repeats: int = 10) -> tuple[StepProfile, ...]:
+    def profile(
+        self, inputs: Mapping[str, NDArray[Any]], repeats: int = 10, *, again: int = 0
+    ) -> tuple[StepProfile, ...]:
         """Run and return what every step took: the least of all samples and repeats, since a busy machine only adds.
 
         Args:
             inputs: As of `run`.
             repeats: How often.
+            again: How often every step is then run again at once, for `StepProfile.warm_us`.
 
         Raises:
             DataError: As of `run`.
         """
-        feeds, codes = self._feeds(inputs), self._outputs(inputs)
+        feeds, codes, n = self._feeds(inputs), self._outputs(inputs), 1 + max(0, again)
         try:
-            times = [self._native.profile(feeds, codes) for _ in range(max(1, repeats))]
+            times = np.array([self._native.profile(feeds, codes, n) for _ in range(max(1, repeats))])
         except ValueError as err:
             raise DataError(f"{self.path}: {err}. Clean the data first.") from err
-        least, peak = np.array(times).min(axis=(0, 1)) / 1000, self._native.measure_peak() / 1e6  # in us
-        return tuple(
-            StepProfile(op, name, float(us), macs, macs / (us * peak) if macs and peak and us else None)
-            for (op, name), us, macs in zip(self._steps, least, self._native.macs(), strict=True)
-        )
+        us = times.reshape(-1, len(self._steps), n).min(axis=0) / 1000
+        macs, peak = self._native.macs(), self._native.measure_peak() / 1e6
+        found = []
+        for (op, name), of_dot, all_us, n_macs in zip(self._steps, self._dots, us.tolist(), macs, strict=True):
+            layer, algorithm = of_dot or (None, None)
+            share = n_macs / (all_us[0] * peak) if n_macs and peak and all_us[0] else None
+            warm_us = min(all_us[1:], default=None)
+            found.append(StepProfile(op, name, all_us[0], n_macs, share, layer, algorithm, warm_us))
+        return tuple(found)
 
     def tensors(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[tuple[str, str, NDArray[np.int32]], ...]:
         """Run and return what every step made, to find where two executors part.

@@ -7,6 +7,7 @@ that a file depends on no machine.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,29 +125,34 @@ def find_weights(dot: Dot) -> dict[str, KernelWeights]:
     return found
 
 
-def choose_weights(dot: Dot, algorithm: str | None = None) -> KernelWeights:
+def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str | None = None) -> KernelWeights:
     """Return weights for the kernels of an algorithm; None: of the rule's.
 
     The rule: sparse where at most 0.6 of the quads are not all zero, and the file is no larger for it; Winograd where
     that is proven to give the same integers, with at least 32 channels on both sides and 100 outputs a plane; else
     direct.
 
+    Args:
+        dot: The convolution.
+        found: What `find_weights` has for it.
+        algorithm: Of `ALGORITHMS`.
+
     Raises:
         ConfigError: The algorithm cannot run it.
 
     Example:
         >>> zeros = np.zeros((16, 64, 1, 1), dtype=np.int64)
-        >>> [choose_weights(Dot(weight, zeros[:, 0, 0, 0])).algorithm for weight in (zeros + 99, zeros)]
+        >>> dots = [Dot(weight, zeros[:, 0, 0, 0]) for weight in (zeros + 99, zeros)]
+        >>> [choose_weights(dot, find_weights(dot)).algorithm for dot in dots]
         ['direct', 'sparse']
     """
-    found = find_weights(dot)
     if algorithm is not None and algorithm not in found:
         reason = (_refuse_winograd(dot) if algorithm == "winograd" else None) or "its kernels are for other layers"
         raise ConfigError(f"{algorithm!r} cannot run it: {reason}. Take one of: {', '.join(found)}.")
     return found[algorithm or _rule(dot, found)]
 
 
-def _rule(dot: Dot, found: dict[str, KernelWeights]) -> str:
+def _rule(dot: Dot, found: Mapping[str, KernelWeights]) -> str:
     first = next(iter(found))
     if "sparse" in found:
         sparse, direct = found["sparse"], found["direct"]

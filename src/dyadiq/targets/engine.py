@@ -13,25 +13,31 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
+from dyadiq.core.errors import UnknownNameError
 from dyadiq.core.native import native_state
 from dyadiq.core.storage import make_folder
-from dyadiq.engine import EngineProgram, compile_program, find_uncompilable, write_engine_file
+from dyadiq.engine import EngineProgram, compile_measured, compile_program, find_uncompilable, write_engine_file
 from dyadiq.ir.check import check_graph
 from dyadiq.ir.integer import IntegerProgram
 from dyadiq.targets.base import Codes, Problems, Target
 
 __all__ = ["EngineConfig", "EngineTarget"]
 
+_CHOICES = ("measured", "rule")
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """How the program is run; the file does not depend on it.
+    """How the program is compiled and run.
 
     Attributes:
         threads: That share the work of a sample.
+        algorithms: ``rule``, so that the file is the same on every machine, or ``measured``: the fastest of this one
+            with that many threads, as the file then says.
     """
 
     threads: int = 1
+    algorithms: str = "rule"
 
 
 class EngineTarget(Target):
@@ -42,7 +48,13 @@ class EngineTarget(Target):
     options: ClassVar[type | None] = EngineConfig
 
     def __init__(self, config: EngineConfig = EngineConfig()) -> None:  # frozen
-        """Take options; all default."""
+        """Take options; all default.
+
+        Raises:
+            UnknownNameError: There is no such way to choose algorithms.
+        """
+        if config.algorithms not in _CHOICES:
+            raise UnknownNameError("choice of algorithms", config.algorithms, _CHOICES)
         self.config = config
 
     def check(self, program: IntegerProgram) -> list[str]:
@@ -65,15 +77,19 @@ class EngineTarget(Target):
         """Compile the program and return the one file made.
 
         Raises:
+            ConfigError: Algorithms cannot be measured with that many threads, or with the kernels of ``DYADIQ_ISA``.
             ExportError: As `check`.
             GraphError: As `check`.
+            MissingToolError: Algorithms are to be measured, and the native module was not built.
             ProofError: As `check`.
             StorageError: The disk is full or not writable.
         """
         self.check(program)
         file = self.file(path)
         make_folder(file.parent)
-        write_engine_file(compile_program(program), file)
+        measures = self.config.algorithms == "measured"
+        plan = compile_measured(program, threads=self.config.threads) if measures else compile_program(program)
+        write_engine_file(plan, file)
         return [file]
 
     def emulate(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Codes:

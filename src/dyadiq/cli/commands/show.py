@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dyadiq.cli.commands.show_engine import show_engine_file
 from dyadiq.cli.guard import command
 from dyadiq.cli.output import print_json, print_table, print_text
 
@@ -23,7 +24,7 @@ __all__ = ["show", "show_file"]
 @command("show", "Show a run, plan, table, graph or program.")
 @click.argument("path", type=click.Path(path_type=Path))
 def show(path: Path, as_json: bool) -> None:
-    """Show PATH: a run folder, a summary, plan, sensitivity table, graph, program, or packed .dyq file."""
+    """Show PATH: a run folder, a summary, plan, sensitivity table, graph, program, .dyq or .dyqe file."""
     show_file(path, as_json=as_json)
 
 
@@ -39,6 +40,9 @@ def show_file(path: Path, *, as_json: bool) -> None:
         return
     if path.suffix == ".dyq":
         _show_dyq(path, as_json=as_json)
+        return
+    if path.suffix == ".dyqe":
+        show_engine_file(path, as_json=as_json)
         return
     from dyadiq.core.artifact import read_artifact
 
