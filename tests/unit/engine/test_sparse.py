@@ -6,7 +6,7 @@ import pytest
 from dyadiq.core.native import native_state
 from dyadiq.engine import EngineProgram, available_isas, compile_program, write_engine_file
 from dyadiq.engine.layout import find_places, pack_dense
-from dyadiq.engine.weights import Dot, choose_weights
+from dyadiq.engine.weights import Dot, choose_weights, find_weights
 from dyadiq.ir.reference import run_reference
 from programs import INT4N, INT8, UINT8, ProgramBuilder, multipliers
 from sparse_weights import thin
@@ -60,8 +60,9 @@ def weight_of(density, bits=8):
 def test_sparse_weights_are_chosen_where_they_are_fewer_bytes_and_faster(density, bits, sparse):
     weight = weight_of(density, bits)
     dot = Dot(weight, np.zeros(32, dtype=np.int64))
-    assert choose_weights(dot).algorithm == ("sparse" if sparse else "direct")
-    assert choose_weights(dot, "direct").kind == 0
+    found = find_weights(dot)
+    assert choose_weights(dot, found).algorithm == ("sparse" if sparse else "direct")
+    assert choose_weights(dot, found, "direct").kind == 0
 
 
 def test_sparse_weights_and_their_places_are_the_dense_ones():

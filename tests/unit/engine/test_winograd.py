@@ -122,7 +122,7 @@ def dot_of(weight, codes=(0, 63), **more):
 def test_ranges_that_do_not_fit_are_refused_with_the_reason(dot, reason):
     assert "winograd" not in find_weights(dot)
     with pytest.raises(ConfigError, match=f"'winograd' cannot run it: {reason}.*Take one of: "):
-        choose_weights(dot, "winograd")
+        choose_weights(dot, find_weights(dot), "winograd")
 
 
 def test_what_does_not_fit_is_not_given_to_winograd_and_forcing_it_names_the_layer():
@@ -144,7 +144,8 @@ def test_what_does_not_fit_is_not_given_to_winograd_and_forcing_it_names_the_lay
 def test_the_rule_looks_at_channels_and_the_plane():
     def chosen(n_out, n_in, plane):
         weight = np.ones((n_out, n_in, 3, 3), dtype=np.int64)
-        return choose_weights(Dot(weight, np.zeros(n_out, dtype=np.int64), codes=(0, 63), plane=plane)).algorithm
+        dot = Dot(weight, np.zeros(n_out, dtype=np.int64), codes=(0, 63), plane=plane)
+        return choose_weights(dot, find_weights(dot)).algorithm
 
     sizes = [(32, 32, (10, 10)), (32, 32, (9, 11)), (31, 32, (10, 10)), (32, 31, (10, 10))]
     assert [chosen(*size) for size in sizes] == ["winograd", "direct", "direct", "direct"]
