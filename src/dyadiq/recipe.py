@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ from dyadiq.recipe_sections import (
     VerifySection,
 )
 
-__all__ = ["AcceptSection", "HardwareSection", "Recipe", "VerifySection", "load_recipe", "parse_recipe"]
+__all__ = ["AcceptSection", "HardwareSection", "Recipe", "VerifySection", "load_recipe", "onnx_recipe", "parse_recipe"]
 
 
 class Recipe(Section):
@@ -97,7 +98,7 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe from TOML (or from the ``recipe.json`` of a run folder).
 
     Args:
-        path: File to read. Relative ``model.weights`` are taken from its folder.
+        path: File to read. Relative ``model.weights`` and ONNX files are taken from its folder.
         overrides: ``section.key=value`` texts; values are TOML, or plain text where they are no TOML value.
 
     Raises:
@@ -117,17 +118,62 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = ()) -> Recipe:
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as err:
         raise ConfigError(f"recipe {path}: not valid {path.suffix[1:].upper() or 'TOML'}: {err}.") from err
     recipe = parse_recipe(data, overrides, where=str(path))
-    weights = recipe.model.weights
-    if weights is None:
-        return recipe
-    resolved = (path.parent / weights).resolve()
-    if not resolved.is_file():
-        raise ConfigError(f"recipe {path}: model.weights: no such file: {resolved}. Expected a safetensors file.")
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": str(resolved)})})
+    files = {"weights": (recipe.model.weights, "a safetensors file")}
+    if recipe.model.name.endswith(".onnx"):
+        files["name"] = (recipe.model.name, "an ONNX file")
+    found = {}
+    for key, (given, kind) in files.items():
+        if given is None:
+            continue
+        resolved = (path.parent / given).resolve()
+        if not resolved.is_file():
+            raise ConfigError(f"recipe {path}: model.{key}: no such file: {resolved}. Expected {kind}.")
+        found[key] = str(resolved)
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=found)}) if found else recipe
 
 
 def _recipes_beside(path: Path) -> list[str]:
     return [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+
+
+def onnx_recipe(path: Path, data: str | None, overrides: Iterable[str] = ()) -> Recipe:
+    """Return the recipe of a float network that is an ONNX file: not trained, 25 % of its size, calibrated.
+
+    Args:
+        path: The file.
+        data: Name of a data set, or an ``.npz`` file; None: what the overrides say.
+        overrides: As of `load_recipe`.
+
+    Raises:
+        ConfigError: No such file, no data, or anything wrong in the overrides.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".onnx", prefix="net") as file:
+        ...     recipe = onnx_recipe(Path(file.name), "digits")
+        >>> recipe.data.name, recipe.allocate.budget, recipe.finetune.epochs
+        ('digits', {'size': '25%'}, 0)
+    """
+    if not path.is_file():
+        raise ConfigError(f"model {path}: no such file. Give the path of an ONNX file.")
+    overrides = tuple(overrides)
+    if data is None and not any(text.startswith("data.name") for text in overrides):
+        raise ConfigError(
+            f"model {path}: an ONNX file holds no data, and choosing bits needs samples. Give --data: the name of a "
+            "data set, or an .npz file with x_train, y_train, x_test, y_test."
+        )
+    section = {"name": "npz", "options": {"path": data}} if data and data.endswith(".npz") else {"name": data or ""}
+    document = {
+        "name": re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem).lstrip("_.-") or "net",
+        "data": section,
+        "model": {"name": str(path.resolve())},
+        "analyze": {"bits": [2, 3, 4, 6, 8], "activation_bits": [8]},
+        "allocate": {"budget": {"size": "25%"}},
+        "finetune": {"epochs": 0},
+        "verify": {"against": ["exact"], "if_available": ["onnx", "c", "engine"]},
+        "export": {"to": ["dyq", "engine"]},
+    }
+    return parse_recipe(document, overrides, where=str(path))
 
 
 def parse_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), *, where: str = "recipe") -> Recipe:

@@ -60,9 +60,10 @@ class DataSection(Section):
 
 
 class ModelSection(Section):
-    """``[model]``: a name of the zoo or ``package.module:factory``.
+    """``[model]``: a name of the zoo, ``package.module:factory``, or the path of a float network in ONNX, ``net.onnx``.
 
-    ``weights`` (safetensors) and ``pretrained = true`` (the zoo's own weights of that name) skip training.
+    ``weights`` (safetensors) and ``pretrained = true`` (the zoo's own weights of that name) skip training. ONNX files
+    have weights of their own; ``args = { output = "logits" }`` ends the network at the tensor of that name.
     """
 
     name: str

@@ -43,6 +43,7 @@ from dyadiq.engine.runtime import EngineProgram, chosen_isa
 from dyadiq.engine.typical import typical_program
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.proof import prove
+from dyadiq.ir.serialize import graph_sha256
 from dyadiq.ir.sites import find_sites
 
 __all__ = ["latency_cost", "machine_identity"]
@@ -272,10 +273,8 @@ def _fitted(
 
 def _network_key(graph: Graph, facts: NetworkFacts, options: Mapping[str, tuple[int, ...]]) -> str:
     """Return a hash of all that the times depend on beside the machine."""
-    digest = hashlib.sha256(repr((graph.nodes, graph.tensors, facts.to_json(), dict(options))).encode())
-    for name, values in sorted(graph.params.items()):
-        digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+    described = repr((graph_sha256(graph), facts.to_json(), dict(options)))
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def _load(cache: Path | None, identity: Mapping[str, Any]) -> dict[str, CostTable]:

@@ -50,6 +50,7 @@ class Call:
         call_id: Tells two calls of one module apart.
         is_leaf: Whether that module has no children.
         source: ``file:line`` of the user's code, or the module path.
+        title: What to call the operator in messages; empty: by its name.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Call:
     call_id: str = ""
     is_leaf: bool = False
     source: str = ""
+    title: str = ""
 
     @property
     def is_inplace(self) -> bool:
@@ -150,7 +152,7 @@ class GraphBuilder:
         if reason:
             where = f" in {call.module!r}" if call.module else ""
             source = f" ({call.source})" if call.source and call.source != call.module else ""
-            problem = f"{call.operator}{where}{source}: {reason}"
+            problem = f"{call.title or call.operator}{where}{source}: {reason}"
             if problem not in self._problems:
                 self._problems.append(problem)
         self._failed.add(call.name)

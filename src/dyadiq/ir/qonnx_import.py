@@ -12,27 +12,30 @@ values of raw input data exactly between two codes, which the program rounds up 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dyadiq.core.errors import (
-    ArtifactError,
-    CaptureError,
-    ConfigError,
-    DyadiqError,
-    MissingDependencyError,
-    UnknownNameError,
-)
+from dyadiq.core.errors import CaptureError, ConfigError, DyadiqError, UnknownNameError
 from dyadiq.core.qtype import QType
 from dyadiq.ir.check import check_graph
 from dyadiq.ir.graph import TensorInfo
 from dyadiq.ir.integer import IntegerProgram
+from dyadiq.ir.onnx_file import (
+    DamagedError,
+    attributes,
+    constant_node,
+    load_onnx,
+    made_twice,
+    needed_nodes,
+    read_constant,
+)
 from dyadiq.ir.proof import prove
 from dyadiq.ir.qonnx_import_build import MAX_CHANNELS, MAX_ELEMENTS, Affine, UnrepresentableError
 from dyadiq.ir.qonnx_import_constants import Constant
@@ -69,13 +72,13 @@ def import_qonnx(
         UnknownNameError: No such tensor or input.
         MissingDependencyError: The package onnx is absent.
     """
-    proto, where = _load(model)
+    proto, where = load_onnx(model)
     graph = proto.graph
     reader = Reader()
     problems: list[str] = []
-    _read_constants(reader, graph, problems)
+    _read_constants(reader, graph, _folder(model), problems)
     _read_inputs(reader, graph, dict(input_types or {}), problems)
-    problems += _made_twice(graph)
+    problems += made_twice(graph)
     made = {name: node for node in graph.node for name in node.output}
     wanted = list(dict.fromkeys(outputs or [o.name for o in graph.output]))
     for name in wanted:
@@ -84,7 +87,7 @@ def import_qonnx(
         if name not in made:
             problems.append(f"output {name}: no node makes it")
     failed: set[str] = set()
-    for node in _needed(graph, wanted):
+    for node in needed_nodes(graph, wanted):
         _read_node(reader, node, problems, failed)
     found: dict[str, str] = {}
     for name in wanted:
@@ -103,61 +106,24 @@ def import_qonnx(
     return program
 
 
-def _load(model: Any) -> tuple[Any, str]:
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingDependencyError("onnx", "onnx") from error
-    if isinstance(model, onnx.ModelProto):
-        return model, "model"
-    where = "model"
-    if not isinstance(model, bytes):
-        where = os.fspath(model)
-        try:
-            model = Path(where).read_bytes()
-        except OSError as error:
-            raise ArtifactError(f"{where}: cannot be read: {error.strerror}.") from error
-    try:
-        proto = onnx.load_model_from_string(model)
-    except DecodeError as error:
-        raise ArtifactError(f"{where}: not an ONNX file, or a damaged one: {error}.") from error
-    if not proto.graph.node:
-        raise ArtifactError(f"{where}: the ONNX file has no nodes. Is it an ONNX model?")
-    named = [*proto.graph.input, *proto.graph.output, *proto.graph.initializer, *proto.graph.node]
-    texts = [i.name for i in named]
-    for node in proto.graph.node:
-        texts += [node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
-    if not all(isinstance(text, str) for text in texts):  # protobuf gives bytes for what is not UTF-8
-        raise ArtifactError(f"{where}: a damaged ONNX file: names that are no text.")
-    return proto, where
+def _folder(model: Any) -> Path | None:
+    """Return the folder of a model that is a file."""
+    return Path(model).parent if isinstance(model, (str, os.PathLike)) else None
 
 
-def _read_constants(reader: Reader, graph: Any, problems: list[str]) -> None:
+def _read_constants(reader: Reader, graph: Any, folder: Path | None, problems: list[str]) -> None:
     for tensor in graph.initializer:
         try:
-            reader.values[tensor.name] = _constant(tensor)
+            reader.values[tensor.name] = _constant(partial(read_constant, tensor, folder))
         except UnrepresentableError as error:
             problems.append(f"constant {tensor.name}: {error}")
 
 
-def _constant(tensor: Any) -> Constant:
-    from onnx import numpy_helper
-
-    if tensor.external_data or tensor.data_location:
-        raise UnrepresentableError("its data lie in another file. Save the model in one file")
-    if any(d < 0 for d in tensor.dims) or prod(tensor.dims) > MAX_ELEMENTS:
-        raise UnrepresentableError(f"its shape {list(tensor.dims)}")
+def _constant(read: Callable[[], NDArray[Any]]) -> Constant:
     try:
-        given = np.asarray(numpy_helper.to_array(tensor))
-        if given.dtype.kind in "cOSU":
-            raise UnrepresentableError(f"it holds values of type {given.dtype}, which are no real numbers")
-        values = given.astype(np.float64)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UnrepresentableError(f"its data are damaged: {error}") from error
-    if not np.isfinite(values).all():
-        raise UnrepresentableError("it holds values that are not finite")
-    return Constant(values)
+        return Constant(read().astype(np.float64))
+    except DamagedError as error:
+        raise UnrepresentableError(str(error)) from error
 
 
 def _read_inputs(reader: Reader, graph: Any, types: dict[str, tuple[str, float]], problems: list[str]) -> None:
@@ -193,25 +159,6 @@ def _input(reader: Reader, name: str, shape: tuple[int, ...], declared: tuple[st
     return Affine(shape, codes, (Fraction(scale),), (zero,))
 
 
-def _made_twice(graph: Any) -> list[str]:
-    """Return a line for every name that more than one constant or node has; an input may have a constant's name."""
-    names = [tensor.name for tensor in graph.initializer]
-    names += [name for node in graph.node for name in node.output if name]
-    given = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
-    counts = Counter([*names, *given])
-    return [f"tensor {name}: made {count} times; names must be unique" for name, count in counts.items() if count > 1]
-
-
-def _needed(graph: Any, wanted: list[str]) -> list[Any]:
-    """Return the nodes that the wanted tensors depend on, in the file's order."""
-    needed, kept = set(wanted), []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    return kept[::-1]
-
-
 def _read_node(reader: Reader, node: Any, problems: list[str], failed: set[str]) -> None:
     where = f"{node.name or (node.output[0] if node.output else '?')} ({node.op_type})"
     if node.domain not in _DOMAINS or (node.op_type not in HANDLERS and node.op_type != "Constant"):
@@ -240,27 +187,8 @@ def _read_node(reader: Reader, node: Any, problems: list[str], failed: set[str])
 
 
 def _call(reader: Reader, node: Any) -> Value:
-    from onnx import helper
-
-    attrs = {}
-    for attribute in node.attribute:
-        value = helper.get_attribute_value(attribute)
-        attrs[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    attrs = attributes(node)
     if node.op_type == "Constant":
-        return _constant_node(attrs)
+        return _constant(partial(constant_node, attrs))
     inputs = tuple(reader.values[i] if i else None for i in node.input)
     return HANDLERS[node.op_type](Call(reader, node.output[0], inputs, attrs))
-
-
-def _constant_node(attrs: Mapping[str, Any]) -> Constant:
-    """Return the constant of a node ``Constant``.
-
-    Raises:
-        UnrepresentableError: It has no numbers.
-    """
-    if "value" in attrs:
-        return _constant(attrs["value"])
-    numbers = [attrs[name] for name in ("value_float", "value_floats", "value_int", "value_ints") if name in attrs]
-    if len(numbers) != 1:
-        raise UnrepresentableError("a constant without a number")
-    return Constant(np.asarray(numbers[0], dtype=np.float64))

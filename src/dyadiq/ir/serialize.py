@@ -7,6 +7,7 @@ node attributes come back as tuples. Container and hash: `core.artifact`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.core.artifact import read_artifact, write_artifact
+from dyadiq.core.artifact import canonical_json, read_artifact, write_artifact
 from dyadiq.core.errors import ArtifactError, ConfigError, GraphError
 from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node, TensorInfo
@@ -22,6 +23,7 @@ from dyadiq.ir.integer import SPEC_VERSION, IntegerProgram
 
 __all__ = [
     "graph_from_payload",
+    "graph_sha256",
     "graph_to_payload",
     "load_graph",
     "load_program",
@@ -109,6 +111,22 @@ def graph_from_payload(payload: Mapping[str, Any], arrays: _Arrays) -> Graph:
         param_types={name: QType.parse(text) for name, text in payload["param_types"]},
         meta=payload["meta"],
     )
+
+
+def graph_sha256(graph: Graph) -> str:
+    """Return a hash of a graph: of its structure, what is known of its tensors, and its parameters.
+
+    Example:
+        >>> graph = Graph("float", (), (), (), {}, {"w": np.ones(2)})
+        >>> graph_sha256(graph) == graph_sha256(graph.replace(params={"w": np.zeros(2)}))
+        False
+    """
+    payload, arrays = graph_to_payload(graph)
+    digest = hashlib.sha256(canonical_json(payload).encode("ascii"))
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def save_graph(path: _Path, graph: Graph) -> str:

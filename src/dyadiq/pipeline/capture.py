@@ -1,4 +1,4 @@
-"""Stage ``capture``: the float model as a graph, batch norms and all."""
+"""Stage ``capture``: the float model as a graph, batch norms and all; an ONNX file is one already."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ def _run(context: StageContext) -> None:
     from dyadiq.ir.capture import capture
     from dyadiq.ir.residuals import separate_residuals
     from dyadiq.ir.serialize import save_graph
+    from dyadiq.zoo.onnx_model import OnnxModel
 
-    example = torch.from_numpy(dataset(context).train.x[:2])
-    graph = capture(float_model(context), (example,))
+    model = float_model(context)
+    if isinstance(model, OnnxModel):
+        graph = model.graph()
+    else:
+        graph = capture(model, (torch.from_numpy(dataset(context).train.x[:2]),))
     if context.recipe.quant.residual_bits is not None:
         graph = separate_residuals(graph)
     save_graph(context.folder / "graph.safetensors", graph)

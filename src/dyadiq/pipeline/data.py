@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from dyadiq.core.artifact import sha256_file
-from dyadiq.pipeline.sources import dataset, weights_file
+from dyadiq.pipeline.sources import dataset, weights_sha256
 from dyadiq.pipeline.stage import Stage, StageContext, write_json
 
 __all__ = ["STAGE"]
 
 
 def _run(context: StageContext) -> None:
-    weights = weights_file(context.recipe)
     data = dataset(context)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     write_json(
         context.folder / "data.json",
         {
             "name": data.name,
-            "weights_sha256": sha256_file(weights) if weights is not None else None,
+            "weights_sha256": weights_sha256(context.recipe),
             "sha256": data.sha256,
             "input_shape": list(data.input_shape),
             "classes": list(data.classes),

@@ -1,4 +1,4 @@
-"""Stage ``float``: train the float model, or load the weights that the recipe names."""
+"""Stage ``float``: train the float model, or load the weights that the recipe names; an ONNX file has its own."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = ["STAGE"]
 def _run(context: StageContext) -> None:
     from dyadiq.train import TrainConfig, evaluate, train
     from dyadiq.zoo import load_pretrained_
+    from dyadiq.zoo.onnx_model import is_onnx_name
 
     data = dataset(context)
     model = fresh_model(context.recipe)
@@ -31,6 +32,8 @@ def _run(context: StageContext) -> None:
         else:
             _load_weights(weights, model)
         history: dict[str, object] = {"weights": section.name if section.pretrained else str(weights)}
+    elif is_onnx_name(context.recipe.model.name):
+        history = {"weights": context.recipe.model.name}
     else:
         config = TrainConfig(**context.recipe.train.model_dump(), seed=context.recipe.seed)
         result = train(

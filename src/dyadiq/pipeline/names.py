@@ -62,7 +62,7 @@ def _unknown_names(recipe: Recipe) -> list[str]:
     priced = [*COSTS, *HARDWARE_COSTS, *ENGINE_COSTS, AVERAGE_BITS]
     asked: list[tuple[str, str, Iterable[str], Iterable[str]]] = [
         ("data.name", "data set", [recipe.data.name], DATASETS),
-        ("model.name", "model", [recipe.model.name] if ":" not in recipe.model.name else [], MODELS),
+        ("model.name", "model", [] if _is_outside(recipe.model.name) else [recipe.model.name], MODELS),
         ("analyze.method", "method", [recipe.analyze.method], METHODS),
         ("analyze.budget", "cost metric", recipe.analyze.budget or (), [*COSTS, AVERAGE_BITS]),
         ("allocate.budget", "cost metric", recipe.allocate.budget or (), priced),
@@ -77,6 +77,13 @@ def _unknown_names(recipe: Recipe) -> list[str]:
         for name in names
         if name not in known
     ]
+
+
+def _is_outside(name: str) -> bool:
+    """Whether a model is a function or an ONNX file of the user."""
+    from dyadiq.zoo.onnx_model import is_onnx_name
+
+    return ":" in name or is_onnx_name(name)
 
 
 def _target_options(recipe: Recipe) -> list[str]:
@@ -136,7 +143,7 @@ def _model_arguments(recipe: Recipe) -> list[str]:
     from dyadiq.pipeline.sources import fresh_model
     from dyadiq.zoo import MODELS
 
-    if ":" not in recipe.model.name and recipe.model.name not in MODELS:
+    if not _is_outside(recipe.model.name) and recipe.model.name not in MODELS:
         return []
     try:
         model = fresh_model(recipe)

@@ -36,6 +36,7 @@ __all__ = [
     "load_state",
     "save_state",
     "weights_file",
+    "weights_sha256",
 ]
 
 STATE_SCHEMA = "dyadiq.state/1"
@@ -68,6 +69,23 @@ def fresh_model(recipe: Recipe) -> nn.Module:
     if not isinstance(seed, int):
         raise ConfigError(f"model.args.seed: got {seed!r}, expected an integer.")
     return build_model(section.name, seed=seed, **arguments)
+
+
+def weights_sha256(recipe: Recipe) -> str | None:
+    """Return a hash of the trained weights that the recipe starts from; None if it trains.
+
+    Of an ONNX file: of its network, wherever its constants lie.
+    """
+    from dyadiq.core.artifact import sha256_file
+    from dyadiq.ir.serialize import graph_sha256
+    from dyadiq.zoo.onnx_model import OnnxModel, is_onnx_name
+
+    if is_onnx_name(recipe.model.name):
+        model = fresh_model(recipe)
+        assert isinstance(model, OnnxModel)
+        return graph_sha256(model.graph())
+    file = weights_file(recipe)
+    return None if file is None else sha256_file(file)
 
 
 def weights_file(recipe: Recipe) -> Path | None:

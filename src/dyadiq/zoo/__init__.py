@@ -1,7 +1,8 @@
 """The networks and data sets of the recipes, by name.
 
 Used by recipes and examples. A new model or data set is one file here and one line in `MODELS` or `DATASETS`.
-A model is also reachable by the path of any function that returns an `nn.Module`: ``package.module:function``.
+A model is also reachable by the path of any function that returns an `nn.Module`, ``package.module:function``, and by
+that of an ONNX file, ``net.onnx``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +31,7 @@ from dyadiq.zoo.jets import jet_tagger
 from dyadiq.zoo.jets_data import load_jets_dataset
 from dyadiq.zoo.mobilenet_v2 import mobilenet_v2
 from dyadiq.zoo.npz_data import load_npz_dataset
+from dyadiq.zoo.onnx_model import is_onnx_name, onnx_model
 from dyadiq.zoo.pretrained import PRETRAINED, load_pretrained_, pretrained_file
 from dyadiq.zoo.resnet import resnet18, resnet50
 from dyadiq.zoo.squeezenet import squeezenet1_0, squeezenet1_1
@@ -92,7 +95,7 @@ def build_model(
     """Return a model, freshly initialised or with trained weights; the global random state is left as it was.
 
     Args:
-        name: A name in `MODELS`, or ``package.module:function``.
+        name: A name in `MODELS`, ``package.module:function``, or the path of an ONNX file.
         seed: Seed of the initial weights.
         pretrained: Load the weights that `PRETRAINED` has for this name.
         data_dir: Folder of the data pack, for trained weights.
@@ -103,14 +106,16 @@ def build_model(
         ConfigError: The module cannot be imported, the arguments do not fit, the result is no `nn.Module`, or trained
             weights do not fit it.
         DataError: The file of trained weights is missing, or lacks an array.
-        ArtifactError: That file is damaged.
+        ArtifactError: That file, or the ONNX file, is damaged.
+        CaptureError: The ONNX file holds what a graph cannot; all of it is listed.
+        MissingDependencyError: It is an ONNX file, and the package onnx is not installed.
 
     Example:
         >>> a, b = build_model("digits_resnet", seed=1, width=4), build_model("digits_resnet", seed=1, width=4)
         >>> torch.equal(a.conv1.weight, b.conv1.weight)
         True
     """
-    factory = _import_factory(name) if ":" in name else _look_up("model", name, MODELS)
+    factory = _factory(name)
     _check_arguments("model", name, factory, arguments)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -150,6 +155,12 @@ def _look_up(kind: str, name: str, registry: Mapping[str, Callable[..., Any]]) -
     if name not in registry:
         raise UnknownNameError(kind, name, registry)
     return registry[name]
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    if is_onnx_name(name):
+        return partial(onnx_model, name)
+    return _import_factory(name) if ":" in name else _look_up("model", name, MODELS)
 
 
 def _import_factory(path: str) -> Callable[..., Any]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dyadiq.cli.commands.stages import _refined, _with_budget
+from dyadiq.cli.commands.run import with_budget
+from dyadiq.cli.commands.stages import _refined
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.native import native_state
 from dyadiq.core.store import load_plan
@@ -13,11 +14,11 @@ from tiny_run import write_tiny_recipe
 
 def test_budget_replaces_that_of_the_recipe_and_uniform_bits(tmp_path):
     recipe = load_recipe(write_tiny_recipe(tmp_path))
-    assert _with_budget(recipe, ("lut=8000", "latency_ns = 90")).allocate.budget == {"lut": "8000", "latency_ns": "90"}
+    assert with_budget(recipe, ("lut=8000", "latency_ns = 90")).allocate.budget == {"lut": "8000", "latency_ns": "90"}
     data = recipe.model_dump(mode="json")
     data["allocate"] |= {"budget": None, "uniform": {"weight": 4, "activation": 4}}
     uniform = parse_recipe(data)
-    changed = _with_budget(uniform, ("size=25%",))
+    changed = with_budget(uniform, ("size=25%",))
     assert (changed.allocate.budget, changed.allocate.uniform) == ({"size": "25%"}, None)
     assert changed.part("data", "model", "quant") == recipe.part("data", "model", "quant")
 
@@ -26,7 +27,7 @@ def test_budget_replaces_that_of_the_recipe_and_uniform_bits(tmp_path):
 def test_budget_that_is_no_pair_is_refused(cli, tmp_path, text):
     recipe = load_recipe(write_tiny_recipe(tmp_path))
     with pytest.raises(ConfigError, match=r"expected METRIC=AMOUNT, for example --budget lut=8000"):
-        _with_budget(recipe, (text,))
+        with_budget(recipe, (text,))
     assert cli("allocate", tmp_path / "tiny.toml", "--budget", text).exit_code == 2
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dyadiq.pipeline.run import RunResult
     from dyadiq.recipe import Recipe
 
-__all__ = ["execute", "print_summary", "resolve_recipe", "run"]
+__all__ = ["execute", "print_summary", "resolve_recipe", "run", "with_budget"]
 
 _PATIENCE = timedelta(days=30)  # the others wait while the first one trains
 
@@ -34,14 +34,28 @@ _PATIENCE = timedelta(days=30)  # the others wait while the first one trains
 @command("run", "Run a recipe from training to report.")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a recipe value; repeatable.")
+@click.option("--data", metavar="NAME|FILE.npz", help="Of an ONNX file: a data set (dyadiq list datasets), or arrays.")
+@click.option(
+    "--budget", "budgets", multiple=True, metavar="METRIC=AMOUNT", help="Instead of the recipe's; repeatable."
+)
 @click.option("--resume", is_flag=True, help="Continue an unfinished run: always done, stated for readability.")
-def run(recipe: Path, overrides: tuple[str, ...], resume: bool, as_json: bool) -> int:
-    """Run RECIPE (a .toml file, or a run folder) from training to report.
+def run(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    data: str | None,
+    budgets: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+) -> int:
+    """Run RECIPE (a .toml file, a run folder, or a float network in ONNX with --data) from training to report.
 
-    Stages whose inputs did not change are kept, so the same command continues a run that was stopped.
+    An ONNX file is not trained: its bits are chosen under --budget (25 % of its size if not given), its ranges
+    calibrated, and the result compared and exported. Stages whose inputs did not change are kept, so the same command
+    continues a run that was stopped.
     """
     del resume
-    result = execute(resolve_recipe(recipe, overrides), until=None)
+    resolved = resolve_recipe(recipe, overrides, data)
+    result = execute(with_budget(resolved, budgets) if budgets else resolved, until=None)
     assert result.summary is not None
     if as_json:
         print_json(result.summary)
@@ -50,15 +64,44 @@ def run(recipe: Path, overrides: tuple[str, ...], resume: bool, as_json: bool) -
     return 0 if result.summary["accepted"] else EXIT_NO
 
 
-def resolve_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Return the recipe of a file, or that of a run folder."""
-    from dyadiq.pipeline.run import open_run
-    from dyadiq.recipe import load_recipe, parse_recipe
+def resolve_recipe(path: Path, overrides: tuple[str, ...] = (), data: str | None = None) -> Recipe:
+    """Return the recipe of a file, that of a run folder, or one for an ONNX file.
 
+    Raises:
+        ConfigError: Data are given for what is no ONNX file.
+    """
+    from dyadiq.core.errors import ConfigError
+    from dyadiq.pipeline.run import open_run
+    from dyadiq.recipe import load_recipe, onnx_recipe, parse_recipe
+
+    if path.suffix == ".onnx":
+        return onnx_recipe(path, data, overrides)
+    if data is not None:
+        raise ConfigError(f"--data {data}: {path} names its data itself. Use --set data.name=... to change them.")
     if not path.is_dir():
         return load_recipe(path, overrides)
     _, recipe = open_run(path)
     return parse_recipe(recipe.model_dump(mode="json"), overrides, where=str(path)) if overrides else recipe
+
+
+def with_budget(recipe: Recipe, budgets: tuple[str, ...]) -> Recipe:
+    """Return the recipe with another budget, in place of its own or of uniform bits.
+
+    Raises:
+        ConfigError: A text is no ``METRIC=AMOUNT``.
+    """
+    from dyadiq.core.errors import ConfigError
+    from dyadiq.recipe import parse_recipe
+
+    wanted = {}
+    for text in budgets:
+        metric, sign, amount = text.partition("=")
+        if not (sign and metric.strip() and amount.strip()):
+            raise ConfigError(f"--budget {text}: expected METRIC=AMOUNT, for example --budget lut=8000.")
+        wanted[metric.strip()] = amount.strip()
+    data = recipe.model_dump(mode="json")
+    data["allocate"] |= {"budget": wanted, "uniform": None}
+    return parse_recipe(data, where="--budget")
 
 
 def execute(recipe: Recipe, until: str | None) -> RunResult:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dyadiq.cli.commands.run import execute, resolve_recipe
+from dyadiq.cli.commands.run import execute, resolve_recipe, with_budget
 from dyadiq.cli.commands.show import show_file
 from dyadiq.cli.guard import command
 
@@ -85,30 +85,10 @@ def allocate(
         overrides += (f"allocate.clock_mhz={clock_mhz!r}",)
     resolved = resolve_recipe(recipe, overrides)
     if budgets:
-        resolved = _with_budget(resolved, budgets)
+        resolved = with_budget(resolved, budgets)
     if refine:
         resolved = _refined(resolved)
     _run_until("allocate", "plan.json", resolved, as_json)
-
-
-def _with_budget(recipe: Recipe, budgets: tuple[str, ...]) -> Recipe:
-    """Return the recipe with another budget, in place of its own or of uniform bits.
-
-    Raises:
-        ConfigError: A text is no ``METRIC=AMOUNT``.
-    """
-    from dyadiq.core.errors import ConfigError
-    from dyadiq.recipe import parse_recipe
-
-    wanted = {}
-    for text in budgets:
-        metric, sign, amount = text.partition("=")
-        if not (sign and metric.strip() and amount.strip()):
-            raise ConfigError(f"--budget {text}: expected METRIC=AMOUNT, for example --budget lut=8000.")
-        wanted[metric.strip()] = amount.strip()
-    data = recipe.model_dump(mode="json")
-    data["allocate"] |= {"budget": wanted, "uniform": None}
-    return parse_recipe(data, where="--budget")
 
 
 def _refined(recipe: Recipe) -> Recipe:
