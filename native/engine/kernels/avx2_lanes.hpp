@@ -24,14 +24,8 @@ struct Avx2Lanes {
     Avx2Lanes plus(const Avx2Lanes& other) const {
         return {{_mm256_add_epi32(v[0], other.v[0]), _mm256_add_epi32(v[1], other.v[1])}};
     }
-    Avx2Lanes rescaled(const float* scale, const float* offset) const {
-        const auto single = [&](int i) {
-            const __m256 real = _mm256_fmadd_ps(_mm256_cvtepi32_ps(v[i]), _mm256_loadu_ps(scale + 8 * i),
-                                                _mm256_loadu_ps(offset + 8 * i));
-            return _mm256_sub_epi32(_mm256_castps_si256(real), _mm256_set1_epi32(kMagicBits));
-        };
-        return {{single(0), single(1)}};
-    }
+    Avx2Lanes nearest(const float* scale, const float* offset) const { return rescaled<false>(scale, offset); }
+    Avx2Lanes floored(const float* scale, const float* offset) const { return rescaled<true>(scale, offset); }
     Avx2Lanes clipped(std::int32_t low, std::int32_t high) const {
         const __m256i l = _mm256_set1_epi32(low), h = _mm256_set1_epi32(high);
         return {{_mm256_min_epi32(_mm256_max_epi32(v[0], l), h), _mm256_min_epi32(_mm256_max_epi32(v[1], l), h)}};
@@ -44,6 +38,23 @@ struct Avx2Lanes {
         const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(v[0], v[1]), 0xD8);
         const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    }
+
+   private:
+    template <bool kDown>
+    Avx2Lanes rescaled(const float* scale, const float* offset) const {
+        const auto single = [&](int i) {
+            const __m256 x = _mm256_cvtepi32_ps(v[i]), a = _mm256_loadu_ps(scale + 8 * i), b = _mm256_loadu_ps(offset + 8 * i);
+            const __m256 real = _mm256_fmadd_ps(x, a, b);
+            const __m256i y = _mm256_sub_epi32(_mm256_castps_si256(real), _mm256_set1_epi32(kMagicBits));
+            if constexpr (!kDown) {
+                return y;
+            }
+            // What rounding took away, whose sign is exact; less one where it added.
+            const __m256 rest = _mm256_fmadd_ps(x, a, _mm256_sub_ps(b, real));
+            return _mm256_add_epi32(y, _mm256_castps_si256(_mm256_cmp_ps(rest, _mm256_setzero_ps(), _CMP_LT_OQ)));
+        };
+        return {{single(0), single(1)}};
     }
 };
 

@@ -118,7 +118,7 @@ struct Chunk {
         }
         __m512i v[kVectors];
         for (std::int32_t q = 0; q < kVectors; ++q) {
-            v[q] = Epilogue::single(sums.v[q], _mm512_castsi512_ps(scale.v[q]), _mm512_castsi512_ps(offset.v[q]));
+            v[q] = Epilogue::floored(sums.v[q], _mm512_castsi512_ps(scale.v[q]), _mm512_castsi512_ps(offset.v[q]));
         }
         const __m512i halves[2] = {_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3])};
         const __m512i bytes = _mm512_packus_epi16(halves[0], halves[1]);

@@ -131,20 +131,30 @@ struct Epilogue {
         }
     }
 
-    [[gnu::always_inline]] static inline __m512i single(__m512i x, __m512 factor, __m512 summand) {
-        constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-        const __m512 real = _mm512_cvt_roundepi32_ps(x, kNearest);
-        const __m512 y = _mm512_fmadd_round_ps(real, factor, summand, kNearest);
-        return _mm512_sub_epi32(_mm512_castps_si512(y), _mm512_set1_epi32(kMagic));
+    // Bits of a single: x * factor + summand, rounded to an integer.
+    template <int kRounding>
+    [[gnu::always_inline]] static inline __m512i bits(__m512i x, __m512 factor, __m512 summand) {
+        const __m512 real = _mm512_cvt_roundepi32_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        return _mm512_castps_si512(_mm512_fmadd_round_ps(real, factor, summand, kRounding | _MM_FROUND_NO_EXC));
+    }
+
+    // As accumulators are rescaled.
+    [[gnu::always_inline]] static inline __m512i floored(__m512i x, __m512 factor, __m512 summand) {
+        return _mm512_sub_epi32(bits<_MM_FROUND_TO_NEG_INF>(x, factor, summand), _mm512_set1_epi32(kMagic));
+    }
+
+    // As what is added to them is.
+    [[gnu::always_inline]] static inline __m512i nearest(__m512i x, __m512 factor, __m512 summand) {
+        return _mm512_sub_epi32(bits<_MM_FROUND_TO_NEAREST_INT>(x, factor, summand), _mm512_set1_epi32(kMagic));
     }
 
    private:
     __m512i rescaled(__m512i sum, const std::uint8_t* residual_at) const {
-        __m512i y = single(sum, scale, offset);
+        __m512i y = floored(sum, scale, offset);
         if (step->has_residual) {
             const Branch& b = step->residual;
             const __m512i x = _mm512_add_epi32(load_codes(b.x, residual_at, channel, mask), _mm512_set1_epi32(b.before));
-            y = _mm512_add_epi32(y, b.x.buffer.wide ? x : single(x, residual_scale, residual_offset));
+            y = _mm512_add_epi32(y, b.x.buffer.wide ? x : nearest(x, residual_scale, residual_offset));
         }
         return y;
     }

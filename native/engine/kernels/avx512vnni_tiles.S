@@ -238,10 +238,10 @@
     vmovups zmm29, [rbx + 64*\b]
 .endm
 
-/* dyadiq/engine/single.py: an integer in the low bits of a single; zmm31 is taken away from its bits. */
+/* dyadiq/engine/single.py: an integer, rounded down, in the low bits of a single; zmm31 is taken away from its bits. */
 .macro rescale n
     vcvtdq2ps zmm\n, zmm\n, {rn-sae}
-    vfmadd213ps zmm\n, zmm28, zmm29, {rn-sae}
+    vfmadd213ps zmm\n, zmm28, zmm29, {rd-sae}
     vpsubd zmm\n, zmm\n, zmm31
 .endm
 

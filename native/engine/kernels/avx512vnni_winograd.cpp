@@ -161,17 +161,13 @@ struct Finisher {
         }
     }
 
-    [[gnu::always_inline]] static inline __m512i real(__m512i x, __m512 factor, __m512 summand) {
-        constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-        return _mm512_castps_si512(_mm512_fmadd_round_ps(_mm512_cvt_roundepi32_ps(x, kNearest), factor, summand, kNearest));
-    }
-
     template <Ending kEnding>
     [[gnu::always_inline]] inline __m512i code(__m512i sum, const std::uint8_t* residual) const {
-        __m512i y = _mm512_sub_epi32(real(sum, scale, epilogue.offset), magic);
+        __m512i y = _mm512_sub_epi32(Epilogue::bits<_MM_FROUND_TO_NEG_INF>(sum, scale, epilogue.offset), magic);
         if constexpr (kEnding == Ending::kCodesAndBytes) {
             const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(residual)));
-            y = _mm512_add_epi32(y, real(_mm512_add_epi32(codes, before), epilogue.residual_scale, epilogue.residual_offset));
+            const __m512i x = _mm512_add_epi32(codes, before);
+            y = _mm512_add_epi32(y, Epilogue::bits<_MM_FROUND_TO_NEAREST_INT>(x, epilogue.residual_scale, epilogue.residual_offset));
         } else if constexpr (kEnding == Ending::kCodesAndWide) {
             y = _mm512_add_epi32(y, _mm512_loadu_si512(residual));
         }

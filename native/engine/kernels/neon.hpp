@@ -35,15 +35,8 @@ struct NeonLanes {
         }
         return sum;
     }
-    NeonLanes rescaled(const float* scale, const float* offset) const {
-        NeonLanes y;
-        for (int i = 0; i < kVectors; ++i) {
-            const float32x4_t real =
-                vfmaq_f32(vld1q_f32(offset + 4 * i), vcvtq_f32_s32(v[i]), vld1q_f32(scale + 4 * i));
-            y.v[i] = vsubq_s32(vreinterpretq_s32_f32(real), vdupq_n_s32(kMagicBits));
-        }
-        return y;
-    }
+    NeonLanes nearest(const float* scale, const float* offset) const { return rescaled<false>(scale, offset); }
+    NeonLanes floored(const float* scale, const float* offset) const { return rescaled<true>(scale, offset); }
     NeonLanes clipped(std::int32_t low, std::int32_t high) const {
         NeonLanes y;
         for (int i = 0; i < kVectors; ++i) {
@@ -56,6 +49,22 @@ struct NeonLanes {
         const uint16x8_t low = vcombine_u16(vqmovun_s32(v[0]), vqmovun_s32(v[1]));
         const uint16x8_t high = vcombine_u16(vqmovun_s32(v[2]), vqmovun_s32(v[3]));
         vst1q_u8(to, vcombine_u8(vqmovn_u16(low), vqmovn_u16(high)));
+    }
+
+   private:
+    template <bool kDown>
+    NeonLanes rescaled(const float* scale, const float* offset) const {
+        NeonLanes y;
+        for (int i = 0; i < kVectors; ++i) {
+            const float32x4_t x = vcvtq_f32_s32(v[i]), a = vld1q_f32(scale + 4 * i), b = vld1q_f32(offset + 4 * i);
+            const float32x4_t real = vfmaq_f32(b, x, a);
+            y.v[i] = vsubq_s32(vreinterpretq_s32_f32(real), vdupq_n_s32(kMagicBits));
+            if constexpr (kDown) {  // what rounding took away, whose sign is exact; less one where it added
+                const uint32x4_t added = vcltzq_f32(vfmaq_f32(vsubq_f32(b, real), x, a));
+                y.v[i] = vaddq_s32(y.v[i], vreinterpretq_s32_u32(added));
+            }
+        }
+        return y;
     }
 };
 

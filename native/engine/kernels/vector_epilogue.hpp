@@ -59,14 +59,14 @@ struct VectorEpilogue {
             }
             return;
         }
-        Lanes y = Lanes::load(sums).plus(Lanes::load(bias)).rescaled(scale, offset);
+        Lanes y = Lanes::load(sums).plus(Lanes::load(bias)).floored(scale, offset);
         if (s.has_residual) {
             const Branch& b = s.residual;
             if (b.x.buffer.wide) {
                 y = y.plus(Lanes::load(residual_at + 4 * channel)).plus(Lanes::all(b.before));
             } else {
                 const Lanes x = Lanes::load_bytes(residual_at + channel).plus(Lanes::all(add(b.before, -b.x.code_offset)));
-                y = y.plus(x.rescaled(residual_scale, residual_offset));
+                y = y.plus(x.nearest(residual_scale, residual_offset));
             }
         }
         y = y.clipped(add(s.finish.low, s.out.code_offset), add(s.finish.high, s.out.code_offset));
