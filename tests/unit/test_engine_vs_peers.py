@@ -8,7 +8,7 @@ SCRIPT = "engine_vs_peers"
 # At most: network, peer -> time of the engine over that of the peer, as the page says it.
 CLAIMS = {
     ("resnet18", "openvino"): 0.95,
-    ("resnet18", "onnxruntime"): 0.84,  # the goal, 0.82, is missed, and the page says so
+    ("resnet18", "onnxruntime"): 0.82,
     ("mobilenet_v2", "openvino"): 0.85,
     ("squeezenet1_1", "openvino"): 0.95,
 }
@@ -21,13 +21,15 @@ def test_claims_follow_from_the_stored_ratios(script):
         assert rows[network][f"int8_vs_{peer}"] <= limit, (network, peer)
     ratios = [[row[f"int8_vs_{peer}"] for row in rows.values()] for peer in script.PEERS]
     said = " and ".join(f"{min(r):.3f} to {max(r):.3f}" for r in ratios)
-    assert f"| measured | {said} (" in PAGE.read_text()
+    assert f"| {said} (" in PAGE.read_text()
 
 
-def test_four_bits_halve_the_file_and_not_the_time(script):
+def test_four_bits_halve_the_file_and_with_codes_of_six_take_less_time(script):
     row = json.loads(script.RESULTS.read_text())["networks"]["resnet18"]
     sizes = row["file_bytes"]
     for plan in script.MIXED["resnet18"]:
         assert sizes[plan] < 0.55 * sizes["engine"]
-        assert row[f"{plan}_vs_engine"] <= 1.02  # the goal, 1, is missed, and the page says so
-        assert row[f"{plan}_vs_openvino"] > 0.8  # the goal is missed too
+    assert row["w4a6_vs_openvino"] <= 0.8
+    assert row["w4a6_vs_engine"] <= 0.8
+    assert 1 < row["w4a8_vs_engine"] <= 1.02  # the goal, 1, is missed, and the page says so
+    assert row["w4a8_vs_openvino"] > 0.8  # this one too
