@@ -161,7 +161,7 @@ struct Geometry {
     // Tiles of a share where a block is little work: all blocks of some rows, whose inputs stay near, then of the next.
     template <typename Visit>
     void each_run_of_rows(Share share, int most_pixels, Visit visit) const {
-        constexpr std::int64_t kNear = 8 << 10, kPixels = 64;  // bytes of new inputs, and what is worth reading weights for
+        constexpr std::int64_t kNear = 16 << 10, kPixels = 64;  // bytes of new inputs, and what is worth reading weights for
         const std::int64_t tiles_of_row = (rows.n_columns + most_pixels - 1) / most_pixels;
         const std::int64_t row_bytes = bytes_of_row(s.in) * s.stride_h;
         const std::int64_t least = (kPixels + rows.n_columns - 1) / rows.n_columns;
