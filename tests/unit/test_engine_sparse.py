@@ -4,13 +4,10 @@ import json
 
 SCRIPT = "engine_sparse"
 LEAST = {0.25: 2.5, 0.1: 5.0}
-MISSED = {("layer1", 0.1): 4.3}  # the page says so
 
 
 def test_claims_follow_from_the_stored_speedups(script):
     document = json.loads(script.RESULTS.read_text())
     for layer in script.LAYERS:
         for density, least in LEAST.items():
-            found = document["rows"][f"{layer} {density}"]["speedup"]
-            assert (found < least) == ((layer, density) in MISSED), (layer, density)
-            assert found >= MISSED.get((layer, density), least), (layer, density)
+            assert document["rows"][f"{layer} {density}"]["speedup"] >= least, (layer, density)
