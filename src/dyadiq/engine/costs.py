@@ -31,6 +31,8 @@ class EngineCost(Protocol):
         weight_bits: Sequence[int],
         activation_bits: Sequence[int],
         *,
+        algorithms: str = ...,
+        threads: int = ...,
         cache: Path | None = ...,
         progress: Progress = NO_PROGRESS,
     ) -> CostTable:

@@ -1,14 +1,14 @@
 """Microseconds of one inference on this machine's engine, by layer and widths: a cost that `allocate` takes.
 
 Used through `costs.ENGINE_COSTS`. For every pair of candidate widths the whole network is compiled at these widths
-(`typical`) and its steps are timed where they stand, so that each finds its inputs and weights where they will be found
-in use: a layer's time goes by the widths of its weight and its input, that of a join or pool by the width of its
-output. Least times are taken, in turns, since a busy machine only adds.
+(`typical`) and its steps are timed where they stand (`measure`), so that each finds its inputs and weights where they
+will be found in use: a layer's time goes by the widths of its weight and its input, that of a join or pool by the width
+of its output. Least times are taken, in turns, since a busy machine only adds.
 
 Steps do not add up to a run exactly: timers cost, and what one leaves in the caches the next one finds. So the sums are
 multiplied by one factor, fitted on the uniform networks, and checked on networks of random widths, which had no part in
 the fit. The factor and the error on these are in the table's ``measurement``, with the machine; a cache of another
-machine, instruction set or version is not used. One thread, one sample.
+machine, instruction set or version is not used. One sample at a time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from platform import machine, processor
@@ -35,22 +33,19 @@ from dyadiq.core.storage import atomic_write_text, make_folder, read_bytes
 from dyadiq.core.tables import CostTable, PairCost
 from dyadiq.cost.options import candidate_bits
 from dyadiq.engine.compile import compile_program
-from dyadiq.engine.file import write_engine_file
-from dyadiq.engine.fuse import find_fusions
 from dyadiq.engine.limits import find_uncompilable
-from dyadiq.engine.plan import PLAN_VERSION
-from dyadiq.engine.runtime import EngineProgram, chosen_isa
+from dyadiq.engine.measure import measure_algorithms, time_plans, time_wholes
+from dyadiq.engine.plan import PLAN_VERSION, EnginePlan
+from dyadiq.engine.runtime import StepProfile, chosen_isa
 from dyadiq.engine.typical import typical_program
 from dyadiq.ir.graph import Graph
-from dyadiq.ir.proof import prove
 from dyadiq.ir.serialize import graph_sha256
-from dyadiq.ir.sites import find_sites
+from dyadiq.ir.sites import Sites, find_sites
 
 __all__ = ["latency_cost", "machine_identity"]
 
 _CACHE_VERSION = 1  # of what a cached number means: raise it when something here is timed or fitted otherwise
-_ROUNDS, _REPEATS = 6, 2
-_SLICE_US = 2000.0
+_ROUNDS, _TURN_US = 10, 2000.0
 _N_CHECKS, _SEED = 6, 0
 
 _TABLE = CostTable("latency_us", "ns", "measured", "of a network without layers: 0", {}, plain_unit="us")
@@ -83,6 +78,8 @@ def latency_cost(
     weight_bits: Sequence[int],
     activation_bits: Sequence[int],
     *,
+    algorithms: str = "rule",
+    threads: int = 1,
     cache: Path | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> CostTable:
@@ -93,6 +90,8 @@ def latency_cost(
         facts: Its facts, with formats.
         weight_bits: Candidate widths of weights.
         activation_bits: Candidate widths of activations.
+        algorithms: Of convolutions: ``rule`` or ``measured``, as target `engine` will be told.
+        threads: That share the work of a sample.
         cache: File of tables measured before; made if missing.
         progress: Told about timed networks.
 
@@ -109,7 +108,7 @@ def latency_cost(
     options = candidate_bits(facts, weight_bits, activation_bits)
     if not facts.layers:
         return _TABLE
-    identity = machine_identity()
+    identity = machine_identity() | {"threads": threads, "algorithms": algorithms}
     key = _network_key(graph, facts, options)
     known = _load(cache, identity)
     if key not in known:
@@ -122,29 +121,13 @@ def latency_cost(
     return known[key]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Timed:
-    """A network at chosen widths: who owns each step, and the least times so far."""
+    """A network at chosen widths, and its least times: of steps by what they depend on, and of the whole."""
 
     bits: Mapping[str, int]
-    engine: EngineProgram
-    owners: Sequence[_Key]
-    feeds: Mapping[str, Any]
-    step_us: Any = math.inf
-    whole_us: float = math.inf
-    by_key: dict[_Key, float] = field(default_factory=dict)
-
-    def time(self) -> None:
-        """Time steps and the whole once more."""
-        found = np.array([step.time_us for step in self.engine.profile(self.feeds, repeats=_REPEATS)])
-        self.step_us = np.minimum(self.step_us, found)
-        for _ in range(_REPEATS):
-            self.whole_us = min(self.whole_us, self.engine.time_us(self.feeds))
-
-    def settle(self) -> None:
-        """Sum steps by owner."""
-        for owner, time_us in zip(self.owners, self.step_us.tolist(), strict=True):
-            self.by_key[owner] = self.by_key.get(owner, 0.0) + time_us
+    by_key: Mapping[_Key, float]
+    whole_us: float
 
 
 def _measure(
@@ -162,19 +145,23 @@ def _measure(
         choices.append({name: _nearest(row, wanted[kinds[name]]) for name, row in options.items()})
     n_uniform, rng = len(choices), np.random.default_rng(_SEED)
     choices += [{name: int(rng.choice(row)) for name, row in options.items()} for _ in range(_N_CHECKS)]
-    progress.start("time networks", len(choices) + _ROUNDS)
-    with tempfile.TemporaryDirectory() as folder:
-        timed = []
-        for i, bits in enumerate(choices):
-            timed.append(_prepare(graph, facts, bits, Path(folder) / f"{i}.dyqe"))
-            progress.advance(1, "compiled")
-        for _ in range(_ROUNDS):
-            for network in timed:
-                network.time()
-            progress.advance(1, "timed")
+    progress.start("time networks", len(choices) + 2)
+    plans, fastest = [], dict[_Key, str]()
+    for bits in choices:
+        plans.append(_compiled(graph, facts, bits, identity, fastest))
+        progress.advance(1, "compiled")
+    how: dict[str, Any] = {"threads": identity["threads"], "rounds": _ROUNDS, "turn_us": _TURN_US}
+    profiles = time_plans(plans, **how)
+    progress.advance(1, "steps timed")
+    wholes = time_wholes(plans, **how)
     progress.finish()
-    for network in timed:
-        network.settle()
+    sites, timed = find_sites(graph), []
+    for bits, steps, whole_us in zip(choices, profiles, wholes, strict=True):
+        by_key: dict[_Key, float] = {}
+        for step in steps:
+            key = _key(step, facts, sites, bits)
+            by_key[key] = by_key.get(key, 0.0) + step.time_us
+        timed.append(_Timed(bits, by_key, whole_us))
     return _fitted(facts, options, timed[:n_uniform], timed[n_uniform:], identity)
 
 
@@ -183,7 +170,18 @@ def _nearest(row: Sequence[int], bits: int) -> int:
     return max((b for b in row if b <= bits), default=row[0])
 
 
-def _prepare(graph: Graph, facts: NetworkFacts, bits: Mapping[str, int], path: Path) -> _Timed:
+def _compiled(
+    graph: Graph,
+    facts: NetworkFacts,
+    bits: Mapping[str, int],
+    identity: Mapping[str, Any],
+    fastest: dict[_Key, str],
+) -> EnginePlan:
+    """Return a compiled network; its algorithms by the rule, or the fastest, which are measured once for all widths.
+
+    Raises:
+        ConfigError: The engine cannot run it.
+    """
     program = typical_program(graph, facts, bits)
     refused = find_uncompilable(program)
     if refused:
@@ -194,27 +192,26 @@ def _prepare(graph: Graph, facts: NetworkFacts, bits: Mapping[str, int], path: P
             f"{max(bits[layer.output] for layer in facts.layers)} bits:{lines}\nLeave out the widest candidates."
         )
     plan = compile_program(program)
-    write_engine_file(plan, path)
-    sites, fusions = find_sites(graph), find_fusions(program.graph, prove(program))
-    dots = {name: fusion.dot.name for name, fusion in fusions.steps.items() if fusion.dot is not None}
-    dots |= {layer.name: layer.name for layer in facts.layers}  # whose accumulators are stored
-    layers = {layer.name: layer for layer in facts.layers}
-    owners: list[_Key] = []
-    for step in plan.steps:
-        layer = layers.get(dots.get(step.name, "")) if step.op == "conv" else None
-        decision = sites.decision_of.get(step.name.partition(":")[0])
-        if layer is not None:
-            owners.append((layer.name, bits[layer.weight], bits[layer.input]))
-        elif decision is None or facts.decision(decision).fixed_bits is not None:
-            owners.append(())
-        else:
-            owners.append((decision, bits[decision]))
-    engine = EngineProgram(path)
-    rng = np.random.default_rng(_SEED)
-    feeds = {name: rng.normal(size=(1, *shape)).astype(np.float32) for name, shape in engine.inputs.items()}
-    once = max(sum(step.time_us for step in engine.profile(feeds, repeats=1)), 0.1)
-    n = max(1, min(1024, round(_SLICE_US / once)))
-    return _Timed(bits, engine, owners, {name: np.repeat(x, n, axis=0) for name, x in feeds.items()})
+    if identity["algorithms"] == "rule":
+        return plan
+    keys = {layer.name: (layer.name, bits[layer.weight], bits[layer.input]) for layer in facts.layers}
+    if any(key not in fastest for key in keys.values()):
+        found = measure_algorithms(program, threads=identity["threads"]).fastest
+        fastest |= {keys[name]: algorithm for name, algorithm in found.items() if keys[name] not in fastest}
+    possible = {step.layer: step.choices for step in plan.steps if step.layer is not None}
+    chosen = {name: fastest[keys[name]] for name in possible if fastest[keys[name]] in possible[name]}
+    return compile_program(program, algorithms=chosen)
+
+
+def _key(step: StepProfile, facts: NetworkFacts, sites: Sites, bits: Mapping[str, int]) -> _Key:
+    """Return what a step's time depends on: layer and two widths, decision and its width, or nothing."""
+    for layer in facts.layers:
+        if layer.name == step.layer:
+            return (layer.name, bits[layer.weight], bits[layer.input])
+    decision = sites.decision_of.get(step.name.partition(":")[0])
+    if decision is None or facts.decision(decision).fixed_bits is not None:
+        return ()
+    return (decision, bits[decision])
 
 
 def _fitted(
@@ -262,9 +259,10 @@ def _fitted(
         "error_rms_frac": round(float(np.sqrt((errors**2).mean())), 4),
         "error_worst_frac": round(float(np.abs(errors).max()), 4),
     }
+    threads = "one thread" if identity["threads"] == 1 else f"{identity['threads']} threads"
     rms, worst = (100 * measurement[f"error_{which}_frac"] for which in ("rms", "worst"))
     definition = (
-        f"least times of the engine's steps in place, {identity['isa']}, one thread, one sample, summed and multiplied "
+        f"least times of the engine's steps in place, {identity['isa']}, {threads}, one sample, summed and multiplied "
         f"by {factor:.3f}; on {len(checks)} networks of random widths within {rms:.1f} % (rms) of the whole, "
         f"{worst:.1f} % at worst"
     )

@@ -5,7 +5,7 @@ choices; their steps are timed in turns, so that each finds its inputs and weigh
 (weights of others have driven its own from the nearest caches), and once more at once, when all is near. The first is
 what counts. Least times are taken, since a busy machine only adds.
 
-`time_plans` is the timing alone, for whoever compares compiled programs step by step.
+`time_plans` is the timing alone, for whoever compares compiled programs step by step; `time_wholes` times whole runs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dyadiq.engine.compile import compile_program
 from dyadiq.engine.file import write_engine_file
@@ -23,9 +24,9 @@ from dyadiq.engine.plan import EnginePlan
 from dyadiq.engine.runtime import EngineProgram, StepProfile, chosen_isa
 from dyadiq.ir.integer import IntegerProgram
 
-__all__ = ["MeasuredAlgorithms", "compile_measured", "measure_algorithms", "time_plans"]
+__all__ = ["MeasuredAlgorithms", "compile_measured", "measure_algorithms", "time_plans", "time_wholes"]
 
-_AGAIN, _SEED = 2, 0
+_AGAIN, _SEED, _MOST_SAMPLES = 2, 0, 1024
 _WORTH_IT = 0.98  # of the time of the choice before: less is noise
 
 
@@ -61,7 +62,12 @@ class MeasuredAlgorithms:
 
 
 def time_plans(
-    plans: Sequence[EnginePlan], *, isa: str | None = None, threads: int = 1, rounds: int = 10
+    plans: Sequence[EnginePlan],
+    *,
+    isa: str | None = None,
+    threads: int = 1,
+    rounds: int = 10,
+    turn_us: float = 0.0,
 ) -> list[tuple[StepProfile, ...]]:
     """Return the least times of all steps of several compiled programs, run in turns on random inputs.
 
@@ -70,6 +76,8 @@ def time_plans(
         isa: Of `available_isas`; None: the best.
         threads: That share every step.
         rounds: How often each is run.
+        turn_us: How long a turn lasts at least, in samples one behind the other: what small networks find in the caches
+            is then their own.
 
     Raises:
         ConfigError: This machine has no such kernels, or a number of threads that means nothing.
@@ -78,20 +86,56 @@ def time_plans(
         UnknownNameError: No kernels are called that.
     """
     with tempfile.TemporaryDirectory() as folder:
-        engines, feeds, found = [], [], []
-        for at, plan in enumerate(plans):
-            path = Path(folder) / f"{at}.dyqe"
-            write_engine_file(plan, path)
-            engine, rng = EngineProgram(path, isa=isa, threads=threads), np.random.default_rng(_SEED)
-            engines.append(engine)
-            feeds.append(
-                {name: rng.normal(size=(1, *shape)).astype("float32") for name, shape in engine.inputs.items()}
-            )
-            found.append(engine.profile(feeds[-1], repeats=1, again=_AGAIN))
+        opened = _opened(plans, Path(folder), isa, threads, turn_us)
+        found = [engine.profile(feeds, repeats=1, again=_AGAIN) for engine, feeds in opened]
         for _ in range(rounds - 1):
-            for at, engine in enumerate(engines):
-                found[at] = tuple(map(_least, found[at], engine.profile(feeds[at], repeats=1, again=_AGAIN)))
+            for at, (engine, feeds) in enumerate(opened):
+                found[at] = tuple(map(_least, found[at], engine.profile(feeds, repeats=1, again=_AGAIN)))
     return found
+
+
+def time_wholes(
+    plans: Sequence[EnginePlan],
+    *,
+    isa: str | None = None,
+    threads: int = 1,
+    rounds: int = 10,
+    turn_us: float = 0.0,
+) -> list[float]:
+    """Return the least time of a sample, in us, of several compiled programs, run in turns without timers inside.
+
+    Args:
+        plans: Of one network or several.
+        isa: Of `available_isas`; None: the best.
+        threads: That share every step.
+        rounds: How often each is run.
+        turn_us: As of `time_plans`.
+
+    Raises:
+        ConfigError: As `time_plans`.
+        MissingToolError: As `time_plans`.
+        StorageError: As `time_plans`.
+        UnknownNameError: As `time_plans`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        opened = _opened(plans, Path(folder), isa, threads, turn_us)
+        times = [[engine.time_us(feeds) for engine, feeds in opened] for _ in range(rounds)]
+    return [min(column) for column in zip(*times, strict=True)]
+
+
+def _opened(
+    plans: Sequence[EnginePlan], folder: Path, isa: str | None, threads: int, turn_us: float
+) -> list[tuple[EngineProgram, dict[str, NDArray[np.float32]]]]:
+    """Return the programs with random inputs, as many samples as a turn needs."""
+    opened = []
+    for at, plan in enumerate(plans):
+        path = folder / f"{at}.dyqe"
+        write_engine_file(plan, path)
+        engine, rng = EngineProgram(path, isa=isa, threads=threads), np.random.default_rng(_SEED)
+        feeds = {name: rng.normal(size=(1, *shape)).astype("float32") for name, shape in engine.inputs.items()}
+        n_samples = min(_MOST_SAMPLES, 1 + int(turn_us / max(engine.time_us(feeds), 0.1))) if turn_us else 1
+        opened.append((engine, {name: np.repeat(x, n_samples, axis=0) for name, x in feeds.items()}))
+    return opened
 
 
 def measure_algorithms(

@@ -15,7 +15,7 @@ from dyadiq.pipeline.candidates import ROUNDING
 from dyadiq.pipeline.refine import measurements
 from dyadiq.pipeline.sources import graph
 from dyadiq.pipeline.stage import Stage, StageContext
-from dyadiq.pipeline.targets import CIRCUIT, circuit_depth
+from dyadiq.pipeline.targets import CIRCUIT, circuit_depth, recipe_target
 from dyadiq.recipe import HardwareSection
 
 __all__ = ["STAGE", "priced_uniform_plan"]
@@ -84,13 +84,19 @@ def _engine_costs(
     """Return the budgeted costs on this machine's engine: networks are timed once, and kept in the run folder."""
     from dyadiq.engine.costs import ENGINE_COSTS
     from dyadiq.ir.passes import canonicalize
+    from dyadiq.targets.engine import EngineTarget
 
+    target = recipe_target(context.recipe, "engine")
+    assert isinstance(target, EngineTarget)
+    config = target.config  # the times of what will be exported
     return {
         metric: ENGINE_COSTS[metric](
             canonicalize(graph(context)),
             facts,
             bits,
             activation_bits,
+            algorithms=config.algorithms,
+            threads=config.threads,
             cache=context.run / "cache" / f"{metric}.json",
             progress=context.progress,
         )
@@ -112,6 +118,6 @@ STAGE = Stage(
     "allocate",
     "choose the bits",
     ("data", "capture", "distill", "analyze"),
-    ("data", "quant", "analyze", "allocate", *CIRCUIT, *ROUNDING),
+    ("data", "quant", "analyze", "allocate", "export.options", *CIRCUIT, *ROUNDING),
     _run,
 )

@@ -2,8 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +17,9 @@ from dyadiq.cost.facts import network_facts
 from dyadiq.engine import chosen_isa
 from dyadiq.engine import latency_cost as module
 from dyadiq.engine.costs import ENGINE_COSTS
+from dyadiq.engine.measure import time_plans
 from dyadiq.ir.passes import canonicalize
+from dyadiq.ir.sites import find_sites
 from dyadiq.pipeline.run import run_recipe
 from dyadiq.recipe import load_recipe
 from tiny_run import write_tiny_recipe
@@ -47,26 +49,37 @@ def network():
 
 
 @built
-def test_steps_are_owned_by_layers_and_decisions_and_sums_are_fitted_to_wholes(network, monkeypatch):
-    """Times made up from the owners alone, wholes a quarter longer: the table must give every whole back."""
-    owned = set()
-
-    def time(timed):
-        owned.update(timed.owners)
-        weights = [sum(map(ord, str(owner))) for owner in timed.owners]
-        timed.step_us, timed.whole_us = np.array(weights, dtype=float), 1.25 * sum(weights)
-
-    monkeypatch.setattr(module._Timed, "time", time)
+@pytest.mark.parametrize("algorithms", ["rule", "measured"])
+def test_sums_of_what_steps_depend_on_are_fitted_to_wholes(network, monkeypatch, algorithms):
+    """Times made up from what they depend on alone, wholes a quarter longer: the table must give every whole back."""
     graph, facts = network
-    table = ENGINE_COSTS["latency_us"](graph, facts, BITS, ACTIVATION_BITS)
-    layers, pools = {owner for owner in owned if len(owner) == 3}, {owner for owner in owned if len(owner) == 2}
+    keys, totals = set(), []
+
+    def profiles(plans, **how):
+        made = time_plans(plans, rounds=1)
+        for bits, steps in zip(choices, made, strict=True):
+            found = [module._key(step, facts, find_sites(graph), bits) for step in steps]
+            keys.update(found)
+            totals.append(sum(sum(map(ord, str(key))) for key in found))
+        return [
+            [replace(s, time_us=sum(map(ord, str(module._key(s, facts, find_sites(graph), bits))))) for s in steps]
+            for bits, steps in zip(choices, made, strict=True)
+        ]
+
+    choices = []
+    typical = module.typical_program
+    monkeypatch.setattr(module, "typical_program", lambda *a: choices.append(a[2]) or typical(*a))
+    monkeypatch.setattr(module, "time_plans", profiles)
+    monkeypatch.setattr(module, "time_wholes", lambda *_, **__: [1.25 * total for total in totals])
+    table = ENGINE_COSTS["latency_us"](graph, facts, BITS, ACTIVATION_BITS, algorithms=algorithms)
+    layers, joins = {key for key in keys if len(key) == 3}, {key for key in keys if len(key) == 2}
     wanted = {(name, b_w, b_a) for name in ("second", "fc") for b_w in BITS for b_a in ACTIVATION_BITS}
     assert layers == wanted | {("first", b_w, 8) for b_w in BITS}
-    (joined,) = {name for name, _ in pools}  # the pool hands on the codes of the add
-    assert joined == network[1].layers[2].input
-    assert () in owned
+    assert {name for name, _ in joins} == {facts.layers[2].input}  # the pool hands on the codes of the add
+    assert () in keys
     assert table.measurement["factor"] == 1.25
     assert table.measurement["error_worst_frac"] < 1e-3
+    assert table.measurement["algorithms"] == algorithms
     assert (table.pairs[0].a, table.pairs[0].b) == ("first.weight", graph.inputs[0])
 
 
