@@ -3,9 +3,9 @@
     python benchmarks/latency_cost.py [--networks NAME ...] [--rounds N] [--json PATH] [--table]
 
 Every network is timed N times from nothing, weights of 2, 4 and 8 bits by activations of 4 and 8, with real weights
-where the data pack has them; with algorithms by the rule, and with the fastest of this machine. A round gives the factor
-between summed steps and whole runs, fitted on the six uniform networks, and the error of the table's totals on six
-networks of random widths, which had no part in the fit. One thread, one sample.
+where the data pack has them; with algorithms by the rule, and with the fastest of this machine. A round gives the
+factor between summed steps and whole runs, fitted on the six uniform networks, and the error of the table's totals on
+six networks of random widths, which had no part in the fit. One thread, one sample.
 
 Writes benchmarks/results/latency_cost.json, one entry a network and choice of algorithms; a run adds to what is there.
 """
