@@ -24,8 +24,6 @@ it was scheduled is stored. It pauses between measurements, since systems hold u
 Writes benchmarks/results/engine_runtime.json, one entry a part; a run adds to what is there.
 """
 
-import argparse
-import json
 import os
 import re
 import subprocess
@@ -36,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from arguments import parser_of, read_results, write_results
 from engine_vs_peers import NETWORKS, build
 from environment import environment
 
@@ -223,15 +222,12 @@ def table(document):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, 41, RESULTS)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--fifo", action="store_true", help="measure before all other processes")
-    parser.add_argument("--json", type=Path, default=RESULTS)
-    parser.add_argument("--table", action="store_true", help="print what is stored, and measure nothing")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(json.loads(arguments.json.read_text())))
+        print(table(read_results(arguments.json, {})))
         return
     torch.set_num_threads(1)
     for part in arguments.parts:
@@ -239,9 +235,9 @@ def main():
             folder = Path(temporary)
             row = PARTS[part](folder, arguments) | {"kind": "measured", "scheduler": scheduler()}
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-        document = json.loads(arguments.json.read_text()) if arguments.json.is_file() else {}
+        document = read_results(arguments.json, {})
         document[part] = row | {"environment": environment()}
-        arguments.json.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+        write_results(arguments.json, document)
         print(part, row, flush=True)
 
 

@@ -13,9 +13,7 @@ ratio is the median over rounds of that of one round. Every network's program is
 integer for integer. Writes benchmarks/results/engine_vs_peers.json, one entry a network; a run adds to what is there.
 """
 
-import argparse
 import importlib.util
-import json
 import tempfile
 import time
 from importlib import metadata
@@ -23,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from arguments import parser_of, read_results, write_results
 from environment import environment
 
 import dyadiq as dq
@@ -213,22 +212,19 @@ def table(document):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__, 21, RESULTS)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--profile", action="store_true", help="print every step")
-    parser.add_argument("--table", action="store_true", help="print what is stored, and measure nothing")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(json.loads(arguments.json.read_text())))
+        print(table(read_results(arguments.json, {})))
         return
     torch.set_num_threads(1)
     for name in arguments.networks:
         row = measure(name, arguments.rounds, arguments.profile)
-        document = json.loads(arguments.json.read_text()) if arguments.json.is_file() else {"networks": {}}
+        document = read_results(arguments.json, {"networks": {}})
         document["networks"][name] = row | {"environment": environment()}
-        arguments.json.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+        write_results(arguments.json, document)
         print(name, row["median_us"], {k: v for k, v in row.items() if "_vs_" in k}, flush=True)
 
 

@@ -3,8 +3,8 @@
 
 #include "engine/kernels/avx512vnni.hpp"
 #include "engine/kernels/avx512vnni_epilogue.hpp"
+#include "engine/kernels/geometry.hpp"
 #include "engine/kernels/portable.hpp"
-#include "engine/pixels.hpp"
 
 namespace dyadiq::engine::avx512vnni {
 namespace {
@@ -119,46 +119,26 @@ void max_pool(const MaxPool& s, Share share, std::uint8_t* arena) {
         portable::max_pool(s, share, arena);
         return;
     }
-    const std::int64_t row_step = (s.in.at(1, 0) - s.in.at(0, 0)) * s.dilation_h;
-    const std::int64_t column_step = (s.in.at(0, 1) - s.in.at(0, 0)) * s.dilation_w;
     pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
-        const std::int64_t top = std::int64_t{y} * s.stride_h - s.pad_h, left = std::int64_t{x} * s.stride_w - s.pad_w;
-        const Window rows(top, s.dilation_h, s.kernel_h, s.in.buffer.height);
-        const Window columns(left, s.dilation_w, s.kernel_w, s.in.buffer.width);
-        const std::uint8_t* const in = arena + s.in.at(top, left);
+        const PoolWindow<MaxPool> window(s, y, x, arena);
         std::uint8_t* const out = arena + s.out.at(y, x);
         for (std::int64_t c = 0; c < s.out.channels; c += kBytes) {
             __m512i most = _mm512_setzero_si512();  // bytes are at least 0
-            for (std::int64_t a = rows.first; a < rows.last; ++a) {
-                for (std::int64_t b = columns.first; b < columns.last; ++b) {
-                    most = _mm512_max_epu8(most, _mm512_loadu_si512(in + a * row_step + b * column_step + c));
-                }
-            }
+            window.each([&](const std::uint8_t* pixel) { most = _mm512_max_epu8(most, _mm512_loadu_si512(pixel + c)); });
             store_bytes(out + c, most, s.out.channels - c);
         }
     });
 }
 
 void sum_pool(const SumPool& s, Share share, std::uint8_t* arena) {
-    const std::int64_t row_step = s.in.at(1, 0) - s.in.at(0, 0), column_step = s.in.at(0, 1) - s.in.at(0, 0);
     pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
-        const std::int64_t top = std::int64_t{y} * s.stride_h - s.pad_h, left = std::int64_t{x} * s.stride_w - s.pad_w;
-        const Window rows(top, 1, s.kernel_h, s.in.buffer.height), columns(left, 1, s.kernel_w, s.in.buffer.width);
-        const std::int64_t inside = std::int64_t{rows.last - rows.first} * (columns.last - columns.first);
-        const auto outside = static_cast<std::int32_t>(std::int64_t{s.kernel_h} * s.kernel_w - inside);
-        const std::int32_t factor =
-            s.factor != nullptr ? s.factor[std::int64_t{y} * s.out.buffer.width + x] : 1;
-        const std::uint8_t* const in = arena + s.in.at(top, left);
+        const PoolWindow<SumPool> window(s, y, x, arena);
+        const std::int32_t factor = factor_at(s, y, x), start = multiply_add(s.bias, window.n_outside(), s.pad_value);
         std::uint8_t* const out = arena + s.out.at(y, x);
         for (std::int64_t c = 0; c < s.out.channels; c += kBlock) {
             const __mmask16 mask = first_lanes(s.out.channels - c);
-            __m512i sum = _mm512_set1_epi32(multiply_add(s.bias, outside, s.pad_value));
-            for (std::int64_t a = rows.first; a < rows.last; ++a) {
-                for (std::int64_t b = columns.first; b < columns.last; ++b) {
-                    const std::uint8_t* const at = in + a * row_step + b * column_step;
-                    sum = _mm512_add_epi32(sum, load_codes(s.in, at, c, mask));
-                }
-            }
+            __m512i sum = _mm512_set1_epi32(start);
+            window.each([&](const std::uint8_t* pixel) { sum = _mm512_add_epi32(sum, load_codes(s.in, pixel, c, mask)); });
             sum = _mm512_mullo_epi32(sum, _mm512_set1_epi32(factor));
             _mm512_mask_storeu_epi32(out + 4 * c, mask, sum);
         }

@@ -1,4 +1,4 @@
-// Where a convolution of packed weights reads: its rows of outputs, its taps, and which of them see zeros only.
+// Where convolutions of packed weights and pools read: rows of outputs, taps, and which of them see zeros only, or lie inside.
 //
 // Taps of a row that lie side by side in memory, as in weights, are one tap of more quads. Rows of taps that lie in
 // margins of zeros are skipped, and so is the pixel at the end of a row for taps that lie beside it, where tiles can.
@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "engine/kernels.hpp"
 #include "engine/pixels.hpp"
@@ -43,6 +44,48 @@ struct Rows {
 
 inline std::int64_t bytes_of_pixel(const Tensor& t) { return t.at(0, 1) - t.at(0, 0); }
 inline std::int64_t bytes_of_row(const Tensor& t) { return t.at(1, 0) - t.at(0, 0); }
+
+// What the window of a pool sees that stands over one output: the taps that lie inside.
+template <typename Pool>
+struct PoolWindow {
+    std::int64_t top, left;
+    Window rows, columns;
+    const std::uint8_t* in;  // of the first tap, which may lie outside
+    std::int64_t row_step, column_step, taps;
+
+    PoolWindow(const Pool& s, std::int32_t y, std::int32_t x, const std::uint8_t* arena)
+        : top(std::int64_t{y} * s.stride_h - s.pad_h), left(std::int64_t{x} * s.stride_w - s.pad_w),
+          rows(top, dilation(s).first, s.kernel_h, s.in.buffer.height),
+          columns(left, dilation(s).second, s.kernel_w, s.in.buffer.width), in(arena + s.in.at(top, left)),
+          row_step(bytes_of_row(s.in) * dilation(s).first), column_step(bytes_of_pixel(s.in) * dilation(s).second),
+          taps(std::int64_t{s.kernel_h} * s.kernel_w) {}
+
+    std::int64_t n_inside() const { return std::int64_t{rows.last - rows.first} * (columns.last - columns.first); }
+    auto n_outside() const { return static_cast<std::int32_t>(taps - n_inside()); }
+
+    // Call `visit(pixel)` for every tap inside.
+    template <typename Visit>
+    [[gnu::always_inline]] void each(Visit visit) const {
+        for (std::int64_t a = rows.first; a < rows.last; ++a) {
+            for (std::int64_t b = columns.first; b < columns.last; ++b) {
+                visit(in + a * row_step + b * column_step);
+            }
+        }
+    }
+
+   private:
+    static std::pair<std::int64_t, std::int64_t> dilation(const Pool& s) {
+        if constexpr (requires { s.dilation_h; }) {
+            return {s.dilation_h, s.dilation_w};
+        } else {
+            return {1, 1};
+        }
+    }
+};
+
+inline std::int32_t factor_at(const SumPool& s, std::int32_t y, std::int32_t x) {
+    return s.factor != nullptr ? s.factor[std::int64_t{y} * s.out.buffer.width + x] : 1;
+}
 
 // Some tiles of one or more blocks of outputs, all in one group.
 struct Run {

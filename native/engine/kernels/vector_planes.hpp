@@ -67,24 +67,17 @@ void max_pool(const MaxPool& s, Share share, std::uint8_t* arena) {
         return;
     }
     constexpr std::int64_t kBytes = 32;  // the arena has room behind what is read
-    const std::int64_t row_step = (s.in.at(1, 0) - s.in.at(0, 0)) * s.dilation_h;
-    const std::int64_t column_step = (s.in.at(0, 1) - s.in.at(0, 0)) * s.dilation_w;
     pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
-        const std::int64_t top = std::int64_t{y} * s.stride_h - s.pad_h, left = std::int64_t{x} * s.stride_w - s.pad_w;
-        const Window rows(top, s.dilation_h, s.kernel_h, s.in.buffer.height);
-        const Window columns(left, s.dilation_w, s.kernel_w, s.in.buffer.width);
-        const std::uint8_t* const in = arena + s.in.at(top, left);
+        const PoolWindow<MaxPool> window(s, y, x, arena);
         std::uint8_t* const out = arena + s.out.at(y, x);
         for (std::int64_t c = 0; c < s.out.channels; c += kBytes) {
             std::uint8_t most[kBytes] = {}, codes[kBytes];  // bytes are at least 0
-            for (std::int64_t a = rows.first; a < rows.last; ++a) {
-                for (std::int64_t b = columns.first; b < columns.last; ++b) {
-                    std::memcpy(codes, in + a * row_step + b * column_step + c, sizeof codes);
-                    for (std::int64_t i = 0; i < kBytes; ++i) {
-                        most[i] = std::max(most[i], codes[i]);
-                    }
+            window.each([&](const std::uint8_t* pixel) {
+                std::memcpy(codes, pixel + c, sizeof codes);
+                for (std::int64_t i = 0; i < kBytes; ++i) {
+                    most[i] = std::max(most[i], codes[i]);
                 }
-            }
+            });
             if (c + kBytes <= s.out.channels) {
                 std::memcpy(out + c, most, sizeof most);
             } else {
@@ -100,29 +93,22 @@ void sum_pool(const SumPool& s, Share share, std::uint8_t* arena) {
         portable::sum_pool(s, share, arena);
         return;
     }
-    const std::int64_t row_step = s.in.at(1, 0) - s.in.at(0, 0), column_step = s.in.at(0, 1) - s.in.at(0, 0);
     pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
-        const std::int64_t top = std::int64_t{y} * s.stride_h - s.pad_h, left = std::int64_t{x} * s.stride_w - s.pad_w;
-        const Window rows(top, 1, s.kernel_h, s.in.buffer.height), columns(left, 1, s.kernel_w, s.in.buffer.width);
-        const std::int64_t inside = std::int64_t{rows.last - rows.first} * (columns.last - columns.first);
-        const auto outside = static_cast<std::int32_t>(std::int64_t{s.kernel_h} * s.kernel_w - inside);
-        const std::int32_t factor = s.factor != nullptr ? s.factor[std::int64_t{y} * s.out.buffer.width + x] : 1;
+        const PoolWindow<SumPool> window(s, y, x, arena);
+        const std::int32_t factor = factor_at(s, y, x);
         // Codes are summed as they lie in memory.
-        const std::int32_t start = multiply_add(multiply_add(s.bias, outside, s.pad_value), static_cast<std::int32_t>(inside),
-                                                -s.in.code_offset);
-        const std::uint8_t* const in = arena + s.in.at(top, left);
+        const std::int32_t start = multiply_add(multiply_add(s.bias, window.n_outside(), s.pad_value),
+                                                static_cast<std::int32_t>(window.n_inside()), -s.in.code_offset);
         std::uint8_t* const out = arena + s.out.at(y, x);
         for (std::int64_t c = 0; c < s.out.channels; c += kBlock) {
             alignas(64) std::uint32_t sums[kBlock] = {};
             std::uint8_t codes[kBlock];
-            for (std::int64_t a = rows.first; a < rows.last; ++a) {
-                for (std::int64_t b = columns.first; b < columns.last; ++b) {
-                    std::memcpy(codes, in + a * row_step + b * column_step + c, sizeof codes);
-                    for (int i = 0; i < kBlock; ++i) {
-                        sums[i] += codes[i];
-                    }
+            window.each([&](const std::uint8_t* pixel) {
+                std::memcpy(codes, pixel + c, sizeof codes);
+                for (int i = 0; i < kBlock; ++i) {
+                    sums[i] += codes[i];
                 }
-            }
+            });
             for (std::uint32_t& sum : sums) {
                 sum = (sum + static_cast<std::uint32_t>(start)) * static_cast<std::uint32_t>(factor);
             }

@@ -1,0 +1,70 @@
+"""3x3 convolutions of ResNet-18, one algorithm of the engine beside another: for engine_sparse and engine_winograd."""
+
+import numpy as np
+import torch
+
+import dyadiq as dq
+from dyadiq.core.plan import uniform_plan
+from dyadiq.cost.facts import network_facts
+from dyadiq.engine import EngineProgram, compile_program, write_engine_file
+from dyadiq.ir.passes import canonicalize
+
+LAYERS = {"layer1": (64, 56), "layer2": (128, 28), "layer3": (256, 14), "layer4": (512, 7)}  # channels, side
+SEED = 0
+
+
+def program_of(channels, size, bits, kept=1.0):
+    """A convolution at some bits of weights and activations, a sample, and the share of blocks that is kept.
+
+    All weights but those of some blocks of 16 outputs by 4 inputs of one tap are zero. A depthwise layer before it
+    makes its input, since those of networks have 8 bits.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    before = torch.nn.Conv2d(channels, channels, 1, groups=channels)
+    conv = torch.nn.Conv2d(channels, channels, 3, padding=1)
+    mask = torch.rand((channels // 16, channels // 4, 3, 3), generator=generator) < kept
+    with torch.no_grad():
+        before.weight.fill_(1.0)
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator))
+        conv.weight.mul_(mask.repeat_interleave(16, dim=0).repeat_interleave(4, dim=1))
+    model = torch.nn.Sequential(before, torch.nn.ReLU(), conv, torch.nn.ReLU()).eval()
+    batch = torch.rand((2, channels, size, size), generator=generator)
+    graph = dq.capture(model, batch[:1])
+    plan = uniform_plan(network_facts(canonicalize(graph)), *bits)
+    return dq.lower(dq.quantize(graph, plan, [batch.numpy()])), batch[:1].numpy(), mask.float().mean().item()
+
+
+def compare(program, sample, algorithms, n_rounds, folder):
+    """Times of a program's last convolution by two algorithms, in turns, and how much faster the second is.
+
+    In each round both are timed by the engine's own profile, least of 10 runs; both give the same integers.
+    """
+    layer = [node.name for node in program.graph.nodes if node.op == "conv2d"][-1]
+    engines = {}
+    for name in algorithms:
+        write_engine_file(compile_program(program, algorithms={layer: name}), folder / f"{name}.dyqe")
+        engines[name] = EngineProgram(folder / f"{name}.dyqe")
+    feeds = {next(iter(engines[algorithms[0]].inputs)): sample}
+    found = [engine.run(feeds) for engine in engines.values()]
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0]), "algorithms differ"
+    times, shares = {name: [] for name in engines}, {}
+    for _ in range(n_rounds):
+        for name, engine in engines.items():
+            step = next(s for s in engine.profile(feeds, repeats=10) if s.layer == layer)
+            times[name].append(step.time_us)
+            shares[name] = max(shares.get(name, 0.0), step.peak_frac or 0.0)
+    ratios = np.array(times[algorithms[0]]) / np.array(times[algorithms[1]])
+    return {
+        "least_us": {name: round(min(t), 1) for name, t in times.items()},
+        "peak_frac": {name: round(share, 3) for name, share in shares.items()},
+        "speedup": round(float(np.median(ratios)), 2),
+        "speedup_quartiles": [round(float(q), 2) for q in np.quantile(ratios, (0.25, 0.75))],
+        "file_bytes": {name: (folder / f"{name}.dyqe").stat().st_size for name in engines},
+        "isa": engines[algorithms[0]].isa,
+    }
+
+
+def speedup_cell(row):
+    """A speed-up with its quartiles, for a table."""
+    low, high = row["speedup_quartiles"]
+    return f"{row['speedup']:.2f} ({low:.2f} to {high:.2f})"
