@@ -14,8 +14,9 @@ namespace dyadiq::engine::avx512vnni {
 namespace {
 
 constexpr std::int64_t kPanelBytes = kPositions * std::int64_t{kMaxWinogradChannels} * kBlock;  // transformed weights
+constexpr std::int64_t kApart = 64;  // bytes more from position to position: multiples of 4096 share few lines of a cache
 constexpr std::int64_t kNear = 224 << 10;  // bytes of transformed inputs that stay near until all weights have met them
-constexpr int kBlocks = 2, kTiles = kMaxPixels2;  // of one product of matrices
+constexpr std::int64_t kBlocks = 2, kTiles = kMaxPixels2;  // of one product of matrices
 constexpr int kCentre = 5, kTaps = 9;             // position (1, 1); weights of a kernel
 
 // B' d B of 64 channels.
@@ -203,7 +204,7 @@ struct Worker {
     const WinogradTiles tiles;
     const std::int64_t quads, blocks, vector_bytes;  // of one position of a tile
     std::int64_t first_of_chunk = 0, n_of_chunk = 0;
-    std::uint8_t* inputs;  // transformed, of the chunk: [position][tile][channels]
+    std::uint8_t* inputs;  // transformed, of the chunk: [band][position][tile][channels]
     std::int32_t* sums;    // [position][kTiles][kBlocks][16]
     Finisher finishers[kBlocks];
 
@@ -212,26 +213,43 @@ struct Worker {
           blocks((s.out.channels + kBlock - 1) / kBlock), vector_bytes(winograd_bytes(s.in.channels) / kPositions),
           inputs(memory + s.winograd.scratch.offset + first * winograd_bytes(s.in.channels)), sums(m) {}
 
+    // Bytes from one position of n blocks of weights side by side to the next one.
+    std::int64_t panel_step(std::int64_t n) const { return n * quads * kBytes + kApart; }
+
     Place place(std::int64_t tile) const {
         const std::int64_t y = tile / tiles.columns * 2, x = tile % tiles.columns * 2;
         return {y, x, y + 1 < s.out.buffer.height, x + 1 < s.out.buffer.width};
     }
 
-    void read_chunk(std::int64_t first, std::int64_t n) {
-        first_of_chunk = first, n_of_chunk = n;
-        const std::int64_t pixel = bytes_of_pixel(s.in), row = bytes_of_row(s.in), step = n * vector_bytes;
-        const __m512i centre = _mm512_set1_epi8(static_cast<char>(-4 * s.winograd.low));
-        for (std::int64_t t = 0; t < n; ++t) {
-            const Place at = place(first + t);
-            const std::uint8_t* const d = arena + s.in.at(at.y - s.pad_h, at.x - s.pad_w);
-            // The last line is of the second outputs alone: where there are none, another stands for it.
-            const std::uint8_t* const rows[4] = {d, d + row, d + 2 * row, d + (at.has_row ? 3 : 2) * row};
-            const std::int64_t columns[4] = {0, pixel, 2 * pixel, (at.has_column ? 3 : 2) * pixel};
-            for (std::int64_t c = 0; c < vector_bytes; c += kBytes) {
-                const std::uint8_t* const from[4] = {rows[0] + c, rows[1] + c, rows[2] + c, rows[3] + c};
-                transform_inputs(from, columns, centre, inputs + t * vector_bytes + c, step);
-            }
+    // Call `visit(first, count, inputs)` for the tiles that products take at once, and where they lie transformed.
+    template <typename Visit>
+    void each_band(Visit visit) const {
+        const std::int64_t bands = (n_of_chunk + kTiles - 1) / kTiles;
+        for (std::int64_t band = 0, first = 0; band < bands; ++band) {
+            const std::int64_t end = n_of_chunk * (band + 1) / bands;
+            visit(first_of_chunk + first, end - first, inputs + first * kPositions * vector_bytes);
+            first = end;
         }
+    }
+
+    void read_chunk(std::int64_t first_tile, std::int64_t n) {
+        first_of_chunk = first_tile, n_of_chunk = n;
+        const std::int64_t pixel = bytes_of_pixel(s.in), row = bytes_of_row(s.in);
+        const __m512i centre = _mm512_set1_epi8(static_cast<char>(-4 * s.winograd.low));
+        each_band([&](std::int64_t first, std::int64_t count, std::uint8_t* to) {
+            Place at = place(first);
+            for (std::int64_t t = 0; t < count; ++t, to += vector_bytes) {
+                const std::uint8_t* const d = arena + s.in.at(at.y - s.pad_h, at.x - s.pad_w);
+                // The last line is of the second outputs alone: where there are none, another stands for it.
+                const std::uint8_t* const rows[4] = {d, d + row, d + 2 * row, d + (at.has_row ? 3 : 2) * row};
+                const std::int64_t columns[4] = {0, pixel, 2 * pixel, (at.has_column ? 3 : 2) * pixel};
+                for (std::int64_t c = 0; c < vector_bytes; c += kBytes) {
+                    const std::uint8_t* const from[4] = {rows[0] + c, rows[1] + c, rows[2] + c, rows[3] + c};
+                    transform_inputs(from, columns, centre, to + c, count * vector_bytes);
+                }
+                at = next(at);
+            }
+        });
     }
 
     // All tiles of the chunk with one or two blocks of weights.
@@ -250,21 +268,18 @@ struct Worker {
         call.pixel_step = vector_bytes;
         call.quads = quads, call.block_bytes = quads * kBytes;
         call.taps = &all, call.n_taps = 1;
-        const std::int64_t bands = (n_of_chunk + kTiles - 1) / kTiles;
-        for (std::int64_t band = 0, first = 0; band < bands; ++band) {
-            const std::int64_t end = n_of_chunk * (band + 1) / bands, count = end - first;
+        each_band([&](std::int64_t first, std::int64_t count, const std::uint8_t* from) {
             const Tile tile = n == 1 ? dyadiq_avx512vnni_tiles.one[count - 1] : dyadiq_avx512vnni_tiles.two[count - 1];
             for (int position = 0; position < kPositions; ++position) {
-                call.weights = panel + position * n * call.block_bytes;
+                call.weights = panel + position * panel_step(n);
                 call.bias = reinterpret_cast<const std::int32_t*>(starts[position]);
                 call.sums = sums + position * kTiles * kBlocks * kBlock;
-                tile(&call, inputs + (position * n_of_chunk + first) * vector_bytes, arena, arena);
+                tile(&call, from + position * count * vector_bytes, arena, arena);
             }
             for (int b = 0; b < n; ++b) {
-                finish(finishers[b], sums + b * kBlock, n * kBlock, first_of_chunk + first, count);
+                finish(finishers[b], sums + b * kBlock, n * kBlock, first, count);
             }
-            first = end;
-        }
+        });
     }
 
     void finish(const Finisher& finisher, const std::int32_t* m, std::int64_t tile_step, std::int64_t first,
@@ -343,16 +358,16 @@ void conv_winograd(const Conv& s, Share share, std::uint8_t* arena) {
         conv_packed(s, share, arena);
         return;
     }
-    alignas(64) std::int8_t panel[kPanelBytes];
-    alignas(64) std::int32_t sums[kPositions * kTiles * kBlocks * kBlock];
     constexpr std::int64_t kMostBlocks = 8;  // in the panel
+    alignas(64) std::int8_t panel[kPanelBytes + kMostBlocks * kPositions * kApart];
+    alignas(64) std::int32_t sums[kPositions * kTiles * kBlocks * kBlock];
     TapSums weights[kMostBlocks];
     const std::int64_t n_tiles = WinogradTiles(s.out.buffer).n(), first = share.first(n_tiles), last = share.last(n_tiles);
     if (first == last) {
         return;
     }
     Worker worker(s, arena, first, sums);
-    const std::int64_t block_bytes = kPositions * worker.quads * kBytes;  // in the panel
+    const std::int64_t block_bytes = kPositions * worker.quads * kBytes;
     const std::int64_t file_bytes = kTaps * worker.quads * kBytes * s.weight_bits / 8;
     std::int64_t in_panel = std::min({kPanelBytes / block_bytes, worker.blocks, kMostBlocks});
     in_panel = in_panel > kBlocks ? in_panel / kBlocks * kBlocks : in_panel;
@@ -361,10 +376,10 @@ void conv_winograd(const Conv& s, Share share, std::uint8_t* arena) {
     for (std::int64_t block = 0; block < worker.blocks; block += in_panel) {
         const std::int64_t n = std::min(in_panel, worker.blocks - block);
         for (std::int64_t b = 0; b < n; ++b) {  // pairs of blocks side by side
-            const std::int64_t pair = b / kBlocks * kBlocks, of_pair = std::min<std::int64_t>(kBlocks, n - pair);
-            std::int8_t* const to = panel + pair * block_bytes + b % kBlocks * worker.quads * kBytes;
+            const std::int64_t pair = b / kBlocks, of_pair = std::min(kBlocks, n - pair * kBlocks);
+            std::int8_t* const to = panel + pair * kPositions * worker.panel_step(kBlocks) + b % kBlocks * worker.quads * kBytes;
             weights[b] = fill_panel(s.weight_bits, static_cast<const std::int8_t*>(s.weights) + (block + b) * file_bytes,
-                                    worker.quads, to, of_pair * worker.quads * kBytes);
+                                    worker.quads, to, worker.panel_step(of_pair));
         }
         for (std::int64_t chunk = first; chunk < last; chunk += most) {
             if (block == 0) {
@@ -372,7 +387,7 @@ void conv_winograd(const Conv& s, Share share, std::uint8_t* arena) {
             }
             for (std::int64_t b = 0; b < n; b += kBlocks) {
                 const auto of_pair = static_cast<int>(std::min<std::int64_t>(kBlocks, n - b));
-                worker.multiply(panel + b * block_bytes, block + b, of_pair, weights + b);
+                worker.multiply(panel + b / kBlocks * kPositions * worker.panel_step(kBlocks), block + b, of_pair, weights + b);
             }
         }
     }

@@ -27,7 +27,7 @@ _MAX_PLACES = 8192  # quads of a block
 # Share of quads that are not all zero, up to which sparse weights are worth it: benchmarks/engine_sparse.py.
 _DENSEST = 0.6
 # Channels, and outputs of a plane, from which on Winograd is worth it: benchmarks/engine_winograd.py.
-_LEAST_CHANNELS, _LEAST_PLANE = 32, 100
+_LEAST_CHANNELS, _LEAST_PLANE = 32, 49
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str 
     """Return weights for the kernels of an algorithm; None: of the rule's.
 
     The rule: sparse where at most 0.6 of the quads are not all zero, and the file is no larger for it; Winograd where
-    that is proven to give the same integers, with at least 32 channels on both sides and 100 outputs a plane; else
+    that is proven to give the same integers, with at least 32 channels on both sides and 49 outputs a plane; else
     direct.
 
     Args:

@@ -32,8 +32,8 @@ def transformed_weights(weight: NDArray[np.int64]) -> NDArray[np.int64]:
         weight ``[O, I, 3, 3]``; the result ``[O, I, 4, 4]``.
 
     Example:
-        >>> transformed_weights(np.full((1, 1, 3, 3), 14)).max(), transformed_weights(np.full((1, 1, 3, 3), -15)).min()
-        (126, -135)
+        >>> [int(transformed_weights(np.full((1, 1, 3, 3), w))[0, 0, 1, 1]) for w in (14, -15)]
+        [126, -135]
     """
     moved: NDArray[np.int64] = _G @ weight @ _G.T
     return moved
