@@ -8,7 +8,15 @@ import pytest
 PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
 
 
-TABLES = ["engine_runtime", "engine_sparse", "engine_vs_peers", "latency_cost", "ptq_methods", "ptq_vs_peers"]
+TABLES = [
+    "engine_runtime",
+    "engine_sparse",
+    "engine_vs_peers",
+    "engine_winograd",
+    "latency_cost",
+    "ptq_methods",
+    "ptq_vs_peers",
+]
 
 
 @pytest.mark.parametrize("script", TABLES, indirect=True)
