@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from dyadiq.core.errors import CaptureError, UnknownNameError
 from dyadiq.ir.capture_builder import GraphBuilder, Ref
 from dyadiq.ir.check import check_graph
@@ -170,7 +172,10 @@ def _read_node(net: Network, node: Any, folder: Path | None) -> None:
         net.failed.update(outputs)
         return
     try:
-        constant = constant_node(attrs, folder) if op == "Constant" else computed_constant(net, entry)
+        if op == "Constant":
+            constant: NDArray[Any] | None = constant_node(attrs, folder)
+        else:
+            constant = computed_constant(entry, net.constants, lambda name: net.shape(Ref(name)))
         if constant is not None:
             net.constants[outputs[0]] = constant
             net.known.add(outputs[0])

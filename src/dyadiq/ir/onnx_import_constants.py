@@ -1,4 +1,4 @@
-"""What nodes make of constants alone, mostly of shapes. Used by `onnx_import` only.
+"""What nodes make of constants alone, mostly of shapes. Used by `onnx_import` and `qonnx_import`.
 
 To support another operator: write a function and add one line to ``_FOLDED``.
 """
@@ -13,30 +13,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dyadiq.ir.capture_builder import Ref
 from dyadiq.ir.onnx_file import DamagedError, read_constant
-from dyadiq.ir.onnx_import_network import Network, OnnxNode
+from dyadiq.ir.onnx_import_network import OnnxNode
 
 __all__ = ["computed_constant"]
 
 _MAX_COMPUTED = 1 << 20  # numbers of a constant that is computed
 
 
-def computed_constant(net: Network, node: OnnxNode) -> NDArray[Any] | None:
-    """Return what a node makes of constants alone, mostly of shapes; None if it is no such node.
+def computed_constant(
+    node: OnnxNode, constants: Mapping[str, NDArray[Any]], shape: Callable[[str], tuple[int, ...]]
+) -> NDArray[Any] | None:
+    """Return what a node makes of constants alone, or of the shape of a tensor; None if it is no such node.
 
     The batch is 0 in a shape, as in what Reshape takes for "as it is".
+
+    Args:
+        node: The node.
+        constants: Numbers by name.
+        shape: Of a tensor by name, without the batch.
 
     Raises:
         DamagedError: It would be too large.
     """
-    if node.op == "Shape" and node.inputs[0] not in net.constants:
-        sizes = (0, *net.shape(Ref(node.inputs[0])))
-        shape: NDArray[Any] = np.array(sizes, dtype=np.int64)[node.attrs.get("start", 0) : node.attrs.get("end")]
-        return shape
-    if node.op not in _FOLDED or not all(name in net.constants for name in node.inputs if name) or not node.inputs:
+    if node.op == "Shape" and node.inputs[0] not in constants:
+        sizes: NDArray[Any] = np.array((0, *shape(node.inputs[0])), dtype=np.int64)
+        return sizes[node.attrs.get("start", 0) : node.attrs.get("end")]
+    if node.op not in _FOLDED or not all(name in constants for name in node.inputs if name) or not node.inputs:
         return None
-    inputs = [net.constants[name] for name in node.inputs if name]
+    inputs = [constants[name] for name in node.inputs if name]
     if sum(values.size for values in inputs) > _MAX_COMPUTED and node.op not in ("Identity", "Transpose", "Reshape"):
         raise DamagedError("computes a large constant. Simplify the model first (constant folding)")
     return np.asarray(_FOLDED[node.op](node, *inputs))

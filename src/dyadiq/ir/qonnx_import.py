@@ -36,6 +36,8 @@ from dyadiq.ir.onnx_file import (
     needed_nodes,
     read_constant,
 )
+from dyadiq.ir.onnx_import_constants import computed_constant
+from dyadiq.ir.onnx_import_network import OnnxNode
 from dyadiq.ir.proof import prove
 from dyadiq.ir.qonnx_import_build import MAX_CHANNELS, MAX_ELEMENTS, Affine, UnrepresentableError
 from dyadiq.ir.qonnx_import_constants import Constant
@@ -44,7 +46,7 @@ from dyadiq.ir.qonnx_import_reader import Call, Reader, Value
 
 __all__ = ["import_qonnx"]
 
-_DOMAINS = ("", "ai.onnx", "qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas")
+_DOMAINS = ("", "ai.onnx", "qonnx.custom_op.general", "finn.custom_op.general", "onnx.brevitas", "com.microsoft")
 _FUNCTIONS = ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Tanh", "TopK")
 
 
@@ -53,14 +55,17 @@ def import_qonnx(
     *,
     outputs: Sequence[str] = (),
     input_types: Mapping[str, tuple[str, float]] | None = None,
+    nearest: bool = False,
 ) -> IntegerProgram:
-    """Return the integer program of a QONNX model.
+    """Return the integer program of a QONNX model, or of one with ONNX's own quantizers (QDQ).
 
     Args:
         model: A file, its bytes, or an ONNX ``ModelProto``.
         outputs: Names of tensors to end at, if not at the model's outputs; e.g. the tensor before a Softmax.
         input_types: Code type and scale of the data of inputs by name, e.g. ``{"x": ("int16", 2**-10)}``, for inputs
             that the model does not quantize itself. Data are rounded to that grid first.
+        nearest: Whether nodes ``QuantizeLinear`` and sums whose scales, being arbitrary numbers, have no exact integer
+            form may get a near one (`qonnx_import_linear`); a note names them.
 
     Returns:
         The program. ``provenance`` holds ``notes``, and ``outputs``: ONNX tensor to program tensor.
@@ -74,7 +79,7 @@ def import_qonnx(
     """
     proto, where = load_onnx(model)
     graph = proto.graph
-    reader = Reader()
+    reader = Reader(nearest=nearest)
     problems: list[str] = []
     _read_constants(reader, graph, _folder(model), problems)
     _read_inputs(reader, graph, dict(input_types or {}), problems)
@@ -87,6 +92,11 @@ def import_qonnx(
         if name not in made:
             problems.append(f"output {name}: no node makes it")
     failed: set[str] = set()
+    for node in graph.node:
+        for name in node.input:
+            reader.readers.setdefault(name, []).append(node.op_type)
+    for name in wanted:
+        reader.readers.setdefault(name, []).append("output")
     for node in needed_nodes(graph, wanted):
         _read_node(reader, node, problems, failed)
     found: dict[str, str] = {}
@@ -99,6 +109,11 @@ def import_qonnx(
     if problems or not found:
         listed = "".join(f"\n  {line}" for line in problems or ["it has no outputs"])
         raise CaptureError(f"{where}: {len(problems) or 1} parts cannot be expressed exactly in integers:{listed}")
+    if reader.near:
+        reader.note(
+            f"{len(reader.near)} roundings have near integer forms, not exact ones: codes may differ by one where "
+            f"values are within 2^-11 of a step of a tie: {', '.join(reader.near)}"
+        )
     provenance = {"source": "qonnx", "producer": proto.producer_name, "notes": reader.notes, "outputs": found}
     program = reader.out.program(list(dict.fromkeys(found.values())), provenance)
     check_graph(program.graph)
@@ -121,7 +136,8 @@ def _read_constants(reader: Reader, graph: Any, folder: Path | None, problems: l
 
 def _constant(read: Callable[[], NDArray[Any]]) -> Constant:
     try:
-        return Constant(read().astype(np.float64))
+        values = read()
+        return Constant(values.astype(np.float64), dtype=values.dtype.name)
     except DamagedError as error:
         raise UnrepresentableError(str(error)) from error
 
@@ -161,6 +177,9 @@ def _input(reader: Reader, name: str, shape: tuple[int, ...], declared: tuple[st
 
 def _read_node(reader: Reader, node: Any, problems: list[str], failed: set[str]) -> None:
     where = f"{node.name or (node.output[0] if node.output else '?')} ({node.op_type})"
+    if (constant := _computed(reader, node)) is not None:
+        reader.values[node.output[0]] = constant
+        return
     if node.domain not in _DOMAINS or (node.op_type not in HANDLERS and node.op_type != "Constant"):
         ends = node.op_type in _FUNCTIONS and len(node.input) > 0
         hint = f". End the program before it: outputs=[{node.input[0]!r}]" if ends else ""
@@ -184,6 +203,21 @@ def _read_node(reader: Reader, node: Any, problems: list[str], failed: set[str])
         reader.values[node.output[0]] = value
         return
     failed.update(node.output)
+
+
+def _computed(reader: Reader, node: Any) -> Constant | None:
+    """Return what a node makes of plain constants or of a shape, where that is no matter of a handler."""
+    values = {n: reader.values[n] for n in node.input if n in reader.values}
+    ours = node.op_type in HANDLERS and node.op_type not in ("Concat", "Slice")
+    if ours or (node.op_type in HANDLERS and not all(isinstance(v, Constant) for v in values.values())):
+        return None
+    plain = {n: v.values.astype(v.dtype or np.float64) for n, v in values.items() if isinstance(v, Constant)}
+    try:
+        entry = OnnxNode(node.op_type, node.output[0], tuple(node.input), attributes(node), node.name)
+        made = computed_constant(entry, plain, lambda name: reader.shape(name))
+    except (DamagedError, UnrepresentableError, ArithmeticError, LookupError, TypeError, ValueError):
+        return None  # it is told as an operator that there is not
+    return None if made is None else Constant(made.astype(np.float64), dtype=made.dtype.name)
 
 
 def _call(reader: Reader, node: Any) -> Value:

@@ -24,7 +24,17 @@ from dyadiq.ir.integer import IntegerProgram
 from dyadiq.ir.proof import Bound, accumulator_type, node_bound
 from dyadiq.ir.qonnx_import_rounding import Rescale
 
-__all__ = ["MAX_CHANNELS", "MAX_ELEMENTS", "Affine", "Dot", "Emitter", "Ends", "UnrepresentableError", "narrowed"]
+__all__ = [
+    "MAX_CHANNELS",
+    "MAX_ELEMENTS",
+    "Affine",
+    "Dot",
+    "Emitter",
+    "Ends",
+    "Parts",
+    "UnrepresentableError",
+    "narrowed",
+]
 
 _LARGEST_IDENTITY = 4096
 MAX_CHANNELS, MAX_ELEMENTS = 1 << 16, 1 << 28  # time grows with channels, about 0.2 ms each
@@ -167,6 +177,13 @@ def narrowed(ends: Ends, by: Ends) -> Ends:
     return bottom, top
 
 
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Tensors to be concatenated along channels once a quantizer has rounded each to its own step."""
+
+    values: tuple[Affine, ...]
+
+
 @dataclass
 class Emitter:
     """Collects the nodes of a program."""
@@ -255,15 +272,18 @@ class Emitter:
 
     def requantize(
         self, x: str, hint: str, multiplier: Sequence[int], shift: Sequence[int], qtype: QType,
-        scale: Any, zero_point: int = 0, limits: tuple[int, int] | None = None,
+        scale: Any, zero_point: int = 0, limits: tuple[int, int] | None = None, offset: int = 0,
     ) -> str:  # fmt: skip
-        """Add a requantize; multipliers and shifts that are all alike become one. Its zero point is in the codes."""
+        """Add a requantize; multipliers and shifts that are all alike become one.
+
+        The zero point is in the codes already, but for what is added after rounding.
+        """
         name = self.fresh(hint)
         alike = len(set(zip(multiplier, shift, strict=True))) == 1
         pairs = (multiplier[:1], shift[:1]) if alike else (multiplier, shift)
         parts = [x, self.param(f"{name}.multiplier", pairs[0]), self.param(f"{name}.shift", pairs[1])]
         low, high = limits or (qtype.qmin, qtype.qmax)
-        attrs = {"zero_point": 0, "clip_min": low, "clip_max": high}
+        attrs = {"zero_point": offset, "clip_min": low, "clip_max": high}
         return self.node("requantize", hint, parts, self.tensors[x].shape, qtype, scale, zero_point, **attrs)
 
     def clip(self, x: str, hint: str, offset: int, qtype: QType, limits: tuple[int, int], scale: Any, zero: int) -> str:
@@ -317,12 +337,19 @@ class Emitter:
         return self.bounds[value.base]
 
     def rescale(
-        self, value: Affine, name: str, r: Rescale, qtype: QType, scale: float, zero_point: int, limits: tuple[int, int]
-    ) -> str:
-        """Emit the rounding that `find_rescale` found."""
+        self, value: Affine, name: str, r: Rescale, qtype: QType, scale: float, zero_point: int,
+        limits: tuple[int, int], offset: int = 0,
+    ) -> str:  # fmt: skip
+        """Emit the rounding that `find_rescale` found, and add an offset to what it makes."""
         step = [float(f / g) for f, g in zip(value.factors(), r.gain, strict=True)]
         x, multiplier, shift = value.base, r.multiplier, r.shift
-        if isinstance(x, Dot) or not r.plain:
+        if not isinstance(x, Dot) and not r.plain and set(r.gain) == {1} and len(set(r.bias)) == 1:
+            low, high = (int(end) + r.bias[0] for end in (self.bounds[x].low.min(), self.bounds[x].high.max()))
+            wide = bits_for_range(low, high)
+            x = self.clip(x, f"{name}.moved", r.bias[0], wide, (wide.qmin, wide.qmax), self.tensors[x].scale, 0)
+            if r.composed and set(multiplier) != {1}:
+                x = self.wide_multiple(x, name, multiplier, step)
+        elif isinstance(x, Dot) or not r.plain:
             dot = self.as_dot(value, name)
             x = self.dot(dot, value.shape, r.gain, r.bias, step if len(set(step)) > 1 else step[0])
         else:
@@ -330,18 +357,19 @@ class Emitter:
             if r.composed and set(multiplier) != {1}:
                 x = self.wide_multiple(x, name, multiplier, step)
         if not r.composed:
-            return self.requantize(x, name, multiplier, shift, qtype, scale, zero_point, limits)
+            return self.requantize(x, name, multiplier, shift, qtype, scale, zero_point, limits, offset)
         half = 1 << (shift[0] - 1)
         parts = [self.half_of(x, f"{name}.half", offset, shift[0] + 1, scale) for offset in (half - 1, -half)]
         total = self.node("add", f"{name}.sum", parts, value.shape, scale=scale)
-        return self.clip(total, name, 0, qtype, limits, scale, zero_point)
+        return self.clip(total, name, offset, qtype, limits, scale, zero_point)
 
     def wide_multiple(self, x: str, name: str, multiplier: Sequence[int], step: Sequence[float]) -> str:
         """Emit codes times integers, in a type that holds them."""
         bound, m = self.bounds[x], np.asarray(multiplier, dtype=np.int64)
-        qtype = bits_for_range(int((bound.low * m).min()), int((bound.high * m).max()))
+        ends = int((bound.low * m).min()), int((bound.high * m).max())
         scale = step if len(set(step)) > 1 else step[0]
-        return self.requantize(x, f"{name}.wide", multiplier, [0] * len(multiplier), qtype, scale)
+        shift = [0] * len(multiplier)
+        return self.requantize(x, f"{name}.wide", multiplier, shift, bits_for_range(*ends), scale, limits=ends)
 
     def half_of(self, x: str, name: str, offset: int, shift: int, scale: float) -> str:
         """Emit ``(x + offset + 2^(shift-1)) >> shift`` without clipping."""

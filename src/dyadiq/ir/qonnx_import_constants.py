@@ -41,12 +41,14 @@ class Constant:
         codes: Integers, zero point removed, if it went through a quantizer.
         steps: Real value of one code, of the same shape.
         qtype: Declared type, if the zero point is 0.
+        dtype: Type of the numbers in the file; empty if they were computed.
     """
 
     values: NDArray[np.float64]
     codes: NDArray[np.int64] | None = None
     steps: NDArray[np.float64] | None = None
     qtype: QType | None = None
+    dtype: str = ""
 
     def moved(self, move: Callable[[Any], Any]) -> Constant:
         """Return the constant with a function applied to all its arrays (transpose, reshape)."""

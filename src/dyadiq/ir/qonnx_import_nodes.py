@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from dyadiq.core.qtype import QType, bits_for_range
 from dyadiq.ir.qonnx_import_build import Affine, UnrepresentableError
-from dyadiq.ir.qonnx_import_constants import Constant, fraction_gcd, per_channel, root
+from dyadiq.ir.qonnx_import_constants import Constant, per_channel, root
 from dyadiq.ir.qonnx_import_dot import conv, gemm, matmul, max_window, out_size, pad_code, window
+from dyadiq.ir.qonnx_import_joins import concat, join
+from dyadiq.ir.qonnx_import_linear import dequantize_linear, quantize_linear
 from dyadiq.ir.qonnx_import_quant import bipolar_quant, positive, quant, snapped, trunc
 from dyadiq.ir.qonnx_import_reader import Call, Reader, Value, settled
 
@@ -95,7 +96,7 @@ def _add(call: Call) -> Value:
     for value, other in ((left, right), (right, left)):
         if isinstance(value, Affine) and isinstance(other, Constant):
             return value.scaled((_ONE,) * value.channels, per_channel(other, value.shape))
-    return _join(call, call.tensor(0), call.tensor(1))
+    return join(call, call.tensor(0), call.tensor(1))
 
 
 def _sub(call: Call) -> Value:
@@ -108,7 +109,7 @@ def _sub(call: Call) -> Value:
     negative = _times(call.tensor(1), -_ONE)
     if isinstance(left, Constant):
         return negative.scaled((_ONE,) * negative.channels, per_channel(left, negative.shape))
-    return _join(call, call.tensor(0), positive(call.reader, negative, call.name))
+    return join(call, call.tensor(0), positive(call.reader, negative, call.name))
 
 
 def _mul(call: Call) -> Value:
@@ -143,79 +144,6 @@ def _batch_norm(call: Call) -> Affine:
     factors = tuple(g / root(v + eps) for g, v in zip(gamma, variance, strict=True))
     offsets = tuple(b - m * f for b, m, f in zip(beta, mean, factors, strict=True))
     return value.scaled(factors, offsets)
-
-
-# -- joins -----------------------------------------------------------------------------------------
-
-
-def _branch(call: Call, value: Affine) -> Affine:
-    """Return the value over an emitted tensor, factors positive, with zero as code 0 if its offset is a code."""
-    value = settled(call.reader, positive(call.reader, settled(call.reader, value, call.name), call.name), call.name)
-    code = pad_code(value, (0, 0))
-    if not code:
-        return value
-    assert isinstance(value.base, str)
-    info, bound = call.reader.out.tensors[value.base], call.reader.out.bounds[value.base]
-    qtype = bits_for_range(int(bound.low.min()) - code, int(bound.high.max()) - code)
-    name, ends = f"{call.name}.centred", (qtype.qmin, qtype.qmax)
-    base = call.reader.out.clip(value.base, name, -code, qtype, ends, info.scale, 0)
-    return replace(value, base=base, b=(_ZERO,))
-
-
-def _on_step(call: Call, value: Affine, steps: tuple[Fraction, ...]) -> Affine:
-    """Return the value in codes of a finer step.
-
-    Raises:
-        UnrepresentableError: The reason.
-    """
-    multiples = [int(f / s) for f, s in zip(value.factors(), steps, strict=True)]
-    if max(multiples) >= _MAX_MULTIPLE:
-        raise UnrepresentableError("joins tensors whose scales have no common step. Quantize them to one scale first")
-    if set(multiples) == {1}:
-        return value
-    assert isinstance(value.base, str)
-    base = call.reader.out.wide_multiple(value.base, call.name, multiples, [float(s) for s in steps])
-    return replace(value, base=base, a=steps)
-
-
-def _join(call: Call, *values: Affine) -> Affine:
-    first = values[0]
-    if any(v.shape != first.shape for v in values):
-        raise UnrepresentableError(f"adds tensors of shapes {', '.join(str(v.shape) for v in values)}")
-    parts = [_branch(call, v) for v in values]
-    steps = tuple(fraction_gcd(column) for column in zip(*(p.factors() for p in parts), strict=True))
-    parts = [_on_step(call, p, steps) for p in parts]
-    scales = [float(s) for s in steps]
-    scale = scales if len(set(scales)) > 1 else scales[0]
-    base = call.reader.out.node("add", call.name, [str(p.base) for p in parts], first.shape, scale=scale)
-    offsets = tuple(sum(column, start=_ZERO) for column in zip(*(p.offsets() for p in parts), strict=True))
-    return Affine(first.shape, base, steps, offsets)
-
-
-def _concat(call: Call) -> Affine:
-    if call.attrs.get("axis") not in (1, -len(call.tensor().shape)):
-        raise UnrepresentableError(f"concatenates along axis {call.attrs.get('axis')}; only channels (1) are supported")
-    parts = [_branch(call, call.tensor(i)) for i in range(len(call.inputs))]
-    if any(p.shape[1:] != parts[0].shape[1:] for p in parts):
-        raise UnrepresentableError("concatenates tensors of different sizes")
-    if any(len(set(p.a)) > 1 or any(p.b) for p in parts):
-        raise UnrepresentableError("concatenates tensors with steps per channel or offsets. Quantize them first")
-    step = fraction_gcd([p.a[0] for p in parts])
-    parts = [_on_step(call, p, (step,) * p.channels) for p in parts]
-    out, bases = call.reader.out, [str(p.base) for p in parts]
-    types = [out.tensors[b].qtype for b in bases]
-    common = types[0]
-    assert common is not None
-    if len(set(types)) > 1 or any(out.tensors[b].zero_point for b in bases):
-        common = bits_for_range(*(int(end) for end in _hull(types)))
-        ends = (common.qmin, common.qmax)
-        bases = [out.clip(b, f"{call.name}.as_{common}", 0, common, ends, float(step), 0) for b in bases]
-    shape = (sum(p.shape[0] for p in parts), *parts[0].shape[1:])
-    return Affine(shape, out.node("concat", call.name, bases, shape, common, float(step)), (step,), (_ZERO,))
-
-
-def _hull(types: list[QType | None]) -> tuple[int, int]:
-    return min(t.qmin for t in types if t), max(t.qmax for t in types if t)
 
 
 # -- pooling and shapes ----------------------------------------------------------------------------
@@ -275,6 +203,33 @@ def _average(
     return Affine(shape, base, a, (_ZERO,) if code else value.b)
 
 
+def _pad(call: Call) -> Affine:
+    """Return a tensor with the code of zero around it.
+
+    Raises:
+        UnrepresentableError: The reason.
+    """
+    value = call.codes()
+    rank, fill = 1 + len(value.shape), call.inputs[2] if len(call.inputs) > 2 else None
+    given = call.attrs["pads"] if "pads" in call.attrs else call.constant(1, "its pads").values.tolist()
+    pads = [int(p) for p in given]
+    filled = fill.scalar("its value") if isinstance(fill, Constant) else float(call.attrs.get("value", 0.0))
+    if call.attrs.get("mode", "constant") != "constant" or filled or len(pads) != 2 * rank or len(call.inputs) > 3:
+        raise UnrepresentableError("pads with something else than zeros, or some axes only")
+    before, after = tuple(pads[1:rank]), tuple(pads[rank + 1 :])
+    a, b = (part[:1] if len(set(part)) == 1 else part for part in (value.a, value.b))
+    if pads[0] or pads[rank] or min(pads) < 0 or rank != 4 or ((before[0] or after[0]) and len(a) + len(b) > 2):
+        raise UnrepresentableError(f"pads {tuple(pads)}; zeros around [C, H, W] are supported")
+    shape = tuple(n + first + last for n, first, last in zip(value.shape, before, after, strict=True))
+    assert isinstance(value.base, str)
+    info, attrs = call.reader.out.tensors[value.base], {"before": before, "after": after}
+    base = call.reader.out.node(
+        "pad", call.name, [value.base], shape, info.qtype, info.scale, info.zero_point, **attrs,
+        pad_value=pad_code(value, (1, 1)),
+    )  # fmt: skip
+    return replace(value, base=base, shape=shape, a=a, b=b)
+
+
 def _reshape(call: Call) -> Value:
     shape = call.constant(1, "its shape").values.astype(np.int64).ravel().tolist()
     first = call.inputs[0]
@@ -293,6 +248,36 @@ def _flatten(call: Call) -> Affine:
     if call.attrs.get("axis", 1) != 1:
         raise UnrepresentableError("flattens from an axis other than 1")
     return _flat(call, call.tensor())
+
+
+def _slice(call: Call) -> Affine:
+    """Return every n-th row and column, as a max pool of windows of one.
+
+    Raises:
+        UnrepresentableError: Another part of the tensor.
+    """
+    value = settled(call.reader, positive(call.reader, call.tensor(), call.name), call.name, keep_clip=True)
+    names, rank, steps = ("starts", "ends", "axes", "steps"), 1 + len(value.shape), {2: 1, 3: 1}
+    given = [
+        call.attrs[n] if n in call.attrs else call.constant(i, f"its {n}").values.tolist()
+        for i, n in enumerate(names, start=1)
+        if n in call.attrs or i < len(call.inputs)
+    ]
+    starts, ends, axes, strides = given + [list(range(len(given[0]))), [1] * len(given[0])][len(given) - 2 :]
+    for start, end, axis, step in zip(starts, ends, axes, strides, strict=True):
+        at = int(axis) % rank
+        if rank != 4 or at < 2 or start != 0 or end < value.shape[at - 1] or step < 1:
+            raise UnrepresentableError("takes a part; only every n-th row and column, x[:, :, ::n, ::n], is supported")
+        steps[at] = int(step)
+    stride = (steps[2], steps[3])
+    shape = (value.channels, *(-(-n // s) for n, s in zip(value.shape[1:], stride, strict=True)))
+    assert isinstance(value.base, str)
+    info, attrs = call.reader.out.tensors[value.base], {"kernel": (1, 1), "stride": stride, "padding": (0, 0)}
+    base = call.reader.out.node(
+        "max_pool2d", call.name, [value.base], shape, info.qtype, info.scale, info.zero_point, **attrs,
+        dilation=(1, 1), ceil_mode=False,
+    )  # fmt: skip
+    return replace(value, base=base, shape=shape)
 
 
 def _squeeze(call: Call) -> Affine:
@@ -356,8 +341,9 @@ HANDLERS: Mapping[str, Callable[[Call], Value]] = MappingProxyType(
         "BipolarQuant": bipolar_quant,
         "Cast": _same,
         "Clip": _clip,
-        "Concat": _concat,
+        "Concat": concat,
         "Conv": conv,
+        "DequantizeLinear": dequantize_linear,
         "Div": _div,
         "Dropout": _same,
         "Flatten": _flatten,
@@ -371,9 +357,12 @@ HANDLERS: Mapping[str, Callable[[Call], Value]] = MappingProxyType(
         "Min": _min,
         "Mul": _mul,
         "Neg": _neg,
+        "Pad": _pad,
         "Quant": quant,
+        "QuantizeLinear": quantize_linear,
         "Relu": _relu,
         "Reshape": _reshape,
+        "Slice": _slice,
         "Squeeze": _squeeze,
         "Sub": _sub,
         "Transpose": _transpose,

@@ -19,7 +19,7 @@ from dyadiq.ir.qonnx_import_constants import Constant, per_channel, quantized
 from dyadiq.ir.qonnx_import_reader import Call, Reader, Value
 from dyadiq.ir.qonnx_import_rounding import ROUNDING_MODES, Rescale, find_rescale, rounded
 
-__all__ = ["bipolar_quant", "positive", "quant", "snapped", "trunc"]
+__all__ = ["bipolar_quant", "check_steps", "clip_limits", "positive", "quant", "quantize_input", "snapped", "trunc"]
 
 _FLOAT32_DIGITS = 24
 _ALIKE = Fraction(1, 1 << 22)  # a bias step and its accumulator step that are one product, rounded to float32
@@ -47,7 +47,7 @@ def quant(call: Call) -> Value:
     """Quant and IntQuant."""
     scale, zero = call.constant(1, "its scale"), call.constant(2, "its zero point")
     qtype, mode = _qtype(call, call.constant(3, "its bit width").scalar("its bit width")), _mode(call)
-    _check_steps(scale)
+    check_steps(scale)
     if isinstance(call.inputs[0], Constant):
         return quantized(call.inputs[0], scale, zero, qtype, mode)
     value, zero_point = call.tensor(), zero.scalar("its zero point")
@@ -62,7 +62,7 @@ def quant(call: Call) -> Value:
 def bipolar_quant(call: Call) -> Value:
     """BipolarQuant: the sign, and +1 at zero."""
     scale, bipolar = call.constant(1, "its scale"), QType(1, signed=True, bipolar=True)
-    _check_steps(scale)
+    check_steps(scale)
     if isinstance(call.inputs[0], Constant):
         return quantized(call.inputs[0], scale, Constant(np.zeros(())), bipolar, "HALF_EVEN")
     return _quantize(call, scale.scalar("its scale"), 0.0, bipolar, "HALF_EVEN")
@@ -86,7 +86,12 @@ def trunc(call: Call) -> Value:
     return _quantize(call, out, 0.0, _qtype(call, bits.scalar("its bit width")), _mode(call, "FLOOR"))
 
 
-def _check_steps(scale: Constant) -> None:
+def check_steps(scale: Constant) -> None:
+    """Check the steps of a quantizer.
+
+    Raises:
+        UnrepresentableError: They are not positive and finite.
+    """
     if not (np.isfinite(scale.values).all() and (scale.values > 0).all()):
         raise UnrepresentableError("a scale that is not positive and finite")
 
@@ -96,7 +101,7 @@ def _quantize(call: Call, scale: float, zero: float, qtype: QType, mode: str) ->
         raise UnrepresentableError(f"a zero point of {zero}, which is no integer")
     value, step, zero_point = call.tensor(), Fraction(scale), int(zero)
     if value.given:
-        tensor = _quantize_input(call, value, step, zero_point, qtype, mode)
+        tensor = quantize_input(call, value, step, zero_point, qtype, mode)
         return Affine(value.shape, tensor, (step,), (-step * zero_point,))
     value = positive(call.reader, snapped(call, value), call.name)
     alpha = [f / step for f in value.factors()]
@@ -105,7 +110,7 @@ def _quantize(call: Call, scale: float, zero: float, qtype: QType, mode: str) ->
         tensor = _sign(call, value, alpha, beta, qtype, scale)
         return Affine(value.shape, tensor, (step,), (_ZERO,))
     bound = call.reader.out.bound_of(value)
-    limits = _limits(value, step, zero_point, qtype, mode)
+    limits = clip_limits(value, step, zero_point, qtype, mode)
     found = find_rescale(alpha, beta, bound.low.tolist(), bound.high.tolist(), limits, mode)
     if found is None:
         raise UnrepresentableError(
@@ -118,15 +123,19 @@ def _quantize(call: Call, scale: float, zero: float, qtype: QType, mode: str) ->
     return Affine(value.shape, tensor, (step,), (-step * zero_point,))
 
 
-def _limits(value: Affine, step: Fraction, zero_point: int, qtype: QType, mode: str) -> tuple[int, int]:
-    ends = [qtype.qmin, qtype.qmax]
+def clip_limits(
+    value: Affine, step: Fraction, zero_point: int, qtype: QType, mode: str, offset: int = 0
+) -> tuple[int, int]:
+    """Return the limits of codes: of their type, of which the offset is taken off, and of the value's clip."""
+    first, last = qtype.qmin - offset, qtype.qmax - offset
+    ends = [first, last]
     for i, end in enumerate((value.low, value.high)):
         if end is not None:
-            ends[i] = min(max(rounded(end / step + zero_point, mode), qtype.qmin), qtype.qmax)
+            ends[i] = min(max(rounded(end / step + zero_point, mode), first), last)
     return ends[0], max(ends)
 
 
-def _quantize_input(call: Call, value: Affine, step: Fraction, zero_point: int, qtype: QType, mode: str) -> str:
+def quantize_input(call: Call, value: Affine, step: Fraction, zero_point: int, qtype: QType, mode: str) -> str:
     """Emit the input quantizer: half towards plus infinity, which QONNX has only as FLOOR after half a step.
 
     Raises:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from dyadiq.ir.qonnx_import_build import Affine, Dot, Emitter, UnrepresentableError
+from dyadiq.ir.qonnx_import_build import Affine, Dot, Emitter, Parts, UnrepresentableError
 from dyadiq.ir.qonnx_import_constants import Constant
 
 __all__ = ["Call", "Reader", "Value", "settled"]
 
-Value = Affine | Constant
+Value = Affine | Constant | Parts
 
 
 @dataclass
@@ -26,11 +26,28 @@ class Reader:
         out: The program being emitted.
         values: ONNX tensor name to what is known of it.
         notes: What the user should know though nothing is wrong.
+        nearest: Whether what has no exact integer form may get a near one.
+        near: Names of what got one.
+        readers: Operators that read a tensor, by its name.
     """
 
     out: Emitter = field(default_factory=Emitter)
     values: dict[str, Value] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    nearest: bool = False
+    near: list[str] = field(default_factory=list)
+    readers: dict[str, list[str]] = field(default_factory=dict)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor, without the batch.
+
+        Raises:
+            UnrepresentableError: It is none.
+        """
+        value = self.values.get(name)
+        if not isinstance(value, Affine):
+            raise UnrepresentableError("the shape of what is no tensor")
+        return value.shape
 
     def note(self, text: str) -> None:
         """Keep a note once."""

@@ -19,16 +19,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, lcm
 
 from dyadiq.ir.dyadic import MAX_MULTIPLIER, MAX_SHIFT, to_dyadic
 
-__all__ = ["ROUNDING_MODES", "Rescale", "find_rescale", "rounded"]
+__all__ = ["FINEST", "ROUNDING_MODES", "Rescale", "find_rescale", "nearest_rescale", "rounded"]
 
 ROUNDING_MODES = ("HALF_EVEN", "HALF_UP", "HALF_DOWN", "FLOOR", "CEIL", "UP", "DOWN")
 _MAX_STEPS = 4096  # steps of one channel that are listed for the proof
 _MAX_PRODUCT = 1 << 61
+_NEAR = Fraction(1, 1 << 11)  # of a step
 _FINENESS = (0, 4, 8, 12, 16, 20)  # bits below an accumulator's step, tried for offsets that lie between steps
+FINEST = _FINENESS[-1]
 _HALF = Fraction(1, 2)
 
 
@@ -73,16 +75,29 @@ class _Channel:
     bottom: int
     top: int
     mode: str
+    ratio: tuple[int, int, int] = (0, 0, 1)  # alpha and beta over one denominator: integers are faster than fractions
+
+    @classmethod
+    def of(cls, alpha: Fraction, beta: Fraction, low: int, high: int, limits: tuple[int, int], mode: str) -> _Channel:
+        d = lcm(alpha.denominator, beta.denominator)
+        ratio = (alpha.numerator * (d // alpha.denominator), beta.numerator * (d // beta.denominator), d)
+        return cls(alpha, beta, low, high, *limits, mode, ratio)
 
     def value(self, code: int) -> int:
-        v = self.alpha * code + self.beta
-        return min(max(rounded(v, self.mode), self.bottom), self.top)
+        a, b, d = self.ratio
+        if self.mode == "HALF_EVEN":
+            result, rest = divmod(2 * (a * code + b) + d, 2 * d)
+            result -= rest == 0 and result % 2
+        else:
+            result = rounded(Fraction(a * code + b, d), self.mode)
+        return min(max(result, self.bottom), self.top)
 
     def first_code(self, level: int) -> int:
         """Return the smallest code whose value rounds to ``level`` or more."""
         at, closed = _threshold(level, self.mode)
-        code = (at - self.beta) / self.alpha
-        return ceil(code) if closed else floor(code) + 1
+        a, b, d = self.ratio
+        code, rest = divmod((at.numerator * d - b * at.denominator), a * at.denominator)
+        return code if closed and rest == 0 else code + 1
 
     def steps(self) -> Iterator[int]:
         """Return the codes that prove equality."""
@@ -142,6 +157,8 @@ def find_rescale(
     high: Sequence[int],
     limits: tuple[int, int],
     mode: str,
+    *,
+    finest: int = FINEST,
 ) -> Rescale | None:
     """Return a proven rescale of all channels, or None if none of the forms is right for every code.
 
@@ -152,6 +169,7 @@ def find_rescale(
         high: Largest code that can occur, per channel.
         limits: Range of the result.
         mode: One of `ROUNDING_MODES`.
+        finest: Bits below an accumulator's step that may be tried; weights become as much wider.
 
     Example:
         >>> quarter = [Fraction(1, 4)]
@@ -160,20 +178,53 @@ def find_rescale(
         >>> find_rescale(quarter, [Fraction(0)], [-8], [8], (-8, 7), "FLOOR")
         Rescale(gain=(1,), bias=(-2,), multiplier=(1,), shift=(2,), composed=False)
     """
-    every = [_Channel(a, b, lo, hi, *limits, mode) for a, b, lo, hi in zip(alpha, beta, low, high, strict=True)]
+    every = [_Channel.of(a, b, lo, hi, limits, mode) for a, b, lo, hi in zip(alpha, beta, low, high, strict=True)]
     channels = list(dict.fromkeys(every))  # channels that are alike are proven once
     place = {c: i for i, c in enumerate(channels)}
     order = [place[c] for c in every]
-    for candidate in _candidates(channels):
+    for candidate in _candidates(channels, finest):
         if candidate is not None and all(_is_proven(c, candidate, i) for i, c in enumerate(channels)):
             return candidate.spread(order)
     return None
 
 
-def _candidates(channels: list[_Channel]) -> Iterator[Rescale | None]:
+def nearest_rescale(
+    alpha: Sequence[Fraction],
+    beta: Sequence[Fraction],
+    low: Sequence[int],
+    high: Sequence[int],
+    limits: tuple[int, int],
+) -> Rescale | None:
+    """Return an approximate rescale, half up, whose values before rounding are within 2^-11 of the right ones.
+
+    None where numbers are too large for any. A result then differs by one at most, and only near ties.
+
+    Example:
+        >>> nearest_rescale([Fraction(1, 3)], [Fraction(0)], [-100], [100], (-8, 7))
+        Rescale(gain=(1,), bias=(0,), multiplier=(1431655765,), shift=(32,), composed=False)
+    """
+    ends = zip(alpha, beta, low, high, strict=True)
+    channels = [_Channel.of(a, b, lo, hi, limits, "HALF_UP") for a, b, lo, hi in ends]
+    for fineness in _FINENESS:
+        found = _approximate(channels, Fraction(0), fineness)
+        if found is not None and all(_is_near(c, found, i) for i, c in enumerate(channels)):
+            return found
+    return None
+
+
+def _is_near(c: _Channel, r: Rescale, i: int) -> bool:
+    """Whether values before rounding are near the right ones at both ends of the codes, and so between them."""
+    ratio = Fraction(r.multiplier[i], 1 << r.shift[i])
+    return all(
+        abs((r.gain[i] * code + r.bias[i]) * ratio - c.alpha * code - c.beta) <= _NEAR for code in (c.low, c.high)
+    )
+
+
+def _candidates(channels: list[_Channel], finest: int) -> Iterator[Rescale | None]:
     """Return forms to try, the cheapest first."""
     mode = channels[0].mode
     offset = {"FLOOR": -_HALF, "CEIL": _HALF}.get(mode, Fraction(0))
+    yield _multiplied(channels, offset)
     yield _exact(channels, offset, ties_down=mode == "CEIL")
     yield _exact(channels, offset, ties_down=mode != "CEIL")
     if mode in ("UP", "DOWN"):  # one of them fits where all values have one sign
@@ -182,7 +233,8 @@ def _candidates(channels: list[_Channel]) -> Iterator[Rescale | None]:
     if mode == "HALF_EVEN":
         yield _composed(channels)
     for fineness in _FINENESS:
-        yield _approximate(channels, offset, fineness)
+        if fineness <= finest:
+            yield _approximate(channels, offset, fineness)
 
 
 def _dyadic(value: Fraction) -> int | None:
@@ -221,6 +273,15 @@ def _exact(channels: list[_Channel], offset: Fraction, *, ties_down: bool) -> Re
         grid = [(2 * g, 2 * b - 1, s + 1) for g, b, s in grid]
     gain, bias, shift = zip(*grid, strict=True)
     return Rescale(gain, bias, (1,) * len(grid), shift)
+
+
+def _multiplied(channels: list[_Channel], offset: Fraction) -> Rescale | None:
+    """Return the exact form whose gain is a multiplier, so that weights stay narrow; None where there is none."""
+    grid = _on_grid(channels, offset)
+    if grid is None or all(g == 1 for g, _, _ in grid) or any(b % g for g, b, _ in grid):
+        return None
+    gain, bias, shift = zip(*grid, strict=True)
+    return Rescale((1,) * len(grid), tuple(b // g for b, g in zip(bias, gain, strict=True)), gain, shift)
 
 
 def _composed(channels: list[_Channel]) -> Rescale | None:
@@ -265,11 +326,12 @@ def _is_proven(c: _Channel, r: Rescale, i: int) -> bool:
 def _is_algebra(c: _Channel, r: Rescale, i: int) -> bool:
     """Whether the form is equal for every integer, without listing any."""
     unit = 1 << r.shift[i]
-    same = r.multiplier[i] == 1 and c.alpha == Fraction(r.gain[i], unit)
+    factor, bias = r.gain[i] * r.multiplier[i], r.bias[i] * r.multiplier[i]
+    same = c.alpha == Fraction(factor, unit)
     if c.mode == "FLOOR":
-        return same and c.beta - _HALF == Fraction(r.bias[i], unit)
+        return same and c.beta - _HALF == Fraction(bias, unit)
     rounded = unit == 1 or (r.composed and c.mode == "HALF_EVEN")
-    return same and c.beta == Fraction(r.bias[i], unit) and rounded
+    return same and c.beta == Fraction(bias, unit) and rounded
 
 
 def _apply(c: _Channel, r: Rescale, i: int, code: int) -> int:

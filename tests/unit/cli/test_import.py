@@ -13,6 +13,7 @@ from dyadiq.ir.serialize import load_program
 from dyadiq.targets import get_target
 from dyadiq.targets.dyq import read_dyq
 from programs import mlp, raw_inputs
+from qdq_models import Quantized, body
 
 ZOO = data_folder() / "models" / "qkeras_jettagging.onnx"
 
@@ -85,3 +86,16 @@ def test_wrong_options_are_refused(cli, model, arguments, message):
     result = cli("import", model, *arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
+
+
+def test_files_with_quantizers_of_onnx_are_read_exactly_or_nearly_and_say_so(cli, tmp_path):
+    m = Quantized(3, 6, 12)
+    body(m)
+    (tmp_path / "qdq.onnx").write_bytes(m.proto().SerializeToString())
+    refused = cli("import", tmp_path / "qdq.onnx", "--out", tmp_path / "p.dyq")
+    assert refused.exit_code == 2
+    assert "or allow near ones (nearest=True; --nearest)" in " ".join(refused.stderr.split())
+    near = cli("import", tmp_path / "qdq.onnx", "--out", tmp_path / "p.dyq", "--nearest")
+    assert near.exit_code == 0, near.stderr
+    assert "roundings have near integer forms, not exact ones: codes may differ by one" in " ".join(near.stderr.split())
+    assert read_dyq(tmp_path / "p.dyq").graph.outputs

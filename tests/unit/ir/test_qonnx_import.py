@@ -50,7 +50,7 @@ def test_every_rounding_mode_is_equal_or_refused(mode, signed, zero):
 def test_power_of_two_rescale_without_ties_is_one_node():
     m = Model()
     program = check_equal(m.proto(m.quant(m.quant("x", 2.0**-3, 7), 2.0**-1, 4, mode="FLOOR")))
-    assert [n.op for n in program.graph.nodes] == ["quantize", "linear", "requantize"]
+    assert [n.op for n in program.graph.nodes] == ["quantize", "clip", "requantize"]
     program = check_equal(m.proto(m.quant(m.quant("x", 2.0**-3, 7), 2.0**-3, 4)))
     assert [n.op for n in program.graph.nodes] == ["quantize", "requantize"]
 

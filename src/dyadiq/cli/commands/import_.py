@@ -1,4 +1,4 @@
-"""``dyadiq import``: QONNX written by others as an integer program that every other command takes."""
+"""``dyadiq import``: quantized ONNX written by others as an integer program that every other command takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dyadiq.cli.output import print_json, print_table, stderr_console
 __all__ = ["import_"]
 
 
-@command("import", "Turn a QONNX file of others into an integer program.")
+@command("import", "Turn a QONNX or QDQ file of others into a program.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File: .dyq (packed) or .safetensors.")
 @click.option("--output", "outputs", multiple=True, help="Tensor to end at, e.g. before a softmax; repeatable.")
@@ -23,18 +23,32 @@ __all__ = ["import_"]
     metavar="NAME=TYPE:SCALE",
     help="Type and step of an input that the model does not quantize itself, e.g. x=int16:2^-10; repeatable.",
 )
-def import_(model: Path, out: Path, outputs: tuple[str, ...], input_types: tuple[str, ...], as_json: bool) -> None:
-    """Read MODEL, a QONNX file (Brevitas, QKeras, HGQ, dyadiq), and write the integer program that it means.
+@click.option(
+    "--nearest",
+    is_flag=True,
+    help="Let QuantizeLinear nodes without an exact integer form have a near one, told by name.",
+)
+def import_(
+    model: Path,
+    out: Path,
+    outputs: tuple[str, ...],
+    input_types: tuple[str, ...],
+    nearest: bool,
+    as_json: bool,
+) -> None:
+    """Read MODEL, quantized ONNX, and write the integer program that it means.
 
-    What has no exact integer form is refused, every node of it with the reason. The result can be verified, exported
-    and synthesised like a program of our own.
+    MODEL is a QONNX file (Brevitas, QKeras, HGQ, dyadiq), or one with QuantizeLinear and DequantizeLinear (onnxruntime,
+    PyTorch, TensorRT). What has no exact integer form is refused, every node of it with the reason. The result can be
+    verified, exported and synthesised like a program of our own.
     """
     from dyadiq.ir.qonnx_import import import_qonnx
     from dyadiq.ir.serialize import save_program
     from dyadiq.targets.dyq import write_dyq
 
     _check_suffix(out)
-    program = import_qonnx(model, outputs=outputs, input_types=dict(_input_type(text) for text in input_types))
+    types = dict(_input_type(text) for text in input_types)
+    program = import_qonnx(model, outputs=outputs, input_types=types, nearest=nearest)
     if out.suffix == ".dyq":
         write_dyq(program, out)
     else:
