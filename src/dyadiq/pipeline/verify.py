@@ -7,13 +7,23 @@ A difference does not stop the run: it is written down with the first place it o
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
 from dyadiq.core.errors import MissingDependencyError, MissingToolError
+from dyadiq.core.progress import Progress
 from dyadiq.pipeline.sources import dataset
 from dyadiq.pipeline.stage import Stage, StageContext, write_json
 from dyadiq.pipeline.targets import CIRCUIT, recipe_target
-from dyadiq.recipe import VerifySection
+from dyadiq.recipe import Recipe, VerifySection
 
-__all__ = ["STAGE"]
+if TYPE_CHECKING:
+    from dyadiq.ir.integer import IntegerProgram
+    from dyadiq.targets.verify import VerifyResult
+
+__all__ = ["STAGE", "compare_executors"]
 
 _CHUNK = 1024
 _COMPILED = {"c": 16_384, "verilog": 16_384}  # every chunk is compiled again: larger ones
@@ -21,33 +31,45 @@ _COMPILED = {"c": 16_384, "verilog": 16_384}  # every chunk is compiled again: l
 
 def _run(context: StageContext) -> None:
     from dyadiq.ir.serialize import load_program
+
+    program = load_program(context.path("lower", "program.safetensors"))
+    results = compare_executors(context.recipe, program, dataset(context).test.x, context.scratch, context.progress)
+    write_json(context.folder / "verify.json", {name: result.to_json() for name, result in results.items()})
+
+
+def compare_executors(
+    recipe: Recipe, program: IntegerProgram, x: NDArray[Any], workdir: Path, progress: Progress
+) -> dict[str, VerifyResult]:
+    """Compare the recipe's executors with the reference on samples, and return what was found, in the recipe's order.
+
+    Args:
+        recipe: Its ``[verify]``, and the options of its targets.
+        program: The program.
+        x: Samples.
+        workdir: Where targets write; logs of a tool that crashes are kept there.
+        progress: Draws bars.
+
+    Raises:
+        DyadiqError: Whatever a target refuses.
+    """
     from dyadiq.targets.verify import VerifyResult, verify
 
-    section = context.recipe.verify
-    program = load_program(context.path("lower", "program.safetensors"))
-    x = dataset(context).test.x
+    section = recipe.verify
     results: dict[str, VerifyResult] = {}
     for name in section.if_available:
         try:
-            verify(program, x[:1], [recipe_target(context.recipe, name)], raise_on_mismatch=False)
+            verify(program, x[:1], [recipe_target(recipe, name)], raise_on_mismatch=False)
         except (MissingDependencyError, MissingToolError) as err:
             if name not in section.against:
                 results[name] = VerifyResult(name, missing=str(err))
     executors = [name for name in dict.fromkeys((*section.against, *section.if_available)) if name not in results]
     for names, n_samples, chunk in _batches(section, executors, len(x)):
-        targets = [recipe_target(context.recipe, name) for name in names]
+        targets = [recipe_target(recipe, name) for name in names]
         results |= verify(
-            program,
-            x[:n_samples],
-            targets,
-            raise_on_mismatch=False,
-            chunk=chunk,
-            workdir=context.scratch,  # logs of a tool that crashes are kept
-            progress=context.progress,
+            program, x[:n_samples], targets, raise_on_mismatch=False, chunk=chunk, workdir=workdir, progress=progress
         )
     order = [*section.against, *section.if_available]
-    ordered = sorted(results, key=lambda key: order.index(key.partition(":")[0]))
-    write_json(context.folder / "verify.json", {name: results[name].to_json() for name in ordered})
+    return {key: results[key] for key in sorted(results, key=lambda key: order.index(key.partition(":")[0]))}
 
 
 def _batches(section: VerifySection, executors: list[str], n_test: int) -> list[tuple[list[str], int, int]]:

@@ -1,6 +1,7 @@
 """``dyadiq run net.onnx``: a float network of others through the whole chain."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from dyadiq.ir.execute import run_graph
 from dyadiq.ir.serialize import load_graph
 from dyadiq.recipe import load_recipe, onnx_recipe
 from dyadiq.zoo import build_model
+from dyadiq.zoo.npz_data import load_npz_dataset
 from float_onnx import FloatModel, run_onnxruntime
+from qdq_models import Quantized
 from tiny_run import write_tiny_recipe
 
 pytest.importorskip("onnxruntime", reason="ONNX files are run by onnxruntime")
@@ -93,3 +96,47 @@ def test_network_without_parameters_is_refused(tmp_path):
     (tmp_path / "net.onnx").write_bytes(m.proto().SerializeToString())
     with pytest.raises(ConfigError, match="a network without parameters: there is nothing to quantize"):
         build_model(str(tmp_path / "net.onnx"))
+
+
+def quantized_network(path):
+    """A linear layer between quantizers, as wide as the tiny data."""
+    m = Quantized(16)
+    m.q(
+        m.op("Gemm", m.op("Relu", m.q(m.op("Gemm", m.q("x"), m.w(16, 20, axis=1)), scale=0.3)), m.w(20, 5, axis=1)), 2.0
+    )
+    path.write_bytes(m.proto().SerializeToString())
+    return m.proto()
+
+
+def test_quantized_file_is_compared_measured_and_exported(cli, tmp_path):
+    write_tiny_recipe(tmp_path)
+    proto = quantized_network(tmp_path / "qdq.onnx")
+    command = ("run", tmp_path / "qdq.onnx", "--data", tmp_path / "tiny.npz", "--set", f"out={tmp_path / 'run'}")
+    result = cli(*command, "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["schema"] == "dyadiq.imported/1"
+    assert document["verify"]["exact"]["mismatches"] == 0
+    assert document["verify"]["onnx"]["samples"] == 100
+    assert document["size_bytes"] == Path(document["artifacts"]["dyq"]).stat().st_size
+    data = load_npz_dataset(path=tmp_path / "tiny.npz")
+    theirs = (run_onnxruntime(proto, data.test.x).argmax(axis=1) == data.test.y).mean()
+    assert document["accuracy"]["integer"] == pytest.approx(theirs, abs=0.02)
+    shown = cli(*command)
+    assert shown.exit_code == 0
+    assert "compared with the reference" in shown.stdout
+    refused = cli(*command, "--budget", "size=25%")
+    assert refused.exit_code == 2
+    assert "is quantized already, so that no bits are left to choose" in " ".join(refused.stderr.split())
+
+
+def test_quantized_file_needs_data_of_its_shape_and_a_folder_of_its_own(cli, tmp_path):
+    quantized_network(tmp_path / "qdq.onnx")
+    wrong = cli("run", tmp_path / "qdq.onnx", "--data", "digits", "--set", f"out={tmp_path / 'run'}")
+    assert wrong.exit_code == 2
+    assert "samples of shape [1, 8, 8], but" in " ".join(wrong.stderr.split())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "recipe.json").write_text("{}")
+    other = cli("run", tmp_path / "qdq.onnx", "--data", "digits", "--set", f"out={tmp_path / 'other'}")
+    assert other.exit_code == 2
+    assert "holds another run. Say where: --set out=FOLDER" in " ".join(other.stderr.split())

@@ -50,11 +50,13 @@ def run(
     """Run RECIPE (a .toml file, a run folder, or a float network in ONNX with --data) from training to report.
 
     An ONNX file is not trained: its bits are chosen under --budget (25 % of its size if not given), its ranges
-    calibrated, and the result compared and exported. Stages whose inputs did not change are kept, so the same command
-    continues a run that was stopped.
+    calibrated, and the result compared and exported; one that is quantized already is only compared, measured and
+    exported. Stages whose inputs did not change are kept, so the same command continues a run that was stopped.
     """
     del resume
     resolved = resolve_recipe(recipe, overrides, data)
+    if recipe.suffix == ".onnx" and _is_quantized(recipe, budgets):
+        return _run_imported(resolved, as_json)
     result = execute(with_budget(resolved, budgets) if budgets else resolved, until=None)
     assert result.summary is not None
     if as_json:
@@ -62,6 +64,56 @@ def run(
     else:
         print_summary(result.summary)
     return 0 if result.summary["accepted"] else EXIT_NO
+
+
+def _is_quantized(model: Path, budgets: tuple[str, ...]) -> bool:
+    """Return whether an ONNX file is quantized already.
+
+    Raises:
+        ConfigError: It is, and there is a budget.
+    """
+    from dyadiq.core.errors import ConfigError
+    from dyadiq.ir.onnx_import import is_quantized_onnx
+
+    quantized = is_quantized_onnx(model)
+    if quantized and budgets:
+        raise ConfigError(f"--budget {budgets[0]}: {model} is quantized already, so that no bits are left to choose.")
+    return quantized
+
+
+def _run_imported(recipe: Recipe, as_json: bool) -> int:
+    from dyadiq.pipeline.imported import run_imported
+
+    console = stderr_console()
+    progress = RichProgress(console)
+    try:
+        document = run_imported(recipe, progress=progress)
+    finally:
+        progress.close()
+    for note in document["notes"]:
+        console.print(f"  {note}", soft_wrap=True)
+    if as_json:
+        print_json(document)
+    else:
+        accuracy = f"{100 * document['accuracy']['integer']:.2f} %"
+        rows = [
+            ("accuracy, integer", accuracy, f"{document['n_eval']:,} test samples"),
+            ("size", f"{document['size_bytes']:,} bytes", "as packed"),
+            ("bit operations", f"{document['bops']:,}", "per sample"),
+        ]
+        print_table((document["name"], "", ""), rows)
+        _print_verification(document["verify"])
+        print_table(("written", ""), document["artifacts"].items())
+        for reason in document["refusals"]:
+            print_text(f"Not accepted: {reason}")
+    return 0 if document["accepted"] else EXIT_NO
+
+
+def _print_verification(verify: dict[str, Any]) -> None:
+    print_table(
+        ("compared with the reference", "integers", "different", ""),
+        [(name, v["compared"], v["mismatches"], v.get("kind")) for name, v in verify.items()],
+    )
 
 
 def resolve_recipe(path: Path, overrides: tuple[str, ...] = (), data: str | None = None) -> Recipe:
@@ -167,10 +219,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     if gap is not None:
         rows.append(("plan", f"gap {gap:.3g}", "proven optimal for its sensitivities" if gap == 0 else "to the bound"))
     print_table((summary["name"], "", ""), rows)
-    print_table(
-        ("compared with the reference", "integers", "different", ""),
-        [(name, v["compared"], v["mismatches"], v.get("kind")) for name, v in summary["verify"].items()],
-    )
+    _print_verification(summary["verify"])
     if summary["uniform"]:
         print_table(
             ("uniform plans beside it", "accuracy", "bytes", "bit operations"),
