@@ -31,12 +31,17 @@ from dyadiq.train import TrainConfig, train
 from dyadiq.zoo import build_model, load_dataset
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results/qdq_import.json"
-NETWORKS = {"digits_resnet": "digits", "cifar_resnet20": "cifar10", "squeezenet1_1": "imagenet_sample"}
+NETWORKS = {  # data set and its options
+    "digits_resnet": ("digits", {}),
+    "cifar_resnet20": ("cifar10", {}),
+    "squeezenet1_1": ("imagenet_sample", {"preparation": "caffe"}),
+}
 N_CALIBRATION, BATCH = 128, 16
 
 
 def model_and_data(name):
-    data = load_dataset(NETWORKS[name])
+    which, options = NETWORKS[name]
+    data = load_dataset(which, **options)
     if name != "digits_resnet":
         return build_model(name, pretrained=True).eval(), data
     model = build_model(name, seed=0)
