@@ -121,14 +121,14 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
     const std::int64_t out_row = bytes_of_row(s.out), residual_row = s.has_residual ? bytes_of_row(s.residual.x) : 0;
     std::uint8_t* const out = arena + s.out.at(0, 0) + start(s.out);
     const std::uint8_t* const residual = s.has_residual ? arena + s.residual.x.at(0, 0) + start(s.residual.x) : arena;
-    // The next blocks' weights, which filling the panel would wait for.
-    const char* ahead = reinterpret_cast<const char*>(s.weights) + (run.at + n) * file_bytes;
-    const std::int64_t ahead_of_tile = panel != nullptr ? n * file_bytes / (run.last - run.first) : 0;
+    // The next blocks' weights, which filling the panel, or the first tile, would wait for; then what is near.
+    const std::int64_t n_next = std::min<std::int64_t>(n, s.groups * geometry.blocks - run.at - n);
+    const std::int8_t* ahead = static_cast<const std::int8_t*>(s.weights) + (run.at + n) * file_bytes;
+    const std::int8_t* const ahead_end = ahead + (n_next > 0 ? n_next * file_bytes : kNextSteps);
     geometry.each_tile(run, [&](std::int64_t y, std::int64_t x, std::int64_t count, const Tap* taps, const Window& seen) {
-        for (const char* const end = ahead + ahead_of_tile; ahead < end; ahead += 64) {
-            _mm_prefetch(ahead, _MM_HINT_T1);
-        }
         call.taps = taps, call.n_taps = geometry.n_taps(seen);
+        call.ahead = ahead < ahead_end ? ahead : call.weights;
+        ahead += call.n_taps * call.quads * kBytes;
         if (places != nullptr) {
             const std::int64_t from = places->rows[seen.first];
             call.places = places->in + from, call.n_places = places->rows[seen.last] - from;

@@ -12,7 +12,8 @@
 
    Packed weights: 64 bytes hold 2, 4 or 8 quads. That of the turn is shifted into the top bits of its bytes and what is
    below masked, so that it is 16 or 64 times too large, as the bias is made and sums are until all taps are done.
-   rcx  shifts left (rcx itself is on the stack)   zmm31, or zmm26 where B is 4  mask */
+   rcx  shifts left (rcx itself is on the stack)   zmm31, or zmm26 where B is 4  mask
+   Others: rcx is where weights are fetched ahead, a line for every quad (rcx itself is on the stack). */
 
     .intel_syntax noprefix
     .altmacro
@@ -46,6 +47,7 @@
     .set CALL_SCALE_SHIFT, 160
     .set CALL_PLACES, 176
     .set CALL_N_PLACES, 184
+    .set CALL_AHEAD, 192
 
 /* The four bytes of pixel i of eight, in every lane. */
 .macro broadcast_from to, base, i
@@ -158,6 +160,8 @@
     add r10, 64
 8:
   .else
+    prefetcht1 [rcx]
+    add rcx, 64
     add r10, 64
   .endif
     dec rbp
@@ -357,7 +361,10 @@
 12: all_places \P
     jmp 11f
   .endif
-10: all_taps \P, \B, 0
+10: push rcx
+    mov rcx, [rdi + CALL_AHEAD]
+    all_taps \P, \B, 0
+    pop rcx
 
 11:
     cmp byte ptr [rdi + CALL_ENDING], 0

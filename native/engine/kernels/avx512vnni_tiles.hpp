@@ -41,12 +41,17 @@ struct Call {
     Shift scale_shift;           // how much too large such weights are
     const std::int32_t* places;  // of sparse weights, whose taps are not looked at: bytes from the first pixel
     std::int64_t n_places;
+    const std::int8_t* ahead;  // what tiles of bytes fetch into a farther cache, 64 bytes a quad
 };
 static_assert(offsetof(Call, sums) == 88 && offsetof(Call, n_taps) == 104 && offsetof(Call, magic) == 116 &&
               offsetof(Call, wide_high) == 128 && offsetof(Call, mask) == 136 && offsetof(Call, shifts) == 144 &&
-              offsetof(Call, scale_shift) == 160 && offsetof(Call, n_places) == 184);
+              offsetof(Call, scale_shift) == 160 && offsetof(Call, n_places) == 184 &&
+              offsetof(Call, ahead) == 192);
 
 inline constexpr std::uint32_t kMagic = 0x4B400000;  // bits of 1.5 * 2^23
+
+// What follows the last weights of a step in a file is read by the next ones: so much of it is fetched ahead.
+inline constexpr std::int64_t kNextSteps = 256 << 10;
 
 using Tile = void (*)(const Call*, const std::uint8_t* in, std::uint8_t* out, const std::uint8_t* residual);
 

@@ -207,6 +207,7 @@ struct Worker {
     std::uint8_t* inputs;  // transformed, of the chunk: [band][position][tile][channels]
     std::int32_t* sums;    // [position][kTiles][kBlocks][16]
     Finisher finishers[kBlocks];
+    const std::int8_t *ahead = nullptr, *ahead_end = nullptr;  // weights in the file that filling the panel comes to next
 
     Worker(const Conv& step, std::uint8_t* memory, std::int64_t first, std::int32_t* m)
         : s(step), arena(memory), tiles(s.out.buffer), quads((s.in.channels + kQuad - 1) / kQuad),
@@ -274,6 +275,8 @@ struct Worker {
                 call.weights = panel + position * panel_step(n);
                 call.bias = reinterpret_cast<const std::int32_t*>(starts[position]);
                 call.sums = sums + position * kTiles * kBlocks * kBlock;
+                call.ahead = ahead < ahead_end ? ahead : call.weights;
+                ahead += quads * kBytes;
                 tile(&call, from + position * count * vector_bytes, arena, arena);
             }
             for (int b = 0; b < n; ++b) {
@@ -367,6 +370,7 @@ void conv_winograd(const Conv& s, Share share, std::uint8_t* arena) {
         return;
     }
     Worker worker(s, arena, first, sums);
+    const auto* const file = static_cast<const std::int8_t*>(s.weights);
     const std::int64_t block_bytes = kPositions * worker.quads * kBytes;
     const std::int64_t file_bytes = kTaps * worker.quads * kBytes * s.weight_bits / 8;
     std::int64_t in_panel = std::min({kPanelBytes / block_bytes, worker.blocks, kMostBlocks});
@@ -378,9 +382,11 @@ void conv_winograd(const Conv& s, Share share, std::uint8_t* arena) {
         for (std::int64_t b = 0; b < n; ++b) {  // pairs of blocks side by side
             const std::int64_t pair = b / kBlocks, of_pair = std::min(kBlocks, n - pair * kBlocks);
             std::int8_t* const to = panel + pair * kPositions * worker.panel_step(kBlocks) + b % kBlocks * worker.quads * kBytes;
-            weights[b] = fill_panel(s.weight_bits, static_cast<const std::int8_t*>(s.weights) + (block + b) * file_bytes,
-                                    worker.quads, to, worker.panel_step(of_pair));
+            weights[b] = fill_panel(s.weight_bits, file + (block + b) * file_bytes, worker.quads, to, worker.panel_step(of_pair));
         }
+        worker.ahead = file + (block + n) * file_bytes;
+        const std::int64_t n_next = std::min(in_panel, worker.blocks - block - n);
+        worker.ahead_end = worker.ahead + (n_next > 0 ? n_next * file_bytes : kNextSteps);
         for (std::int64_t chunk = first; chunk < last; chunk += most) {
             if (block == 0) {
                 worker.read_chunk(chunk, std::min(most, last - chunk));
