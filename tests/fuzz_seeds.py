@@ -1,8 +1,10 @@
 """Write small compiled programs of every step and kind of weights into a folder: where fuzzing starts.
 
-    python tests/fuzz_seeds.py FOLDER
+    python tests/fuzz_seeds.py FOLDER [--apart]
 
-Run by native/fuzz/run. The programs are those of the tests.
+Run by native/fuzz/run and native/sanitize/threads. The programs are those of the tests. With --apart their buffers lie
+64 bytes apart: kernels may read that far behind one, and what they find there decides nothing, but ThreadSanitizer
+would report that another thread writes the next one.
 """
 
 import sys
@@ -12,6 +14,7 @@ import numpy as np
 
 from dyadiq.core.qtype import QType
 from dyadiq.engine import compile_program, write_engine_file
+from dyadiq.engine.arena import check_arena, find_offsets, lifetimes
 from programs import INT4N, INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
 from sparse_weights import thin
 
@@ -42,20 +45,33 @@ def winograd(rng, name, codes):
     return b.program(z, b.conv2d(y, 5, 3, qtype=INT4N))
 
 
+def write(plan, path):
+    """Write a compiled program, its buffers apart where that is asked for."""
+    if "--apart" in sys.argv[2:]:
+        sizes = [buffer.n_bytes + 64 for buffer in plan.buffers]
+        offsets = find_offsets(sizes, lifetimes(plan))
+        for buffer, offset in zip(plan.buffers, offsets, strict=True):
+            buffer.offset = offset
+        ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
+        plan.arena_bytes = -(-max(ends) // 64) * 64
+        check_arena(plan)
+    write_engine_file(plan, path)
+
+
 def main():
     """Write all of them."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, make in PROGRAMS.items():
         if name != "wide":
-            write_engine_file(compile_program(make(np.random.default_rng(0))), folder / f"{name}.dyqe")
+            write(compile_program(make(np.random.default_rng(0))), folder / f"{name}.dyqe")
     for name in ("bipolar", "int2n", "int4n", "int8"):
         program = small(np.random.default_rng(0), name)
-        write_engine_file(compile_program(program), folder / f"weights_{name}.dyqe")
+        write(compile_program(program), folder / f"weights_{name}.dyqe")
     for name, codes in (("bipolar", "uint6"), ("int4n", "int6")):
         program = winograd(np.random.default_rng(0), name, codes)
         algorithms = {node.name: "winograd" for node in program.graph.nodes if node.op == "conv2d"}
-        write_engine_file(compile_program(program, algorithms=algorithms), folder / f"winograd_{name}.dyqe")
+        write(compile_program(program, algorithms=algorithms), folder / f"winograd_{name}.dyqe")
 
 
 if __name__ == "__main__":

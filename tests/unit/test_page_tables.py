@@ -16,6 +16,7 @@ TABLES = [
     "latency_cost",
     "ptq_methods",
     "ptq_vs_peers",
+    "qdq_import",
 ]
 
 
