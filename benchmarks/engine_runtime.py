@@ -14,7 +14,8 @@ first_runs
          their resident memory grows by from before the file is opened until behind the first run, without the pages of
          mapped files; and the time of that, on the wall clock and of the processor. Median and extreme of processes.
 size     libdyadiq_engine.a as a shared library, and the program of docs/howto/c-library.md linked with it and with the
-         C++ runtime, both without symbols
+         C++ runtime, both without symbols; and the machine code of ResNet-20 as a C project, which has only the kernels
+         that it calls
 soak     10,000 runs of ten images in turn on one arena: integers that differ from those of the first runs, and what
          the resident memory grows by from the first hundred runs to the last. In one thread and in two.
 
@@ -43,6 +44,7 @@ from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
 from dyadiq.engine import EngineProgram, compile_program, library_folder, write_engine_file
 from dyadiq.ir.passes import canonicalize
+from dyadiq.targets import get_target
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/engine_runtime.json"
@@ -70,13 +72,18 @@ print(resident() - before, opened - start, done - opened, engine.arena_bytes, bu
 """
 
 
-def compiled(name, folder, arguments):
-    """The file of a network, its images, and the codes that the reference makes of the first."""
+def lowered(name):
+    """The program of a network, random images, and whether its weights are trained."""
     model, trained = build(name)
     images = torch.randn(N_IMAGES, *NETWORKS[name], generator=torch.Generator().manual_seed(0))
     graph = dq.capture(model, images[:1])
     plan = uniform_plan(network_facts(canonicalize(graph)), 8, 8)
-    program = dq.lower(dq.quantize(graph, plan, [images[:4].numpy()]))
+    return dq.lower(dq.quantize(graph, plan, [images[:4].numpy()])), images, trained
+
+
+def compiled(name, folder, arguments):
+    """The file of a network, its images, and the codes that the reference makes of the first."""
+    program, images, trained = lowered(name)
     path = folder / f"{name}.dyqe"
     write_engine_file(compile_program(program), path)
     images = images.numpy()
@@ -165,7 +172,19 @@ def size(folder, _):
     subprocess.run(["cc", "-O2", "-c", "-I", library, folder / "run.c", "-o", objects], check=True)
     subprocess.run(["c++", *smallest, "-o", program, objects, archive, "-lpthread"], check=True)
     subprocess.run(["strip", shared, program], check=True)
-    return {"library_bytes": shared.stat().st_size, "program_bytes": program.stat().st_size}
+    return {
+        "library_bytes": shared.stat().st_size,
+        "program_bytes": program.stat().st_size,
+        "c_code_bytes": c_code_bytes(folder),
+    }
+
+
+def c_code_bytes(folder):
+    """Machine code of ResNet-20 as a C project: the kernels that it calls and no others; its weights are constants."""
+    get_target("c").write(lowered(SOAKED)[0], folder / "c")
+    subprocess.run(["cc", "-std=c99", "-Os", "-c", folder / "c/program.c", "-o", folder / "c.o"], check=True)
+    told = subprocess.run(["size", "-A", "-d", folder / "c.o"], check=True, capture_output=True, text=True).stdout
+    return sum(int(line.split()[1]) for line in told.splitlines() if line.startswith(".text"))
 
 
 def soak(folder, arguments):
@@ -216,6 +235,8 @@ def table(document):
             f" {f['load_to_result_two_threads_ms']:.1f}, {f['load_to_result_two_threads_least_ms']:.1f} | 10 ms |",
             f"| library without symbols | {s['library_bytes'] / 1e6:.2f} MB; a program with it and the C++ runtime"
             f" {s['program_bytes'] / 1e6:.2f} MB | 1 MB |",
+            f"| ResNet-20 as a C project (`--to c`, -Os): machine code, with the kernels that it calls and no others |"
+            f" {s['c_code_bytes'] / 1e3:.1f} kB | |",
             f"| {k['n_runs']} runs of ResNet-20: integers that differ, growth; one thread, two | {soaked} | 0, 0 |",
         ]
     )
