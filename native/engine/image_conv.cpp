@@ -34,7 +34,7 @@ class ConvReader {
 
    private:
     bool is_packed() const { return s_.kind == ConvKind::kPacked || s_.kind == ConvKind::kWinograd; }
-    std::int64_t taps() const { return std::int64_t{s_.kernel_h} * s_.kernel_w; }
+    std::int64_t taps() const { return std::int64_t{s_.kernel_h} * s_.tap_columns(); }
 
     void read_geometry() {
         s_.kind = static_cast<ConvKind>(words_.between(0, 4, "a kind of convolution"));
@@ -45,7 +45,7 @@ class ConvReader {
         s_.groups = words_.between(1, kMaxChannels, "a number of groups");
         require(s_.in.channels % s_.groups == 0 && s_.out.channels % s_.groups == 0, "groups do not divide the channels");
         n_in_ = s_.in.channels / s_.groups, n_out_ = s_.out.channels / s_.groups;
-        blocks_ = (n_out_ + kBlock - 1) / kBlock, quads_ = (n_in_ + kQuad - 1) / kQuad;
+        blocks_ = (n_out_ + kBlock - 1) / kBlock, quads_ = s_.quads_of_tap();
         const bool in_blocks = is_packed() || s_.kind == ConvKind::kSparse;
         n_parameters_ = in_blocks ? s_.groups * blocks_ * kBlock : s_.out.channels;
         require(s_.kind == ConvKind::kGeneric || !s_.in.buffer.wide, "a convolution reads wide codes");
@@ -135,7 +135,8 @@ class ConvReader {
 
     Reader& words_;
     Conv s_{};
-    std::int64_t n_in_ = 0, n_out_ = 0, blocks_ = 0, quads_ = 0;  // of a group
+    std::int64_t n_in_ = 0, n_out_ = 0, blocks_ = 0;  // of a group
+    std::int64_t quads_ = 0;                          // of a tap
     std::int64_t n_parameters_ = 0;                               // of bias and dyadics
 };
 

@@ -15,7 +15,7 @@
 
 namespace dyadiq::engine {
 
-inline constexpr std::int32_t kPlanVersion = 7;
+inline constexpr std::int32_t kPlanVersion = 8;
 inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
@@ -30,7 +30,7 @@ struct Buffer {
     std::int64_t offset;  // bytes from the start of the arena, a multiple of 64
     bool wide;            // int32, else bytes
     std::int32_t height, width;
-    std::int32_t pixel_stride;  // elements from one pixel to the next: channels, and padding to a multiple of kQuad
+    std::int32_t pixel_stride;  // elements from one pixel to the next: channels, and mostly padding to a multiple of kQuad
     std::int32_t top, left, bottom, right;
     std::int32_t fill;  // element that margins hold
 
@@ -125,6 +125,16 @@ struct Conv {
     bool has_residual;
     Branch residual;
     Finish finish;
+
+    // Whether a tap of packed weights is a whole row of the kernel: where pixels of the input are no whole quads.
+    bool packs_rows() const {
+        return kind == ConvKind::kPacked && groups == 1 && dilation_w == 1 && in.buffer.pixel_stride % kQuad != 0;
+    }
+    std::int32_t tap_columns() const { return packs_rows() ? 1 : kernel_w; }
+    std::int64_t quads_of_tap() const {
+        const std::int64_t n = packs_rows() ? std::int64_t{kernel_w} * in.buffer.pixel_stride : in.channels / groups;
+        return (n + kQuad - 1) / kQuad;
+    }
 };
 
 struct Join {

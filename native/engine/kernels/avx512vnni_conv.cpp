@@ -156,7 +156,7 @@ template <typename Widest>
 }  // namespace
 
 void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
-    const std::int64_t quads = std::int64_t{s.kernel_h} * s.kernel_w * ((s.in.channels / s.groups + kQuad - 1) / kQuad);
+    const std::int64_t quads = std::int64_t{s.kernel_h} * s.tap_columns() * s.quads_of_tap();
     const std::int64_t panel_blocks = std::min<std::int64_t>(kPanelBytes / (quads * kBlock * kQuad), 2);
     const bool in_panel = s.weight_bits < 8 && panel_blocks > 0 &&
                           std::int64_t{s.out.buffer.height} * s.out.buffer.width >= kWorthPanel;

@@ -42,18 +42,40 @@ struct Quantizer {
     static constexpr float kDoubt = 0x1p-13F;
 };
 
+// Pixels of four bytes, of which only the first n are kept.
+struct Denser {
+    __m512i in_lanes, lanes;
+
+    explicit Denser(std::int32_t n) {
+        alignas(64) std::int8_t from[kBytes];
+        alignas(64) std::int32_t words[kBlock] = {};
+        for (std::int32_t i = 0; i < kBlock; ++i) {
+            from[i] = static_cast<std::int8_t>(i < kQuad * n ? i / n * kQuad + i % n : -1);
+            words[i] = i < kQuad * n ? i / n * kQuad + i % n : 0;  // n of four words in each lane
+        }
+        in_lanes = _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(from)));
+        lanes = _mm512_load_si512(words);
+    }
+
+    __m512i operator()(__m512i pixels) const {
+        return _mm512_permutexvar_epi32(lanes, _mm512_shuffle_epi8(pixels, in_lanes));
+    }
+};
+
 }  // namespace
 
-// Pixels of at most four channels, as images have them, sixteen at a time: their bytes are one int32.
+// Pixels of at most four channels, as images have them, sixteen at a time: their bytes are one int32, or as dense as may be.
 bool quantize(const Quantize& s, const Input& input, Share share, std::uint8_t* arena) {
     const Quantizer quantizer(s);
-    if (s.sign || s.grid != nullptr || input.f32 == nullptr || s.out.buffer.wide || s.out.buffer.pixel_stride != kQuad ||
-        !quantizer.is_narrow) {
+    const bool dense = s.out.buffer.pixel_stride < kQuad && s.out.channels == s.out.buffer.pixel_stride;
+    if (s.sign || s.grid != nullptr || input.f32 == nullptr || s.out.buffer.wide || !quantizer.is_narrow ||
+        !(dense || s.out.buffer.pixel_stride == kQuad)) {
         return portable::quantize(s, input, share, arena);
     }
     const std::int32_t width = s.out.buffer.width, n_channels = s.out.channels, first = s.out.first_channel;
     const std::uint32_t bytes = (n_channels == kQuad ? ~0U : (1U << 8 * n_channels) - 1) << 8 * first;
     const __m512i own = _mm512_set1_epi32(static_cast<std::int32_t>(bytes));
+    const Denser denser(n_channels);
     __mmask16 strange = 0;
     for (std::int64_t y = share.first(s.out.buffer.height); y < share.last(s.out.buffer.height); ++y) {
         std::uint8_t* const row = arena + s.out.at(y, 0) - first;
@@ -78,6 +100,11 @@ bool quantize(const Quantize& s, const Input& input, Share share, std::uint8_t* 
                     code = _mm512_load_si512(lanes);
                 }
                 codes = _mm512_or_si512(codes, _mm512_sll_epi32(code, _mm_cvtsi32_si128(8 * (c + first))));
+            }
+            if (dense) {
+                const std::int64_t n_bytes = std::int64_t{n_channels} * std::min(kBlock, width - x);
+                store_bytes(row + std::int64_t{x} * n_channels, denser(codes), n_bytes);
+                continue;
             }
             const __m512i old = _mm512_maskz_loadu_epi32(mask, row + std::int64_t{x} * kQuad);
             codes = _mm512_or_si512(_mm512_and_si512(codes, own), _mm512_andnot_si512(own, old));

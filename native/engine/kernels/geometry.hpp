@@ -103,7 +103,7 @@ struct Geometry {
     Tap taps[4][kMaxTaps];  // of tiles inside, at the left end of a row, at the right one, and at both
     std::int64_t n_in, n_out, blocks;  // of a group
     std::int64_t quads, quads_of_tap;
-    std::int32_t tile_bits;
+    std::int32_t tap_columns, tile_bits;
     bool merges, skips_rows, skips_columns;
 
     // Tiles read weights of `bits` each.
@@ -111,13 +111,13 @@ struct Geometry {
         n_in = s.in.channels / s.groups, n_out = s.out.channels / s.groups;
         blocks = (n_out + kBlock - 1) / kBlock;
         constexpr std::int64_t kWorthSkipping = 8;  // quads: shorter taps take longer than they save
-        quads_of_tap = (n_in + kQuad - 1) / kQuad;
+        quads_of_tap = s.quads_of_tap(), tap_columns = s.tap_columns();
         const bool has_zeros = s.in.buffer.fill == 0;
         skips_rows = has_zeros && s.pad_h + s.in.buffer.bottom > 0;
-        skips_columns = may_skip_columns && has_zeros && s.pad_w + s.in.buffer.right > 0 &&
+        skips_columns = may_skip_columns && !s.packs_rows() && has_zeros && s.pad_w + s.in.buffer.right > 0 &&
                         quads_of_tap >= kWorthSkipping && s.out.buffer.width > 1;
         merges = s.dilation_w == 1 && bytes_of_pixel(s.in) == quads_of_tap * kQuad && !skips_columns;
-        quads = merges ? quads_of_tap * s.kernel_w : quads_of_tap;
+        quads = merges ? quads_of_tap * tap_columns : quads_of_tap;
         for (int place = 0; fits() && place < 4; ++place) {
             find_taps(taps[place], place % 2 == 1, place / 2 == 1);
         }
@@ -126,9 +126,9 @@ struct Geometry {
     bool fits() const { return std::int64_t{s.kernel_h} * taps_of_row() <= kMaxTaps; }
 
     std::int64_t pixel_step() const { return bytes_of_pixel(s.in) * s.stride_w; }
-    std::int64_t quads_of_block() const { return std::int64_t{s.kernel_h} * s.kernel_w * quads_of_tap; }
+    std::int64_t quads_of_block() const { return std::int64_t{s.kernel_h} * tap_columns * quads_of_tap; }
     std::int64_t block_bytes(std::int32_t bits) const { return quads_of_block() * kBlock * kQuad * bits / 8; }
-    std::int32_t taps_of_row() const { return merges ? 1 : s.kernel_w; }
+    std::int32_t taps_of_row() const { return merges ? 1 : tap_columns; }
 
     // What the first output of a row sees through the first tap; in a group.
     std::int64_t input(std::int64_t y, std::int64_t group) const {
@@ -150,7 +150,7 @@ struct Geometry {
         for (std::int32_t a = 0; a < s.kernel_h; ++a) {
             for (std::int32_t b = 0; b < taps_of_row(); ++b, ++tap) {
                 tap->in = a * s.dilation_h * bytes_of_row(s.in) + b * s.dilation_w * bytes_of_pixel(s.in);
-                tap->weights = (std::int64_t{a} * s.kernel_w + b) * tap_bytes;
+                tap->weights = (std::int64_t{a} * tap_columns + b) * tap_bytes;
                 tap->skipped = skipped(b, is_left && skips_columns, is_right && skips_columns);
             }
         }

@@ -9,8 +9,8 @@ namespace {
 
 void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
     const std::int32_t n_in = s.in.channels / s.groups, n_out = s.out.channels / s.groups;
-    const std::int32_t quads = (n_in + kQuad - 1) / kQuad, blocks = (n_out + kBlock - 1) / kBlock;
-    const std::int32_t taps = s.kernel_h * s.kernel_w;
+    const std::int64_t quads = s.quads_of_tap(), blocks = (n_out + kBlock - 1) / kBlock;
+    const std::int32_t columns = s.tap_columns(), taps = s.kernel_h * columns;
     const auto* weights = static_cast<const std::int8_t*>(s.weights);
     const std::int64_t all_blocks = std::int64_t{s.groups} * blocks, width = s.out.buffer.width;
     const std::int64_t n_items = s.out.buffer.height * width * all_blocks;
@@ -21,8 +21,8 @@ void conv_packed(const Conv& s, Share share, std::uint8_t* arena) {
         const std::int8_t* of_block = weights + group_block * taps * quads * kBlock * kQuad * s.weight_bits / 8;
         for (std::int32_t tap = 0; tap < taps; ++tap) {
             const std::uint8_t* in = arena +
-                                     s.in.at(y * s.stride_h - s.pad_h + tap / s.kernel_w * s.dilation_h,
-                                             x * s.stride_w - s.pad_w + tap % s.kernel_w * s.dilation_w) +
+                                     s.in.at(y * s.stride_h - s.pad_h + tap / columns * s.dilation_h,
+                                             x * s.stride_w - s.pad_w + tap % columns * s.dilation_w) +
                                      group * n_in;
             for (std::int64_t quad = 0; quad < quads; ++quad) {
                 for (int o = 0; o < kBlock; ++o) {

@@ -1,8 +1,7 @@
 """From an integer program to what the engine runs: tensors get places, nodes become steps, weights their layout.
 
 Used by `file` and target `engine`; the runtime in native/engine reads the result. What is fused, `fuse` says; where
-buffers lie, `arena`. The engine computes in int32 (64 bits between accumulator and code); a program with wider
-tensors is refused, node by node.
+buffers lie, `arena`; what cannot be compiled, `limits`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.core.qtype import QType
 from dyadiq.engine.arena import place_
-from dyadiq.engine.fuse import BranchPlan, Fusion, find_fusions
+from dyadiq.engine.fuse import BranchPlan, Fusion, find_fusions, reads_rows
 from dyadiq.engine.plan import NONE, Branch, Buffer, EnginePlan, Finish, Step, TensorRef
 from dyadiq.engine.single import single_words
 from dyadiq.engine.weights import ALGORITHMS, Dot, KernelWeights, choose_weights, find_weights
@@ -90,9 +89,8 @@ class _Compiler:
     def output_scale(self, name: str) -> int:
         """Enter what steps of an output are worth, one number or one a channel; none where that is not known."""
         scale = self.graph.tensors[name].scale
-        if scale is None:
-            return NONE
-        return self.plan.payload_index(f"{name}.scale", np.array(scale, dtype=np.float64).ravel())
+        known = None if scale is None else np.array(scale, dtype=np.float64).ravel()
+        return NONE if known is None else self.plan.payload_index(f"{name}.scale", known)
 
     # Places
 
@@ -180,6 +178,7 @@ class _Compiler:
         ]
         ref = self.ref(dot.inputs[0])
         buffer = self.plan.buffers[ref.buffer]
+        buffer.dense = reads_rows(self.graph, dot)
         needed = (*a["padding"], max(0, after[0]), max(0, after[1]))
         if any(needed):
             top, left, bottom, right = (max(old, new) for old, new in zip(buffer.margins, needed, strict=True))
@@ -296,8 +295,9 @@ class _Compiler:
             return Dot(weight, bias, 1, source.wide, x.code_offset, codes=codes, plane=plane), (0, 0)
         if any(a["padding"]):
             codes = min(codes[0], a["pad_value"]), max(codes[1], a["pad_value"])
-        stride, dilation = tuple(a["stride"]), tuple(a["dilation"])
-        return Dot(weight, bias, a["groups"], source.wide, x.code_offset, stride, dilation, codes, plane), a["padding"]
+        stride, dilation, wide = tuple(a["stride"]), tuple(a["dilation"]), source.wide
+        dot = Dot(weight, bias, a["groups"], wide, x.code_offset, stride, dilation, codes, plane, source.dense)
+        return dot, a["padding"]
 
     def end_of_dot(
         self, fusion: Fusion, dot: Node, kernel: KernelWeights, bias: NDArray[np.int64]
@@ -319,8 +319,8 @@ class _Compiler:
                 summand = (branch, (source.low, source.high), self.plan.buffers[branch.x.buffer].wide)
             bound = self.bounds[dot.output]
             singles = single_words(dyadic, (bound.low, bound.high), bias, finish, out.code_offset, summand)
-        single = [ordered(row.astype(np.int64)) for row in singles] if singles is not None else None
-        words.append(NONE if single is None else self.payload(f"{dot.name}.single", np.stack(single)))
+        rows = [] if singles is None else [ordered(row.astype(np.int64)) for row in singles]
+        words.append(self.payload(f"{dot.name}.single", np.stack(rows)) if rows else NONE)
         return words, [branch.x for branch in branches]
 
     def quantize(self, node: Node) -> None:

@@ -21,7 +21,7 @@ from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.proof import Bound
 
-__all__ = ["BranchPlan", "Fusion", "Fusions", "find_fusions"]
+__all__ = ["BranchPlan", "Fusion", "Fusions", "find_fusions", "reads_rows"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,16 @@ def find_fusions(graph: Graph, bounds: Mapping[str, Bound]) -> Fusions:
     finder.dots()
     finder.joins()
     return finder.found
+
+
+def reads_rows(graph: Graph, dot: Node) -> bool:
+    """Whether a convolution alone reads an input of few channels, whose rows without padding are fewer quads."""
+    source, weight, *_ = dot.inputs
+    _, n_in, _, width = graph.params[weight].shape
+    (maker,) = (node for node in graph.nodes if node.output == source)
+    readers = [node.name for node in graph.nodes if source in node.inputs]
+    alone = maker.op == "quantize" and readers == [dot.name] and source not in graph.outputs
+    return alone and n_in < 4 and dot.attrs["groups"] == 1 and dot.attrs["dilation"][1] == 1 and width > 1
 
 
 def _is_sign(graph: Graph, node: Node) -> bool:

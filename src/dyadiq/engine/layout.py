@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from dyadiq.core.qtype import QType
 
-__all__ = ["BLOCK", "QUAD", "by_blocks", "find_places", "pack_dense", "pack_depthwise", "pack_generic", "weight_type"]
+__all__ = [
+    "BLOCK",
+    "QUAD",
+    "as_rows",
+    "by_blocks",
+    "find_places",
+    "pack_dense",
+    "pack_depthwise",
+    "pack_generic",
+    "weight_type",
+]
 
 BLOCK, QUAD = 16, 4
 _INT8 = QType(8, signed=True)
@@ -22,6 +32,20 @@ _NARROW = (
     (QType(4, signed=True), 4),
 )
 _BEFORE = 1 << 24  # what single precision may add to a sum (`single`)
+
+
+def as_rows(weight: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return weights of which a tap is a whole row of the kernel, column after column, as dense pixels lie in memory.
+
+    Shapes:
+        weight ``[O, I, KH, KW]``; the result ``[O, KW * I, KH, 1]``.
+
+    Example:
+        >>> as_rows(np.arange(6).reshape(1, 3, 1, 2)).ravel()
+        array([0, 2, 4, 1, 3, 5])
+    """
+    n_out, n_in, height, width = weight.shape
+    return weight.transpose(0, 3, 1, 2).reshape(n_out, width * n_in, height, 1)
 
 
 def weight_type(weight: NDArray[np.int64], largest_sum: int) -> QType:

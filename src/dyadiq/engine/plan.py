@@ -20,7 +20,7 @@ from dyadiq.core.qtype import QType
 
 __all__ = ["INT32_RANGE", "NONE", "PLAN_VERSION", "Branch", "Buffer", "EnginePlan", "Finish", "Step", "TensorRef"]
 
-PLAN_VERSION = 7
+PLAN_VERSION = 8
 NONE = -1
 INT32_RANGE = (-(1 << 31), (1 << 31) - 1)
 
@@ -51,6 +51,7 @@ class Buffer:
         margins: Rows and columns at the top, left, bottom and right.
         fill: Element that margins hold.
         offset: Bytes from the start of the arena, a multiple of 64; None until it is placed.
+        dense: Whether pixels of bytes are no whole quads.
     """
 
     wide: bool
@@ -60,11 +61,12 @@ class Buffer:
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     fill: int | None = None
     offset: int | None = None
+    dense: bool = False
 
     @property
     def pixel_stride(self) -> int:
-        """Elements from one pixel to the next: bytes come in whole quads."""
-        return self.channels if self.wide else -(-self.channels // 4) * 4
+        """Elements from one pixel to the next: bytes come in whole quads, unless they are dense."""
+        return self.channels if self.wide or self.dense else -(-self.channels // 4) * 4
 
     @property
     def n_bytes(self) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.qtype import QType
-from dyadiq.engine.layout import by_blocks, find_places, pack_dense, pack_depthwise, pack_generic, weight_type
+from dyadiq.engine.layout import as_rows, by_blocks, find_places, pack_dense, pack_depthwise, pack_generic, weight_type
 from dyadiq.engine.plan import INT32_RANGE
 from dyadiq.engine.winograd import refuse_winograd
 
@@ -44,6 +44,7 @@ class Dot:
         dilation: Of rows and columns.
         codes: Least and greatest code of its input, padding included.
         plane: Rows and columns of its output.
+        dense: Whether pixels of its input are no whole quads: then rows of the kernel are, as far as they can be.
     """
 
     weight: NDArray[np.int64]
@@ -55,6 +56,7 @@ class Dot:
     dilation: tuple[int, int] = (1, 1)
     codes: tuple[int, int] = (0, 255)
     plane: tuple[int, int] = (1, 1)
+    dense: bool = False
 
     @property
     def largest_sum(self) -> int:
@@ -113,15 +115,16 @@ def find_weights(dot: Dot) -> dict[str, KernelWeights]:
         return {"generic": KernelWeights("generic", groups, pack_generic(weight))}
     if depthwise:
         return {"depthwise": KernelWeights("depthwise", groups, pack_depthwise(weight))}
-    qtype = weight_type(weight, dot.largest_sum)
-    dense = pack_dense(weight, groups, qtype)
-    found = {"direct": KernelWeights("direct", groups, dense, qtype)}
+    taps = as_rows(weight) if dot.dense else weight
+    qtype = weight_type(taps, dot.largest_sum)
+    found = {"direct": KernelWeights("direct", groups, pack_dense(taps, groups, qtype), qtype)}
     if groups == 1:
         values, places = find_places(pack_dense(weight, 1), len(weight))
         if int(np.diff(places[: -(-len(weight) // 16) + 1]).max()) <= _MAX_PLACES:
             found["sparse"] = KernelWeights("sparse", 1, values, None, places)
     if _refuse_winograd(dot) is None:
-        found["winograd"] = KernelWeights("winograd", 1, dense, qtype)
+        qtype = weight_type(weight, dot.largest_sum)
+        found["winograd"] = KernelWeights("winograd", 1, pack_dense(weight, 1, qtype), qtype)
     return found
 
 

@@ -130,6 +130,46 @@ def test_tiles_of_every_width_equal_the_reference(channels, size, tmp_path):
 
 
 @built
+@pytest.mark.parametrize("n_channels", [1, 2, 3])
+@pytest.mark.parametrize("width", [5, 33])
+@pytest.mark.parametrize("weights", ["int8", "int4n", "bipolar"])
+def test_rows_of_kernels_over_dense_pixels_equal_the_reference(weights, width, n_channels, tmp_path):
+    """Images whose pixels are no quads; codes at ties too, where the quantizer takes the slow way."""
+    rng = np.random.default_rng(width)
+    for codes, kernel, stride, padding in ((UINT8, 7, 2, 3), (INT8, (3, 4), 1, (1, 0)), (UINT8, (2, 5), (1, 3), 2)):
+        b = ProgramBuilder(rng)
+        x = b.input((n_channels, 7, width), codes, scale=0.5, zero_point=int(codes is INT8) * 5)
+        y = b.conv2d(x, 33, kernel, stride, padding, qtype=QType.parse(weights))
+        program = b.program(y)
+        plan = compile_program(program)
+        assert plan.buffers[plan.steps[-2].reads[0].buffer].pixel_stride == n_channels
+        write_engine_file(plan, tmp_path / "p.dyqe")
+        inputs = {"x0": (rng.integers(-90, 300, (2, n_channels, 7, width)) / 4).astype(np.float32)}
+        expected = run_reference(program, inputs)
+        for isa, threads in itertools.product(ISAS, (1, 2)):
+            found = EngineProgram(tmp_path / "p.dyqe", isa=isa, threads=threads).run(inputs)
+            assert all(np.array_equal(found[name], expected[name]) for name in expected), (isa, threads)
+
+
+def test_pixels_are_dense_only_where_one_convolution_reads_rows():
+    def stride(*outputs):
+        plan = compile_program(b.program(*outputs))
+        return plan.buffers[next(step for step in plan.steps if step.op == "quantize").writes[0].buffer].pixel_stride
+
+    for kernel, dilation, pools, expected in (
+        (3, 1, False, 3),
+        (1, 1, False, 4),
+        (3, (1, 2), False, 4),
+        (3, (2, 1), False, 3),
+        (3, 1, True, 4),
+    ):
+        b = ProgramBuilder(np.random.default_rng(0))
+        x = b.input((3, 9, 9))
+        y = b.conv2d(x, 5, kernel, dilation=dilation)
+        assert stride(y, *([b.max_pool2d(x)] if pools else [])) == expected
+
+
+@built
 @pytest.mark.parametrize("n_channels", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("qtype", ["uint8", "int8", "uint4", "int3"])
 def test_quantizers_are_literal_at_ties_and_beyond_limits(n_channels, qtype, tmp_path):
