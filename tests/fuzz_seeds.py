@@ -58,6 +58,13 @@ def write(plan, path):
     write_engine_file(plan, path)
 
 
+def rows(rng):
+    """A convolution that reads rows of dense pixels."""
+    b = ProgramBuilder(rng)
+    x = b.input((3, 6, 9), UINT8)
+    return b.program(b.requantize(b.conv2d(x, 17, 5, 2, padding=2), UINT8, multipliers(rng, 17, 16)))
+
+
 def main():
     """Write all of them."""
     folder = Path(sys.argv[1])
@@ -68,6 +75,7 @@ def main():
     for name in ("bipolar", "int2n", "int4n", "int8"):
         program = small(np.random.default_rng(0), name)
         write(compile_program(program), folder / f"weights_{name}.dyqe")
+    write(compile_program(rows(np.random.default_rng(0))), folder / "rows.dyqe")
     for name, codes in (("bipolar", "uint6"), ("int4n", "int6")):
         program = winograd(np.random.default_rng(0), name, codes)
         algorithms = {node.name: "winograd" for node in program.graph.nodes if node.op == "conv2d"}
