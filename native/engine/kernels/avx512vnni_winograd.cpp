@@ -49,7 +49,8 @@ template <int kBits>
     if constexpr (kBits == 8) {
         return group;
     }
-    const __m512i mask = _mm512_set1_epi8((1 << kBits) - 1), sign = _mm512_set1_epi8(1 << (kBits - 1));
+    const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1));
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(1 << (kBits - 1)));
     const __m512i code = _mm512_and_si512(_mm512_srli_epi32(group, static_cast<unsigned>(kBits * i)), mask);
     if constexpr (kBits == 1) {  // 0: -1, 1: 1
         return _mm512_sub_epi8(_mm512_add_epi8(code, code), sign);
