@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from dyadiq.core.errors import ArtifactError, ConfigError
+from dyadiq.core.errors import ArtifactError, ConfigError, UnknownNameError
 from dyadiq.core.facts import NetworkFacts
 from dyadiq.core.native import INTERFACE
 from dyadiq.core.progress import NO_PROGRESS, Progress
@@ -45,6 +45,7 @@ from dyadiq.ir.sites import Sites, find_sites
 __all__ = ["latency_cost", "machine_identity"]
 
 _CACHE_VERSION = 1  # of what a cached number means: raise it when something here is timed or fitted otherwise
+_ALGORITHMS = ("rule", "measured")
 _ROUNDS, _TURN_US = 10, 2000.0
 _N_CHECKS, _SEED = 6, 0
 
@@ -103,8 +104,10 @@ def latency_cost(
         ConfigError: Candidates are empty or out of range, or widths at which the engine cannot run the network.
         MissingToolError: The native module was not built.
         StorageError: The cache cannot be written.
-        UnknownNameError: ``DYADIQ_ISA`` names no kernels.
+        UnknownNameError: There is no such choice of algorithms, or ``DYADIQ_ISA`` names no kernels.
     """
+    if algorithms not in _ALGORITHMS:
+        raise UnknownNameError("choice of algorithms", algorithms, _ALGORITHMS)
     options = candidate_bits(facts, weight_bits, activation_bits)
     if not facts.layers:
         return _TABLE

@@ -15,7 +15,7 @@ import numpy as np
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.qtype import QType
 from dyadiq.ir.qonnx_import_build import Affine, Parts, UnrepresentableError
-from dyadiq.ir.qonnx_import_constants import Constant, quantized
+from dyadiq.ir.qonnx_import_constants import Constant
 from dyadiq.ir.qonnx_import_quant import check_steps, clip_limits, positive, quantize_input, snapped
 from dyadiq.ir.qonnx_import_reader import Call, Value
 from dyadiq.ir.qonnx_import_rounding import FINEST, find_rescale, nearest_rescale
@@ -37,9 +37,10 @@ def quantize_linear(call: Call) -> Value:
     x = call.inputs[0]
     if isinstance(x, Constant):
         scale, zero = (_along(part, x, call) for part in (scale, zero))
-        made = quantized(x, scale, zero, qtype, "HALF_EVEN")
-        assert made.codes is not None
-        return Constant((made.codes + zero.values).astype(np.float64), dtype=str(qtype))
+        with np.errstate(over="ignore"):  # what overflows is clipped
+            rounded = np.round(x.values.astype(np.float32) / scale.values.astype(np.float32))
+        codes = np.clip(rounded.astype(np.float64) + zero.values, qtype.qmin, qtype.qmax)
+        return Constant(codes, dtype=str(qtype))
     step, zero_point = Fraction(scale.scalar("its scale")), int(zero.scalar("its zero point"))
     if isinstance(x, Parts):
         return _concatenated(call, x, step, zero_point, qtype)
@@ -72,6 +73,8 @@ def dequantize_linear(call: Call) -> Value:
     check_steps(scale)
     if isinstance(x, Constant):
         scale, zero = (_along(part, x, call) for part in (scale, zero))
+        if (x.values != np.round(x.values)).any():
+            raise UnrepresentableError("takes numbers for codes that are no integers")
         codes = (x.values - zero.values).astype(np.int64)
         steps = np.broadcast_to(scale.values, codes.shape)
         return Constant(codes * steps, codes, steps, None)
@@ -81,8 +84,17 @@ def dequantize_linear(call: Call) -> Value:
 
 
 def _zero(call: Call) -> Constant:
-    given = len(call.inputs) > 2 and call.inputs[2] is not None
-    return call.constant(2, "its zero point") if given else Constant(np.zeros(()))
+    """Return the zero point, 0 if it is left out.
+
+    Raises:
+        UnrepresentableError: It is no integer.
+    """
+    if len(call.inputs) < 3 or call.inputs[2] is None:
+        return Constant(np.zeros(()))
+    zero = call.constant(2, "its zero point")
+    if (zero.values != np.round(zero.values)).any():
+        raise UnrepresentableError("its zero point is no integer")
+    return zero
 
 
 def _qtype(call: Call) -> QType:

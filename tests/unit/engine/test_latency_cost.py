@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import dyadiq as dq
-from dyadiq.core.errors import ConfigError, InfeasibleError, MissingToolError
+from dyadiq.core.errors import ConfigError, InfeasibleError, MissingToolError, UnknownNameError
 from dyadiq.core.native import NativeState, native_state
 from dyadiq.core.plan import uniform_plan
 from dyadiq.core.tables import CostTable, Sensitivity, SensitivityTable
@@ -132,6 +132,11 @@ def test_network_that_the_engine_refuses_is_named(network):
     facts = network_facts(graph, dq.QuantConfig(input_bits=16))
     with pytest.raises(ConfigError, match=r"(?s)latency_us: .* weights of at most 16 .*0 \(linear\): .*32 bits"):
         ENGINE_COSTS["latency_us"](graph, facts, [8, 16], [8])
+
+
+def test_choice_of_algorithms_must_be_one(network):
+    with pytest.raises(UnknownNameError, match=r"unknown choice of algorithms 'mesured'; did you mean 'measured'"):
+        ENGINE_COSTS["latency_us"](*network, BITS, ACTIVATION_BITS, algorithms="mesured")
 
 
 @built

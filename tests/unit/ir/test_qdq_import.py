@@ -60,6 +60,16 @@ def test_one_rounding_of_arbitrary_scales_is_proven_exact():
 
 
 @pytest.mark.parametrize("zero", [127, 128])
+def test_ties_of_constants_go_to_even_before_an_odd_zero_point_is_added(zero):
+    m = Quantized(4, scales=(1.0,))
+    s, z = m.constant("ws", np.float32(1)), m.constant("wz", np.uint8(zero))
+    halves = m.constant("raw", (np.arange(12, dtype=np.float32) - 5.5).reshape(4, 3))
+    m.q(m.op("MatMul", m.q("x"), m.op("DequantizeLinear", m.op("QuantizeLinear", halves, s, z), s, z)))
+    ours, theirs, _ = compared(m.proto(), np.arange(-20, 20, dtype=np.float32).reshape(-1, 4))
+    assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("zero", [127, 128])
 def test_ties_go_to_even_before_an_odd_zero_point_is_added(zero):
     m = Quantized(4, scales=(1.0, 2.0))
     m.q(m.q("x", zero=128), zero=zero)
@@ -137,6 +147,14 @@ def test_network_quantized_by_onnxruntime_runs_everywhere(per_channel, tmp_path)
         (
             lambda m: m.op("QuantizeLinear", "x", m.constant("s", np.float32(1)), m.constant("z", np.int32(0))),
             "codes of type 'int32'; at most 16 bits",
+        ),
+        (
+            lambda m: m.op("DequantizeLinear", m.q("x"), "s0", m.constant("z", np.float32(1.5))),
+            "its zero point is no integer",
+        ),
+        (
+            lambda m: m.op("Add", m.q("x"), m.op("DequantizeLinear", m.weight("w", 3, 1, 1), "s0")),
+            "takes numbers for codes that are no integers",
         ),
         (
             lambda m: m.op("QuantizeLinear", "x", m.constant("s", np.float32(1)), m.constant("z", np.float32(0))),
