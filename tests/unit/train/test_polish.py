@@ -13,7 +13,7 @@ from dyadiq.fpga.estimate import estimate_hardware
 from dyadiq.ir.integer import effective_weight
 from dyadiq.quant.lower import lower
 from dyadiq.train import finetune
-from dyadiq.train.polish import _nearest, exchange_digits_, polish_codes_
+from dyadiq.train.polish import nearest_others, exchange_digits_, polish_codes_
 from dyadiq.train.sparsify import SparsifyConfig
 from trainable import captured
 
@@ -66,7 +66,7 @@ def test_search_equals_a_slow_one_that_runs_the_whole_module():
     for place in np.argwhere(codes):
         at = tuple(place)
         allowed = [code for code in range(-127, 128) if count_digits(code) <= int(quantizer.max_digits[at])]
-        for code in _nearest(np.array(allowed), int(codes[at])):
+        for code in nearest_others(np.array(allowed), int(codes[at])):
             weight.data[at] = code * scale
             if loss_of(slow, split) < best - 2e-5:
                 codes[at], best = code, loss_of(slow, split)
@@ -75,10 +75,10 @@ def test_search_equals_a_slow_one_that_runs_the_whole_module():
     assert np.array_equal(codes_of(fast)[0], codes)
 
 
-def test_nearest_codes_are_of_the_same_sign_and_not_0():
+def testnearest_others_codes_are_of_the_same_sign_and_not_0():
     grid = np.array([-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0])
-    assert _nearest(grid, 2) == [1, 4, 8]
-    assert _nearest(grid, -1) == [-2, -4]
+    assert nearest_others(grid, 2) == [1, 4, 8]
+    assert nearest_others(grid, -1) == [-2, -4]
 
 
 def test_finetune_polishes_when_it_is_asked_to_and_says_so():
