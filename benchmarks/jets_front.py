@@ -38,7 +38,7 @@ from dyadiq.quant.refine import refine_ranges_
 from dyadiq.targets.verilog import VerilogConfig, VerilogTarget
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.finetune import finetune
-from dyadiq.train.sparsify import SparsifyConfig
+from dyadiq.train.sparsify_config import SparsifyConfig
 
 # Widths of hidden activations by LUTs: small circuits want narrow adders. Chosen on validation jets.
 BUDGETS = {1650: 4, 3000: 4, 6000: 5, 11500: 5}

@@ -113,6 +113,7 @@ class SparsifySection(Section):
     input_grids: bool = False
     polish_samples: Annotated[int, Field(ge=0)] = 0
     exchanges: Annotated[int, Field(ge=0)] = 0
+    trims: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -122,8 +123,10 @@ class SparsifySection(Section):
             raise ValueError("start_frac to be at most end_frac")
         if self.input_grids and self.lut is None:
             raise ValueError("`lut` where `input_grids` are asked for")
-        if self.exchanges and not self.polish_samples:
-            raise ValueError("`polish_samples` where `exchanges` are asked for")
+        if (self.exchanges or self.trims) and not self.polish_samples:
+            raise ValueError("`polish_samples` where `exchanges` or `trims` are asked for")
+        if self.trims and self.lut is None:
+            raise ValueError("`lut` where `trims` are asked for")
         return self
 
 

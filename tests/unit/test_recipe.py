@@ -11,7 +11,7 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.format import Format
 from dyadiq.recipe import Recipe, load_recipe, parse_recipe
 from dyadiq.train import TrainConfig
-from dyadiq.train.sparsify import SparsifyConfig
+from dyadiq.train.sparsify_config import SparsifyConfig
 
 MINIMAL = {"name": "t", "data": {"name": "digits"}, "model": {"name": "m"}, "allocate": {"budget": {"size": "25%"}}}
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))

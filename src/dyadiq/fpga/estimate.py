@@ -22,7 +22,7 @@ from dyadiq.fpga.trace import Circuit, trace
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.integer import IntegerProgram
 
-__all__ = ["HardwareEstimate", "LayerEstimate", "estimate_circuit", "estimate_hardware"]
+__all__ = ["HardwareEstimate", "LayerEstimate", "count_luts", "estimate_circuit", "estimate_hardware"]
 
 _ACCUMULATE = ("linear", "conv2d", "sum_pool2d", "add")
 _FINISH = ("requantize", "clip")
@@ -102,6 +102,17 @@ def estimate_hardware(
     """
     circuit = trace(program, progress, max_luts)
     return estimate_circuit(program.graph, circuit, schedule(circuit, depth))
+
+
+def count_luts(program: IntegerProgram, depth: int = 4) -> int:
+    """Return ``estimate_hardware(program, depth).lut`` in half the time, for those who ask a thousand times.
+
+    Raises:
+        As `estimate_hardware`.
+    """
+    circuit = trace(program)
+    plan = schedule(circuit, depth)
+    return sum(wire_luts(circuit.net, plan.wires, plan.stages).values())
 
 
 def estimate_circuit(graph: Graph, circuit: Circuit, plan: Schedule) -> HardwareEstimate:

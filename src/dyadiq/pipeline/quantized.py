@@ -69,7 +69,7 @@ def finetune_(context: StageContext, qmod: QuantModule, checkpoint: Path) -> dic
     from dyadiq.train import TrainConfig
     from dyadiq.train.blockwise import BlockwiseConfig, omega_order
     from dyadiq.train.finetune import finetune
-    from dyadiq.train.sparsify import SparsifyConfig
+    from dyadiq.train.sparsify_config import SparsifyConfig
 
     settings = context.recipe.finetune.model_dump()
     distill, sparsify = settings.pop("distill"), settings.pop("sparsify")

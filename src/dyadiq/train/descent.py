@@ -22,9 +22,10 @@ from dyadiq.quant.fold import Layer
 from dyadiq.quant.module import QuantModule
 from dyadiq.quant.write_back import own_layers, write_weight_
 from dyadiq.train.evaluate import device_of, single_output
+from dyadiq.train.probes import weight_probes
 from dyadiq.zoo.data import Split
 
-__all__ = ["LEAST_GAIN", "Descent", "Place", "descent_on"]
+__all__ = ["LEAST_GAIN", "Descent", "Place", "by_rows", "descent_on"]
 
 LEAST_GAIN = 2e-5  # of the mean loss; less is chance
 _GROWTH = 200  # pruned weights tried at a time
@@ -117,10 +118,8 @@ class Descent:
 
     def promising(self) -> list[tuple[Place, int]]:
         """Return the pruned weights that the loss changes fastest with, each with a code of one digit downhill."""
-        layers = self.layers()
-        gradients = self._gradients(list(layers.values()))
-        found = []
-        for start, layer in layers.items():
+        gradients, found = self._gradients(), []
+        for start, layer in self.layers().items():
             codes, gradient = self.codes(layer), gradients[layer.weight]
             quant = self.module.weight_quants()[layer.weight]
             scale = np.broadcast_to(quant.scale, len(codes))
@@ -133,21 +132,11 @@ class Descent:
                 found.append((speed, start, at, -size if gradient[at] > 0 else size))
         return [((start, at), code) for _, start, at, code in sorted(found, reverse=True)[:_GROWTH]]
 
-    def _gradients(self, layers: list[Layer]) -> dict[str, NDArray[np.float64]]:
+    def _gradients(self) -> dict[str, NDArray[np.float64]]:
         """Return the gradient of the loss by every folded weight, pruned ones included."""
-        probes, handles = {}, []
-        for layer in layers:
-            quantizer = self.module.weight_quantizers()[layer.weight]
-            probe = torch.zeros(self.codes(layer).shape, device=quantizer.scale.device, requires_grad=True)
-            probes[layer.weight] = probe
-            handles.append(quantizer.register_forward_hook(lambda _m, _i, out, probe=probe: out + probe))
-        try:
-            with torch.enable_grad():
-                loss = F.cross_entropy(single_output(self.module, self.x), self.y)
-                found = torch.autograd.grad(loss, list(probes.values()))
-        finally:
-            for handle in handles:
-                handle.remove()
+        with weight_probes(self.module) as probes, torch.enable_grad():
+            loss = F.cross_entropy(single_output(self.module, self.x), self.y)
+            found = torch.autograd.grad(loss, list(probes.values()))
         return {name: g.double().cpu().numpy() for name, g in zip(probes, found, strict=True)}
 
 

@@ -25,7 +25,8 @@ from dyadiq.train.blockwise import BlockSchedule, BlockwiseConfig
 from dyadiq.train.config import TrainConfig
 from dyadiq.train.evaluate import evaluate
 from dyadiq.train.loop import EpochCallback, TrainResult, train
-from dyadiq.train.sparsify import DigitSchedule, SparsifyConfig
+from dyadiq.train.sparsify import DigitSchedule
+from dyadiq.train.sparsify_config import SparsifyConfig
 from dyadiq.zoo.data import Split
 
 __all__ = ["FINETUNE_CONFIG", "batches_to_split", "finetune"]

@@ -20,17 +20,14 @@ given in LUTs, each update traces the network's own circuit and corrects what a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dyadiq.allocation.digits import allocate_digits
-from dyadiq.core.errors import ConfigError, InfeasibleError, QuantError
+from dyadiq.core.errors import InfeasibleError, QuantError
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.signed_digits import count_digits, nearest_codes
 from dyadiq.cost.facts import network_facts
@@ -40,11 +37,14 @@ from dyadiq.quant.fake_quant import ActivationQuantizer
 from dyadiq.quant.grids import refine_grids_
 from dyadiq.quant.lower import lower
 from dyadiq.quant.module import QuantModule
+from dyadiq.train.circuit import trim_circuit_
 from dyadiq.train.evaluate import device_of, single_output
 from dyadiq.train.polish import PolishResult, exchange_digits_, polish_codes_
+from dyadiq.train.probes import weight_probes
+from dyadiq.train.sparsify_config import SparsifyConfig
 from dyadiq.zoo.data import Split
 
-__all__ = ["DigitSchedule", "SparsifyConfig"]
+__all__ = ["DigitSchedule"]
 
 _GROWTH_BITS = 2  # an adder is wider than its input by about so much
 _FINAL_ROUNDS = 4  # of the last update, each corrected by a trace; up to twice as many while the budget is missed
@@ -52,79 +52,8 @@ _TOLERANCE = 1.03  # a circuit larger than the budget by more is refused
 _MICRO_BATCH = 32  # samples of one gradient
 _GRID_SAMPLES = 2048  # that grids are compared on
 _GRID_SWEEPS = 2  # over all channels at each update
+_UNTRIMMED = 1.3  # of the budget is what limits leave where the circuit is trimmed afterwards
 _MARGIN = 0.985  # of a LUT budget is aimed at: codes move a little after the last update
-
-
-@dataclass(frozen=True, slots=True)
-class SparsifyConfig:
-    """What to reach, and how.
-
-    Attributes:
-        lut: LUTs of the whole circuit to end with; exactly one of this and the next.
-        digits_per_weight: Mean nonzero digits of a weight to end with.
-        saliency: What an error of a weight costs: ``fisher`` or ``magnitude``.
-        max_digits: Most digits of any weight.
-        start_frac: When limits begin, as a fraction of all epochs.
-        end_frac: When they are final.
-        n_updates: How often they are chosen in between.
-        n_samples: Training samples for the Fisher diagonal.
-        input_grids: Whether channels of network inputs get grids of their own (`core.channel_grid`), as few bits as
-            pay; needs ``lut``, and inputs whose format is symmetric.
-        polish_samples: Training samples by which codes and biases are chosen once more after training (`polish`);
-            0: they stay as trained.
-        exchanges: How often digits are then exchanged between weights, by the loss as well; each on other samples.
-
-    Raises:
-        ConfigError: A value out of range.
-
-    Example:
-        >>> SparsifyConfig(lut=8000).saliency
-        'fisher'
-    """
-
-    lut: int | None = None
-    digits_per_weight: float | None = None
-    saliency: Literal["fisher", "magnitude"] = "fisher"
-    max_digits: int = 3
-    start_frac: float = 0.05
-    end_frac: float = 0.7
-    n_updates: int = 20
-    n_samples: int = 8192
-    input_grids: bool = False
-    polish_samples: int = 0
-    exchanges: int = 0
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ConfigError: A value out of range.
-        """
-        if (self.lut is None) == (self.digits_per_weight is None):
-            raise ConfigError("sparsify: exactly one of lut and digits_per_weight, for example lut = 8000.")
-        for name in ("polish_samples", "exchanges"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"sparsify: {name} must not be negative, got {getattr(self, name)}.")
-        if self.exchanges and not self.polish_samples:
-            raise ConfigError("sparsify: exchanges are chosen by samples, so they need polish_samples.")
-        if self.input_grids and self.lut is None:
-            raise ConfigError("sparsify: input_grids narrows channels for their LUTs, so it needs lut, not digits.")
-        target = self.lut if self.digits_per_weight is None else self.digits_per_weight
-        if target is not None and not target > 0:
-            raise ConfigError(f"sparsify: the target must be positive, got {target}.")
-        if self.saliency not in ("fisher", "magnitude"):
-            raise ConfigError(f"sparsify: saliency must be fisher or magnitude, got {self.saliency!r}.")
-        if not 0 <= self.start_frac <= self.end_frac < 1:
-            raise ConfigError(
-                f"sparsify: 0 <= start_frac <= end_frac < 1 must hold, got {self.start_frac} and {self.end_frac}."
-            )
-        for name in ("max_digits", "n_updates", "n_samples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"sparsify: {name} must be at least 1, got {getattr(self, name)}.")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        return asdict(self)
 
 
 class DigitSchedule:
@@ -149,6 +78,7 @@ class DigitSchedule:
         self._updates = sorted({int(epoch) for epoch in epochs})
         self.final_epoch = self._updates[-1]
         self._module, self._config, self._seed = module, config, seed
+        self._aim = config.lut if config.lut is None or not config.trims else round(config.lut * _UNTRIMMED)
         index = np.random.default_rng(seed).permutation(len(split))[: config.n_samples]
         self._samples = torch.as_tensor(split.x[np.sort(index)], device=device_of(module))
         facts = network_facts(canonicalize(module.graph), module.config, fixed_size_bytes=0)
@@ -183,7 +113,7 @@ class DigitSchedule:
         if luts is not None:
             luts = self._final_luts(saliency)
         mean = self._digits_per_weight()
-        self._check(mean, luts)
+        self._check(mean, luts, self._aim)
         return {"digits_per_weight": mean, **found} | ({} if luts is None else {"lut": luts})
 
     def polish(self, split: Split, progress: Progress = NO_PROGRESS) -> PolishResult:
@@ -204,7 +134,25 @@ class DigitSchedule:
                 progress=progress,
             )
             tried, kept = tried + result.n_tried, kept + result.n_kept
+        if config.trims and config.lut is not None:
+            result = trim_circuit_(
+                self._module,
+                split,
+                self._counted,
+                config.lut,
+                passes=config.trims,
+                n_samples=config.polish_samples,
+                seed=seed + config.exchanges + 1,
+                progress=progress,
+            )
+            tried, kept = tried + result.n_tried, kept + result.n_kept
+            self._check(self._digits_per_weight(), self._counted(), config.lut)
         return PolishResult(first.loss_before, result.loss_after, tried, kept)
+
+    def _counted(self) -> int:
+        from dyadiq.fpga.estimate import count_luts
+
+        return count_luts(lower(self._module))
 
     def _tighten(self) -> None:
         """Make every limit what the code has: digits that are allowed and not used can be spent elsewhere."""
@@ -214,42 +162,39 @@ class DigitSchedule:
     def _spare(self) -> float:
         """Return what of the budget of LUTs is not spent, in units of digits' costs; 0 without one."""
         luts = self._luts()
-        if luts is None or self._config.lut is None:
+        if luts is None or self._aim is None:
             return 0.0
         spent = 0.0
         for name, quantizer in self._module.weight_quantizers().items():
             assert quantizer.max_digits is not None  # set by __call__
             limits = quantizer.max_digits.double().cpu().numpy()
             spent += float((limits * self._digit_costs(name, limits.shape)).sum())
-        return (self._config.lut / max(1, luts) - 1.0) * spent
+        return (self._aim / max(1, luts) - 1.0) * spent
 
     def _final_luts(self, saliency: Mapping[str, np.ndarray[Any, Any]]) -> int | None:
         """Correct the last limits until the circuit fits; return its LUTs."""
         luts = self._luts()
         for done in range(1, 2 * _FINAL_ROUNDS):
-            if done >= _FINAL_ROUNDS and not self._misses(luts):
+            if done >= _FINAL_ROUNDS and not _misses(luts, self._aim):
                 break
             self._limit(saliency, 0.0, luts)
             luts = self._luts()
         return luts
 
-    def _misses(self, luts: int | None) -> bool:
-        return luts is not None and self._config.lut is not None and luts > self._config.lut * _TOLERANCE
-
-    def _check(self, mean: float, luts: int | None) -> None:
-        if mean > 0 and not self._misses(luts):
+    def _check(self, mean: float, luts: int | None, most: int | None) -> None:
+        if mean > 0 and not _misses(luts, most):
             return
         for quantizer in self._module.weight_quantizers().values():
             assert quantizer.max_digits is not None  # set by __call__
             quantizer.limit_digits_(torch.zeros_like(quantizer.max_digits))
-        if self._config.lut is None:
+        if most is None:
             raise InfeasibleError(
                 f"sparsify: digits_per_weight = {self._config.digits_per_weight} leaves no weight at all. Raise it."
             )
         least = self._luts()
         raise InfeasibleError(
             f"sparsify: after the last update the circuit takes {luts:,} LUT with {mean:.3g} signed digits per weight, "
-            f"expected at most {self._config.lut:,} with more than 0; without any weight {least:,} remain. Raise lut, "
+            f"expected at most {most:,} with more than 0; without any weight {least:,} remain. Raise lut, "
             "or choose fewer activation bits.",
             {"lut": float(least or 0)},
         )
@@ -276,7 +221,7 @@ class DigitSchedule:
         training = self._module.training
         self._module.eval()
         try:
-            with _probes(self._module, weights) as probes:
+            with weight_probes(self._module) as probes:
                 found = fisher_diagonal(
                     lambda x: single_output(self._module, x),
                     probes,
@@ -304,11 +249,11 @@ class DigitSchedule:
             assert limits is not None  # set by __call__
             spent += float((limits.double().numpy() * unit).sum())
         cost = np.concatenate(costs)
-        if self._config.lut is None or luts is None:
+        if self._aim is None or luts is None:
             assert self._config.digits_per_weight is not None  # checked by SparsifyConfig
             target = self._config.digits_per_weight * float(cost.sum())
         else:
-            target = self._config.lut * _MARGIN * spent / max(1, luts)
+            target = self._aim * _MARGIN * spent / max(1, luts)
         full = float(cost.sum()) * self._config.max_digits
         budget = min(target, full) ** (1 - remaining) * full**remaining
         chosen = allocate_digits(np.concatenate(errors, axis=1), cost, budget)
@@ -321,11 +266,7 @@ class DigitSchedule:
 
     def _luts(self) -> int | None:
         """Return the LUTs of the circuit as it is now, where they are the budget."""
-        if self._config.lut is None:
-            return None
-        from dyadiq.fpga.estimate import estimate_hardware
-
-        return estimate_hardware(lower(self._module)).lut
+        return None if self._aim is None else self._counted()
 
     def _digit_costs(self, name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Return the cost of a digit of every weight; digits that read a narrow channel are cheap."""
@@ -371,23 +312,12 @@ class DigitSchedule:
         return {name: params[name] for name in self._module.weight_quantizers()}
 
 
+def _misses(luts: int | None, most: int | None) -> bool:
+    return luts is not None and most is not None and luts > most * _TOLERANCE
+
+
 def _channels_read(shape: tuple[int, ...], n_channels: int) -> np.ndarray[Any, Any]:
     """Return the input channel that each ``[O, I / groups]`` of a weight reads."""
     n_out, n_in = shape[:2]
     per_group = n_out * n_in // n_channels
     return np.arange(n_out)[:, None] // per_group * n_in + np.arange(n_in)
-
-
-@contextmanager
-def _probes(module: QuantModule, weights: dict[str, np.ndarray[Any, Any]]) -> Iterator[dict[str, Tensor]]:
-    """Yield zeros added to every quantized weight: a gradient by them is one by the weight as it is used."""
-    probes, handles = {}, []
-    for name, quantizer in module.weight_quantizers().items():
-        probe = torch.zeros(weights[name].shape, device=quantizer.scale.device, requires_grad=True)
-        probes[name] = probe
-        handles.append(quantizer.register_forward_hook(lambda _m, _i, output, probe=probe: output + probe))
-    try:
-        yield probes
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -16,7 +16,7 @@ from dyadiq.cost.facts import network_facts
 from dyadiq.quant.quantize import quantize
 from dyadiq.train import TrainConfig, finetune
 from dyadiq.train.blockwise import BlockSchedule, BlockwiseConfig, omega_order
-from dyadiq.train.sparsify import SparsifyConfig
+from dyadiq.train.sparsify_config import SparsifyConfig
 from dyadiq.zoo import Split
 from learners import Killed
 

@@ -13,8 +13,8 @@ from dyadiq.fpga.estimate import estimate_hardware
 from dyadiq.ir.integer import effective_weight
 from dyadiq.quant.lower import lower
 from dyadiq.train import finetune
-from dyadiq.train.polish import nearest_others, exchange_digits_, polish_codes_
-from dyadiq.train.sparsify import SparsifyConfig
+from dyadiq.train.polish import exchange_digits_, nearest_others, polish_codes_
+from dyadiq.train.sparsify_config import SparsifyConfig
 from trainable import captured
 
 DIGITS = SparsifyConfig(digits_per_weight=0.6, **FEW)

@@ -20,7 +20,8 @@ from dyadiq.ir.passes import canonicalize
 from dyadiq.quant.lower import lower
 from dyadiq.quant.quantize import quantize
 from dyadiq.train import TrainConfig, finetune
-from dyadiq.train.sparsify import DigitSchedule, SparsifyConfig, _channels_read
+from dyadiq.train.sparsify import DigitSchedule, _channels_read
+from dyadiq.train.sparsify_config import SparsifyConfig
 from dyadiq.zoo import Split
 from trainable import captured
 

@@ -1,0 +1,230 @@
+"""Codes and biases chosen by what the circuit takes: the loss against look-up tables that are counted, not supposed.
+
+Used by `finetune` after training with `sparsify`, where LUTs are the budget. What a digit costs on average says little
+about one weight: adder graphs share sums, so that one code fewer frees nine LUTs, another none, and a third takes
+more. Counting the whole circuit anew takes 30 ms for a small network, so that every change can be asked:
+
+    accept what lowers    loss + price * LUT
+
+for every weight with digits its removal and the nearest codes of about as many digits, for pruned weights that the loss
+pulls at a first digit, for every bias rounder values. The price rises between passes while the circuit is above its
+budget and falls while it is below. Local search: what is found is never worse by that sum, and no optimum is claimed.
+Source: coordinate descent as in `polish`; the count is `fpga.estimate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.core.signed_digits import count_digits, digit_grids
+from dyadiq.quant.fold import Layer, fold
+from dyadiq.quant.module import QuantModule
+from dyadiq.quant.write_back import has_bias, own_layers, shift_bias_
+from dyadiq.train.descent import LEAST_GAIN, Descent, Place, descent_on
+from dyadiq.train.polish import PolishResult, bias_tensors, nearest_others
+from dyadiq.zoo.data import Split
+
+__all__ = ["trim_circuit_"]
+
+_MOST_SAVED = 10  # LUTs that one change is hoped to free; what would need more is not counted
+_NEAREST = 2  # codes tried of each number of digits
+_ROUNDER = (1, 2, 3, 4, 5, 6)  # trailing zeros given to a bias
+_SAMPLE = 200  # weights that the first price is found by
+_DEARER, _CHEAPER = 1.6, 1.4  # what the price is multiplied, or divided, by between passes
+_CLOSE = 0.985  # of the budget: the price stays
+_MORE_PASSES = 2  # times as many, while the circuit is above its budget
+
+
+@torch.no_grad()
+def trim_circuit_(
+    module: QuantModule,
+    split: Split,
+    luts: Callable[[], int],
+    budget: int,
+    *,
+    passes: int,
+    n_samples: int = 32768,
+    seed: int = 0,
+    progress: Progress = NO_PROGRESS,
+) -> PolishResult:
+    """Change codes and biases of a sparsified module in place until its circuit keeps to a budget.
+
+    Limits of digits become those of the codes. Each pass is on other samples. A circuit that is still above the budget
+    after twice as many passes is left as it is: the caller counts.
+
+    Args:
+        module: With one input and one output of logits; all its weights have limits of signed digits.
+        split: Training samples.
+        luts: Counts the LUTs of the module's circuit as it is.
+        budget: LUTs to end with.
+        passes: Over all weights and biases.
+        n_samples: Samples of a pass.
+        seed: Of which, and of the order of trials.
+        progress: One step a pass.
+
+    Returns:
+        The loss before, on the samples of the first pass, and after, on those of the last.
+
+    Raises:
+        QuantError: A weight has no limits.
+    """
+    tried = kept = done = 0
+    before = after = price = 0.0
+    progress.start("trim circuit", passes)
+    try:
+        while done < passes or (luts() > budget and done < _MORE_PASSES * passes):
+            with descent_on(module, split, n_samples, seed + done) as descent:
+                rng = np.random.default_rng([seed, done])
+                price = price or _first_price(descent, luts(), budget, rng)
+                search = _Pass(descent, luts, budget, price)
+                search.run(rng)
+            before = descent.before if done == 0 else before
+            after, tried, kept = descent.loss, tried + descent.n_tried, kept + descent.n_kept
+            done += 1
+            progress.advance(1, f"{search.now} LUT, loss {after:.4f}")
+            price *= _DEARER if search.now > budget else 1 / _CHEAPER if search.now < _CLOSE * budget else 1.0
+    finally:
+        progress.finish()
+    return PolishResult(before, after, tried, kept)
+
+
+def _first_price(descent: Descent, luts: int, budget: int, rng: np.random.Generator) -> float:
+    """Return what a LUT is worth where weights are dropped, those first that cost least, until the budget is met.
+
+    As if every digit took as many LUTs; weights measured are a sample.
+    """
+    layers = descent.layers()
+    places = [
+        (start, tuple(map(int, at))) for start, layer in layers.items() for at in np.argwhere(descent.codes(layer))
+    ]
+    n_digits = sum(int(count_digits(descent.codes(layer)).sum()) for layer in layers.values())
+    sample = rng.permutation(len(places))[:_SAMPLE]
+    losses = np.sort([descent.measured(places[i], layers[places[i][0]], 0) - descent.loss for i in sample])
+    if not places or luts <= 0:
+        return LEAST_GAIN
+    share = min(max(luts - budget, 0) / luts + 1 / len(places), 1.0)
+    return float(max(losses[int(share * (len(losses) - 1))], LEAST_GAIN)) * n_digits / luts
+
+
+def _nonzero(descent: Descent) -> list[Place]:
+    layers = descent.layers().items()
+    return [(start, tuple(map(int, at))) for start, layer in layers for at in np.argwhere(descent.codes(layer))]
+
+
+@dataclass
+class _Pass:
+    """One pass: what is tried, and what the circuit takes now."""
+
+    descent: Descent
+    luts: Callable[[], int]
+    budget: int
+    price: float
+    now: int = 0
+
+    def run(self, rng: np.random.Generator) -> None:
+        """Try every weight and bias once, in an order of chance."""
+        self.now = self.luts()
+        layers, (own, _) = self.descent.layers(), own_layers(self.descent.module)
+        first_digits = dict(self.descent.promising())
+        biases = [
+            (start, (channel,), own[node.name])
+            for start, node in enumerate(self.descent.nodes)
+            if node.name in own and has_bias(own[node.name])
+            for channel in range(len(self.descent.codes(own[node.name])))
+        ]
+        weights = [*_nonzero(self.descent), *first_digits]
+        for number in rng.permutation(len(weights) + len(biases)):
+            if number >= len(weights):
+                start, (channel,), layer = biases[number - len(weights)]
+                self._try_bias(start, channel, layer)
+            else:
+                place = weights[number]
+                self._try_weight(place, layers[place[0]], first_digits.get(place))
+
+    def _try_weight(self, place: Place, layer: Layer, first_digit: int | None) -> None:
+        start, at = place
+        old = int(self.descent.codes(layer)[at])
+        codes = [first_digit, 2 * first_digit] if first_digit is not None else self._other_codes(layer, old)
+        losses = sorted((self.descent.measured(place, layer, code), code) for code in codes)
+        found: tuple[float, int, int] | None = None
+        for loss, code in losses:
+            if self._is_hopeless(loss, found):
+                break
+            self.descent.set_code(layer, at, code)
+            found = self._better(found, loss, code)
+        self.descent.set_code(layer, at, old if found is None else found[2])
+        self._keep(start, found)
+
+    def _other_codes(self, layer: Layer, code: int) -> list[int]:
+        """Return 0 and the nearest codes of one digit fewer, as many, and one more."""
+        qtype, n_digits = self.descent.module.weight_quantizers()[layer.weight].qtype, int(count_digits(code))
+        grids = digit_grids(qtype.qmin, qtype.qmax)
+        counts = range(max(1, n_digits - 1), min(n_digits + 1, len(grids) - 1) + 1)
+        near = [other for n in counts for other in nearest_others(grids[n], code, _NEAREST)]
+        return list(dict.fromkeys([0, *near]))
+
+    def _try_bias(self, start: int, channel: int, layer: Layer) -> None:
+        """Try biases that end in zeros: additions of fewer bits."""
+        grid, bias = self._bias(layer, channel)
+        code = round(bias / grid)
+        others = dict.fromkeys([0, *((code + (1 << n >> 1) >> n << n) for n in _ROUNDER)])
+        losses = []
+        for other in others:
+            if other != code:
+                with self._shifted(layer, channel, other * grid - bias):
+                    losses.append((self.descent.tried(start)[1], other))
+        found: tuple[float, int, int] | None = None
+        for loss, other in sorted(losses):
+            if self._is_hopeless(loss, found):
+                break
+            with self._shifted(layer, channel, other * grid - bias):
+                found = self._better(found, loss, other)
+        if found is not None:
+            self._shift(layer, channel, found[2] * grid - bias)
+        self._keep(start, found)
+
+    def _bias(self, layer: Layer, channel: int) -> tuple[float, float]:
+        """Return the step of a channel's accumulator, and its bias before it is rounded to that."""
+        module, quantizers = self.descent.module, self.descent.quantizers
+        weight, bias = fold(layer, self.descent.tensors)
+        assert bias is not None  # has_bias
+        scale = module.weight_scale(layer, weight, bias, quantizers).double()
+        of_input = quantizers[module.sites.decision_of[layer.node.inputs[0]]].current_scale().double()
+        return (scale * of_input).expand(len(bias))[channel].item(), bias[channel].item()
+
+    def _shift(self, layer: Layer, channel: int, by: float) -> None:
+        shift = np.zeros(len(self.descent.codes(layer)))
+        shift[channel] = by
+        shift_bias_(self.descent.module, layer, shift)
+
+    @contextmanager
+    def _shifted(self, layer: Layer, channel: int, by: float) -> Iterator[None]:
+        before = bias_tensors(self.descent, layer)
+        self._shift(layer, channel, by)
+        yield
+        for name, value in before.items():
+            self.descent.tensors[name].copy_(value)
+
+    def _is_hopeless(self, loss: float, found: tuple[float, int, int] | None) -> bool:
+        """Return whether a change of this loss cannot be better than what was found, however many LUTs it frees."""
+        least = -LEAST_GAIN if found is None else found[0]
+        return loss - self.descent.loss - self.price * _MOST_SAVED >= least
+
+    def _better(self, found: tuple[float, int, int] | None, loss: float, code: int) -> tuple[float, int, int] | None:
+        """Count the circuit as it is; return what was found before or this: change of the sum, LUTs, code."""
+        luts = self.luts()
+        change = loss - self.descent.loss + self.price * (luts - self.now)
+        fits = luts <= max(self.now, self.budget)
+        return (change, luts, code) if fits and change < (-LEAST_GAIN if found is None else found[0]) else found
+
+    def _keep(self, start: int, found: tuple[float, int, int] | None) -> None:
+        if found is not None:
+            self.descent.refresh(start)
+            self.now = found[1]
+            self.descent.n_kept += 1

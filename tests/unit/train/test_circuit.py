@@ -1,0 +1,132 @@
+"""Circuits trimmed by what they take: budgets kept, changes those of a slow search, biases on their grid."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tests.graphs import mlp
+from tests.unit.train.test_polish import codes_of, loss_of
+from tests.unit.train.test_sparsify import CONFIG, FEW, GRAPH, labelled, limits_of, needs_da4ml, quantized, same
+
+from dyadiq.core.errors import ConfigError, QuantError
+from dyadiq.core.signed_digits import count_digits
+from dyadiq.fpga.estimate import count_luts, estimate_hardware
+from dyadiq.quant.lower import lower
+from dyadiq.train import circuit, finetune
+from dyadiq.train.circuit import trim_circuit_
+from dyadiq.train.descent import descent_on
+from dyadiq.train.sparsify_config import SparsifyConfig
+
+pytestmark = needs_da4ml
+
+DIGITS = SparsifyConfig(digits_per_weight=0.6, **FEW)
+
+
+def counted(qmod):
+    return count_luts(lower(qmod))
+
+
+def sparse(graph=GRAPH):
+    qmod = quantized(graph)
+    finetune(qmod, labelled(graph=graph), epochs=3, config=CONFIG, sparsify=DIGITS)
+    return qmod
+
+
+def trim(qmod, split, budget, **options):
+    return trim_circuit_(qmod, split, lambda: counted(qmod), budget, **options)
+
+
+def test_count_is_that_of_the_estimate():
+    for graph in (GRAPH, mlp((5, 4)), mlp((3, 7, 2))):
+        program = lower(sparse(graph))
+        for depth in (1, 4):
+            assert count_luts(program, depth) == estimate_hardware(program, depth).lut
+
+
+def test_budget_is_kept_and_the_result_is_the_modules_own():
+    qmod, split = sparse(), labelled(96)
+    again = copy.deepcopy(qmod)
+    qmod.set_mode_("exact").train()
+    budget = int(counted(qmod) * 0.8)
+    found = trim(qmod, split, budget, passes=2, n_samples=1000, seed=3)
+    assert (qmod.mode, qmod.training) == ("exact", True)
+    assert counted(qmod) <= budget
+    assert found.loss_after == pytest.approx(loss_of(qmod, split), abs=1e-6)
+    assert 0 < found.n_kept < found.n_tried
+    for limits, codes in zip(limits_of(qmod).values(), codes_of(qmod), strict=True):
+        assert np.array_equal(limits, count_digits(codes))
+    trim(again, split, budget, passes=2, n_samples=1000, seed=3)
+    assert same(qmod, again)
+
+
+@pytest.mark.parametrize("price", [1e-5, 1e-3])
+def test_every_weight_is_given_the_best_of_its_candidates(price):
+    """One after the other, against a search that writes each candidate into a copy and counts and runs that."""
+    qmod, split = sparse(mlp((5, 4))), labelled(64, graph=mlp((5, 4)))
+    before = counted(qmod)
+    with torch.no_grad(), descent_on(qmod, split, 1000, 0) as descent:
+        search = circuit._Pass(descent, lambda: counted(qmod), 10 * before, price, before)
+        ((start, layer),) = descent.layers().items()
+        total = descent.loss + price * before
+        for place in map(tuple, np.argwhere(descent.codes(layer))):
+            copied, sums = copy.deepcopy(qmod), []
+            old = int(descent.codes(layer)[place])
+            for code in [old, *search._other_codes(layer, old)]:
+                with descent_on(copied, split, 1000, 0) as other:
+                    other.set_code(layer, place, code)
+                sums.append((loss_of(copied, split) + price * counted(copied), code))
+            search._try_weight((start, place), layer, None)
+            now = int(descent.codes(layer)[place])
+            kept, best = next(s for s, code in sums if code == now), min(sums)
+            gain = sums[0][0] - best[0]
+            if gain < 2e-5 - 1e-7:
+                assert now == old
+            elif now != old or sums[0][0] - best[0] > price * circuit._MOST_SAVED:
+                assert kept == pytest.approx(best[0], abs=1e-6)
+            assert search.now == counted(qmod)
+            assert descent.loss + price * search.now <= total + 1e-7
+            total = descent.loss + price * search.now
+
+
+def test_biases_are_rounded_on_the_grid_of_the_accumulator():
+    qmod, split = sparse(), labelled(64)
+    with torch.no_grad(), descent_on(qmod, split, 1000, 0) as descent:
+        search = circuit._Pass(descent, lambda: counted(qmod), 10**6, 1e-3, counted(qmod))
+        programs = [n for n in lower(qmod).graph.nodes if n.op == "linear"]
+        for (start, layer), node in zip(descent.layers().items(), programs, strict=True):
+            codes = lower(qmod).graph.params[node.inputs[2]]
+            for channel, code in enumerate(codes):
+                step, bias = search._bias(layer, channel)
+                assert round(bias / step) == code
+                total = descent.loss + search.price * search.now
+                search._try_bias(start, channel, layer)
+                after = int(lower(qmod).graph.params[node.inputs[2]][channel])
+                rounder = {0, *((int(code) + (1 << n >> 1) >> n << n) for n in range(1, 7))}
+                assert after == code or after in rounder
+                assert search.now == counted(qmod)
+                assert descent.loss + search.price * search.now <= total + 1e-7
+        after = np.concatenate([lower(qmod).graph.params[n.inputs[2]] for n in programs])
+        assert (after % 2 == 0).mean() > 0.6  # about half would be by chance
+
+
+def test_finetune_trims_to_the_budget_and_repeats_itself():
+    full = counted(quantized())
+    asked = SparsifyConfig(lut=int(full * 0.3), polish_samples=64, trims=2, **FEW)
+    qmod, again = quantized(), quantized()
+    found = finetune(qmod, labelled(), config=CONFIG, sparsify=asked)
+    assert counted(qmod) <= asked.lut
+    assert found.polished["n_kept"] > 0
+    finetune(again, labelled(), config=CONFIG, sparsify=asked)
+    assert same(qmod, again)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(QuantError, match="no limits of signed digits"):
+        trim(quantized(), labelled(), 100, passes=1)
+    with pytest.raises(ConfigError, match="trims are chosen by samples, so they need polish_samples"):
+        SparsifyConfig(lut=9, trims=1)
+    with pytest.raises(ConfigError, match="trims count the circuit's LUTs, so they need lut"):
+        SparsifyConfig(digits_per_weight=0.5, polish_samples=9, trims=1)
+    with pytest.raises(ConfigError, match="trims must not be negative"):
+        SparsifyConfig(lut=9, trims=-1)
