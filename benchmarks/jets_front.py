@@ -5,7 +5,8 @@ Run: python benchmarks/jets_front.py [--budgets 3000 11500] [--work FOLDER]
 For each seed a float network of 16-64-32-32-5 is trained; from it, for each budget of LUTs, one of 8-bit weights and 4
 or 5-bit activations, power-of-two scales, whose weights are given their signed digits by curvature while it is trained
 on (`train.sparsify`), and its input features as few bits as pay (``input_grids``); then its codes are chosen once more
-and digits exchanged by the loss (`train.polish`). The epoch is chosen on the validation split, the accuracy is that of
+and digits exchanged by the loss (`train.polish`), and small circuits trimmed by the LUTs that they are counted to take,
+with training in between (`train.circuit`). The epoch is chosen on the validation split, the accuracy is that of
 the integer program on the whole test split. LUTs are those of Yosys for UltraScale+, no DSPs. One thread; CPU seconds
 are those of float and further training together. Finished rows are kept in the work folder; those of other budgets that
 the results file holds stay in it, each with the commit it was measured at.
@@ -41,7 +42,7 @@ from dyadiq.train.finetune import finetune
 from dyadiq.train.sparsify_config import SparsifyConfig
 
 # Widths of hidden activations by LUTs: small circuits want narrow adders. Chosen on validation jets.
-BUDGETS = {1650: 4, 3000: 4, 6000: 5, 11500: 5}
+BUDGETS = {1400: 4, 3000: 4, 6000: 5, 11500: 5}
 INPUT_BITS = 10  # of the grid that features take their steps from
 WEIGHT_BITS, DEPTH, FAMILY = 8, 4, "xcup"
 CONFIG = QuantConfig(
@@ -50,6 +51,8 @@ CONFIG = QuantConfig(
     product_bits=24,
 )
 # Scales stay as refined: learned ones jump by factors of two, which small networks do not recover from.
+TRIMS, TRIM_EPOCHS = 4, 8  # passes over the circuit, and epochs between them
+MOST_TRIMMED = 3000  # LUTs of a circuit that is counted for every change
 END_FRAC = 0.65  # of the epochs, after which limits are final
 TRAINING = TrainConfig(epochs=56, batch_size=1024, learning_rate=6e-3)
 RESULTS = Path(__file__).parent / "results"
@@ -60,14 +63,17 @@ def row(runs, budget, seed, epochs):
     """Return one network, trained and measured unless it was."""
     trained, graph = runs.float_network(False, 0.0, seed)
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
-    n_updates, n_polish, n_exchanges = (1, 16, 0) if runs.quick else (30, 49152, 5)
+    n_updates, n_polish = (1, 16) if runs.quick else (30, 16384)
+    n_trims = TRIMS if budget <= MOST_TRIMMED else 0
     sparsify = SparsifyConfig(
         lut=budget,
         n_updates=n_updates,
         end_frac=END_FRAC,
         input_grids=True,
         polish_samples=n_polish,
-        exchanges=n_exchanges,
+        exchanges=1,
+        trims=n_trims,
+        trim_epochs=TRIM_EPOCHS if n_trims else 0,
     )
     key = {"kind": "front", "float": runs.config(FLOAT, seed, 0.0).to_json(), "finetune": training.to_json()}
     activation_bits, config = BUDGETS[budget], replace(CONFIG, input_bits=INPUT_BITS)

@@ -114,6 +114,7 @@ class SparsifySection(Section):
     polish_samples: Annotated[int, Field(ge=0)] = 0
     exchanges: Annotated[int, Field(ge=0)] = 0
     trims: Annotated[int, Field(ge=0)] = 0
+    trim_epochs: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -125,6 +126,8 @@ class SparsifySection(Section):
             raise ValueError("`lut` where `input_grids` are asked for")
         if (self.exchanges or self.trims) and not self.polish_samples:
             raise ValueError("`polish_samples` where `exchanges` or `trims` are asked for")
+        if self.trim_epochs and self.trims < 2:
+            raise ValueError("at least 2 `trims` where `trim_epochs` are asked for")
         if self.trims and self.lut is None:
             raise ValueError("`lut` where `trims` are asked for")
         return self

@@ -8,7 +8,8 @@ more. Counting the whole circuit anew takes 30 ms for a small network, so that e
 
 for every weight with digits its removal and the nearest codes of about as many digits, for pruned weights that the loss
 pulls at a first digit, for every bias rounder values. The price rises between passes while the circuit is above its
-budget and falls while it is below. Local search: what is found is never worse by that sum, and no optimum is claimed.
+budget and falls while it is below. Training between passes moves what is left to where it now belongs. Local search: a
+pass is never worse by that sum, and no optimum is claimed.
 Source: coordinate descent as in `polish`; the count is `fpga.estimate`.
 """
 
@@ -49,6 +50,7 @@ def trim_circuit_(
     budget: int,
     *,
     passes: int,
+    between: Callable[[int], None] | None = None,
     n_samples: int = 32768,
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
@@ -64,6 +66,7 @@ def trim_circuit_(
         luts: Counts the LUTs of the module's circuit as it is.
         budget: LUTs to end with.
         passes: Over all weights and biases.
+        between: Called with the number of each pass but the last, after it; may train the module within its limits.
         n_samples: Samples of a pass.
         seed: Of which, and of the order of trials.
         progress: One step a pass.
@@ -88,6 +91,9 @@ def trim_circuit_(
             after, tried, kept = descent.loss, tried + descent.n_tried, kept + descent.n_kept
             done += 1
             progress.advance(1, f"{search.now} LUT, loss {after:.4f}")
+            if between is not None and done < passes:
+                with torch.enable_grad():
+                    between(done - 1)
             price *= _DEARER if search.now > budget else 1 / _CHEAPER if search.now < _CLOSE * budget else 1.0
     finally:
         progress.finish()

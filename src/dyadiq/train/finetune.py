@@ -31,6 +31,8 @@ from dyadiq.zoo.data import Split
 
 __all__ = ["FINETUNE_CONFIG", "batches_to_split", "finetune"]
 
+_TRIM_RATE = 1 / 3  # of the learning rate, between passes that trim the circuit
+
 FINETUNE_CONFIG = TrainConfig(epochs=5, learning_rate=1e-3, freeze_bn_epoch=0)
 
 
@@ -58,7 +60,8 @@ def finetune(
         config: All other settings.
         validation: What to choose the best epoch by. Never the test split.
         teacher: Usually the float model; its outputs are imitated as well.
-        sparsify: Prune weights and limit their signed digits meanwhile, down to a budget.
+        sparsify: Prune weights and limit their signed digits meanwhile, down to a budget; what is trained between
+            passes that trim the circuit goes by the default estimator.
         blockwise: Quantize the network block by block meanwhile, in this order.
         checkpoint: File to write after every epoch and to resume from, as in `train`.
         progress: Receives one step per epoch.
@@ -92,6 +95,7 @@ def finetune(
     mode = qmod.mode
     qmod.set_mode_("fake").set_estimator_(estimator.name)
     ranges = estimator.penalized(qmod.quantizers_by_name().values())
+    penalty = (lambda: config.range_decay * torch.cat(ranges).square().sum()) if ranges else None
     try:
         result = train(
             qmod,
@@ -106,13 +110,19 @@ def finetune(
             before_epoch=schedule,
             keep_from=0 if schedule is None else schedule.final_epoch,
             also=also,
-            penalty=(lambda: config.range_decay * torch.cat(ranges).square().sum()) if ranges else None,
+            penalty=penalty,
         )
         if sparsify is None or not sparsify.polish_samples:
             return result
         assert isinstance(schedule, DigitSchedule)  # as sparsify is given
+
+        def train_on(number: int) -> None:
+            rate = config.learning_rate * _TRIM_RATE
+            further = replace(config, epochs=sparsify.trim_epochs, learning_rate=rate, seed=config.seed + number + 1)
+            train(qmod, split, further, validation=validation, teacher=teacher, freeze=qmod.freeze_batchnorm_)
+
         qmod.set_estimator_(before.name)  # Codes are written into the weights themselves.
-        polished = schedule.polish(split, progress)
+        polished = schedule.polish(split, progress, train_on if sparsify.trim_epochs else None)
         accuracy = None if validation is None else evaluate(qmod, validation).accuracy
         return replace(result, validation_accuracy=accuracy, polished=asdict(polished))
     finally:

@@ -20,7 +20,7 @@ given in LUTs, each update traces the network's own circuit and corrects what a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ _TOLERANCE = 1.03  # a circuit larger than the budget by more is refused
 _MICRO_BATCH = 32  # samples of one gradient
 _GRID_SAMPLES = 2048  # that grids are compared on
 _GRID_SWEEPS = 2  # over all channels at each update
-_UNTRIMMED = 1.3  # of the budget is what limits leave where the circuit is trimmed afterwards
+_UNTRIMMED = 1.1  # of the budget is what limits leave where the circuit is trimmed afterwards
 _MARGIN = 0.985  # of a LUT budget is aimed at: codes move a little after the last update
 
 
@@ -116,8 +116,16 @@ class DigitSchedule:
         self._check(mean, luts, self._aim)
         return {"digits_per_weight": mean, **found} | ({} if luts is None else {"lut": luts})
 
-    def polish(self, split: Split, progress: Progress = NO_PROGRESS) -> PolishResult:
-        """Choose codes once more and exchange digits, after training, within the budget (`train.polish`)."""
+    def polish(
+        self, split: Split, progress: Progress = NO_PROGRESS, train: Callable[[int], None] | None = None
+    ) -> PolishResult:
+        """Choose codes once more and exchange digits, after training, within the budget (`train.polish`); then trim.
+
+        Args:
+            split: Training samples.
+            progress: One step a layer, or a pass.
+            train: Called between passes of trimming with their number, limits being those of the codes.
+        """
         config, seed = self._config, self._seed
         first = polish_codes_(self._module, split, n_samples=config.polish_samples, seed=seed, progress=progress)
         result = first
@@ -135,12 +143,19 @@ class DigitSchedule:
             )
             tried, kept = tried + result.n_tried, kept + result.n_kept
         if config.trims and config.lut is not None:
+
+            def between(number: int) -> None:
+                self._tighten()
+                if train is not None:
+                    train(number)
+
             result = trim_circuit_(
                 self._module,
                 split,
                 self._counted,
                 config.lut,
                 passes=config.trims,
+                between=between,
                 n_samples=config.polish_samples,
                 seed=seed + config.exchanges + 1,
                 progress=progress,

@@ -33,6 +33,7 @@ class SparsifyConfig:
         exchanges: How often digits are then exchanged between weights, by the loss as well; each on other samples.
         trims: Passes after that, over all codes and biases, by the loss and the LUTs that the circuit is counted to
             take (`train.circuit`); limits before are those of a larger circuit, which these passes bring to ``lut``.
+        trim_epochs: Epochs of training between these passes, at a third of the learning rate.
 
     Raises:
         ConfigError: A value out of range.
@@ -54,6 +55,7 @@ class SparsifyConfig:
     polish_samples: int = 0
     exchanges: int = 0
     trims: int = 0
+    trim_epochs: int = 0
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -63,12 +65,14 @@ class SparsifyConfig:
         """
         if (self.lut is None) == (self.digits_per_weight is None):
             raise ConfigError("sparsify: exactly one of lut and digits_per_weight, for example lut = 8000.")
-        for name in ("polish_samples", "exchanges", "trims"):
+        for name in ("polish_samples", "exchanges", "trims", "trim_epochs"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"sparsify: {name} must not be negative, got {getattr(self, name)}.")
         for name in ("exchanges", "trims"):
             if getattr(self, name) and not self.polish_samples:
                 raise ConfigError(f"sparsify: {name} are chosen by samples, so they need polish_samples.")
+        if self.trim_epochs and self.trims < 2:
+            raise ConfigError("sparsify: trim_epochs are between trims, so they need at least 2 of them.")
         if self.trims and self.lut is None:
             raise ConfigError("sparsify: trims count the circuit's LUTs, so they need lut, not digits.")
         if self.input_grids and self.lut is None:
