@@ -64,7 +64,7 @@ def row(runs, budget, seed, epochs):
     trained, graph = runs.float_network(False, 0.0, seed)
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
     n_updates, n_polish = (1, 16) if runs.quick else (30, 16384)
-    n_trims = TRIMS if budget <= MOST_TRIMMED else 0
+    n_trims = TRIMS if budget <= MOST_TRIMMED and not runs.quick else 0
     sparsify = SparsifyConfig(
         lut=budget,
         n_updates=n_updates,
