@@ -189,7 +189,7 @@ def compile_measured(program: IntegerProgram, *, isa: str | None = None, threads
     found = measure_algorithms(program, isa=isa, threads=threads)
     plan = compile_program(program, algorithms=found.fastest)
     layers = {
-        layer: {name: [round(t, 2) for t in both] for name, both in times.items()}
+        layer: {name: [round(t, 3) for t in both] for name, both in times.items()}
         for layer, times in found.times_us.items()
     }
     plan.measured = {"isa": found.isa, "threads": found.threads, "layers": layers}
