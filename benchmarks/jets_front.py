@@ -42,7 +42,7 @@ from dyadiq.train.finetune import finetune
 from dyadiq.train.sparsify_config import SparsifyConfig
 
 # Widths of hidden activations by LUTs: small circuits want narrow adders. Chosen on validation jets.
-BUDGETS = {1400: 4, 3000: 4, 6000: 5, 11500: 5}
+BUDGETS = {1480: 4, 3000: 4, 6000: 5, 11500: 5}
 INPUT_BITS = 10  # of the grid that features take their steps from
 WEIGHT_BITS, DEPTH, FAMILY = 8, 4, "xcup"
 CONFIG = QuantConfig(
@@ -51,7 +51,7 @@ CONFIG = QuantConfig(
     product_bits=24,
 )
 # Scales stay as refined: learned ones jump by factors of two, which small networks do not recover from.
-TRIMS, TRIM_EPOCHS = 4, 8  # passes over the circuit, and epochs between them
+TRIMS, TRIM_EPOCHS = 6, 8  # passes over the circuit, and epochs between them
 MOST_TRIMMED = 3000  # LUTs of a circuit that is counted for every change
 END_FRAC = 0.65  # of the epochs, after which limits are final
 TRAINING = TrainConfig(epochs=56, batch_size=1024, learning_rate=6e-3)
