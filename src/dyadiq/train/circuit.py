@@ -105,10 +105,7 @@ def _first_price(descent: Descent, luts: int, budget: int, rng: np.random.Genera
 
     As if every digit took as many LUTs; weights measured are a sample.
     """
-    layers = descent.layers()
-    places = [
-        (start, tuple(map(int, at))) for start, layer in layers.items() for at in np.argwhere(descent.codes(layer))
-    ]
+    layers, places = descent.layers(), _nonzero(descent)
     n_digits = sum(int(count_digits(descent.codes(layer)).sum()) for layer in layers.values())
     sample = rng.permutation(len(places))[:_SAMPLE]
     losses = np.sort([descent.measured(places[i], layers[places[i][0]], 0) - descent.loss for i in sample])
