@@ -5,8 +5,9 @@
 W8A8 everywhere; ResNet-18 also with weights of 4 bits, but for the first and last layer, and activations of 8 or 6,
 beside the same peers in int8. The engine runs our program; peers run what onnxruntime's static quantizer makes of the
 same float network (QDQ, unsigned activations, weights by channel): onnxruntime itself, and OpenVINO, which reads it.
-Peers that are not installed are named and left out. LiteRT reads neither format, so it is not here. Calibration is
-random: times do not depend on it. Weights are trained ones where the data pack has them, else random, as the row says.
+LiteRT reads neither format: it runs ResNet-20 from a file that tflite_maker.py makes of our own quantized network, with
+XNNPACK, in two forms of its shortcuts, of which `litert` is the faster. Peers that are not installed are named and left
+out. Calibration is random: times do not depend on it. Weights are trained where the data pack has them, else random.
 
 Rounds are interleaved: in each, every runtime runs for about 50 ms of CPU time, and its time is that of the process. A
 ratio is the median over rounds of that of one round. Every network's program is first compared with the reference,
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from arguments import parser_of, read_results, write_results
 from environment import environment
+from tflite_maker import steps_of, tflite_bytes
 
 import dyadiq as dq
 from dyadiq.core.errors import DataError
@@ -61,10 +63,13 @@ def plan_of(facts, bits):
     return BitPlan({**plan.formats, **{name: whole.formats[name] for name in (weights[0], weights[-1])}})
 
 
-def engine_runner(model, batch, path, bits=(8, 8)):
+def quantized(model, batch, bits=(8, 8)):
     graph = dq.capture(model, batch[:1])
-    plan = plan_of(network_facts(canonicalize(graph)), bits)
-    program = dq.lower(dq.quantize(graph, plan, [batch.numpy()]))
+    return dq.quantize(graph, plan_of(network_facts(canonicalize(graph)), bits), [batch.numpy()])
+
+
+def engine_runner(module, batch, path):
+    program = dq.lower(module)
     write_engine_file(compile_program(program), path)
     engine = EngineProgram(path)
     (name,) = engine.inputs
@@ -114,7 +119,25 @@ def openvino_runner(path, x):
     return request.infer
 
 
+def litert_interpreter(content):
+    """LiteRT in one thread; XNNPACK is its default."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=1)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def litert_runner(module, batch, slices):
+    interpreter = litert_interpreter(tflite_bytes(*steps_of(module, batch, slices)))
+    (source,) = interpreter.get_input_details()
+    interpreter.set_tensor(source["index"], np.ascontiguousarray(batch[:1].permute(0, 2, 3, 1).numpy()))
+    return interpreter.invoke
+
+
 PEERS = {"onnxruntime": onnxruntime_runner, "openvino": openvino_runner}
+LITERT = {"cifar_resnet20": {"litert": False, "litert_slices": True}}  # whether shortcuts are slices and pads
+DISTRIBUTIONS = {"litert": "ai-edge-litert", "litert_slices": "ai-edge-litert"}
 
 
 def seconds_of(run, n):
@@ -129,13 +152,21 @@ def measure(name, n_rounds, profiles):
     batch = torch.randn(N_CALIBRATION, *NETWORKS[name], generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        run, engine = engine_runner(model, batch, folder / "engine.dyqe")
+        module = quantized(model, batch)
+        run, engine = engine_runner(module, batch, folder / "engine.dyqe")
         mixed = MIXED.get(name, {})
         runners, missing = {"engine": run}, [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
         if len(missing) < len(PEERS):
             path = quantized_onnx(model, batch, folder)
             runners |= {p: make(path, batch[:1].numpy()) for p, make in PEERS.items() if p not in missing}
-        runners |= {p: engine_runner(model, batch, folder / f"{p}.dyqe", bits)[0] for p, bits in mixed.items()}
+        for peer, slices in LITERT.get(name, {}).items():
+            if importlib.util.find_spec("ai_edge_litert") is None:
+                missing.append(peer)
+                continue
+            runners[peer] = litert_runner(module, batch, slices)
+        peers = [peer for peer in runners if peer != "engine"]
+        for plan, bits in mixed.items():
+            runners[plan] = engine_runner(quantized(model, batch, bits), batch, folder / f"{plan}.dyqe")[0]
         counts = {}
         for peer, step in runners.items():
             seconds_of(step, 3)
@@ -155,12 +186,12 @@ def measure(name, n_rounds, profiles):
         "median_us": {peer: round(float(np.median(t)), 1) for peer, t in times.items()},
         "least_us": {peer: round(min(t), 1) for peer, t in times.items()},
         "missing": missing,
-        "versions": {peer: metadata.version(peer) for peer in runners if peer in PEERS},
+        "versions": {peer: metadata.version(DISTRIBUTIONS.get(peer, peer)) for peer in peers},
         "file_bytes": file_bytes,
         "kind": "measured",
     }
     for ours, label in (("engine", "int8"), *((name, name) for name in mixed)):
-        for peer in (*(peer for peer in runners if peer in PEERS), *(["engine"] if ours != "engine" else [])):
+        for peer in (*peers, *(["engine"] if ours != "engine" else [])):
             ratios = np.array(times[ours]) / np.array(times[peer])
             row[f"{label}_vs_{peer}"] = round(float(np.median(ratios)), 3)
             row[f"{label}_vs_{peer}_quartiles"] = [round(float(q), 3) for q in np.quantile(ratios, (0.25, 0.75))]
@@ -179,14 +210,15 @@ def measure(name, n_rounds, profiles):
 
 def table(document):
     """The rows of docs/validation.md."""
+    columns = [*PEERS, "litert"]
     lines = [
-        "| network | weights | engine us | share of peak | " + " | ".join(f"/ {peer}, least" for peer in PEERS) + " |"
+        "| network | weights | engine us | share of peak | " + " | ".join(f"/ {peer}, least" for peer in columns) + " |"
     ]
-    lines.append("|---|---|---|---|" + "---|" * len(PEERS))
+    lines.append("|---|---|---|---|" + "---|" * len(columns))
     for name in (name for name in NETWORKS if name in document["networks"]):
         row = document["networks"][name]
         cells = [name, row["weights"], f"{row['least_us']['engine']:.0f}", f"{100 * row['peak_frac']:.0f} %"]
-        for peer in PEERS:
+        for peer in columns:
             if f"int8_vs_{peer}" not in row:
                 cells.append("")
                 continue
