@@ -22,8 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
 
 @functools.cache
 def quantized(bits=8):
-    torch.manual_seed(0)  # of the weights, which modules take from the global generator
-    batch = torch.randn(8, 3, 32, 32)
+    batch = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     graph = dq.capture(build_model("cifar_resnet20", width=4).eval(), batch[:1])
     return dq.quantize(graph, uniform_plan(network_facts(canonicalize(graph)), bits, bits), [batch.numpy()]), batch
 
