@@ -129,6 +129,6 @@ def plain_name(name: str) -> str:
 
     Example:
         >>> plain_name("onnx::Conv_12"), plain_name("/fc/..weight")
-        ('onnx_Conv_12', 'fc.weight')
+        ('onnx_Conv_12', 'fc_.weight')
     """
     return re.sub(r"\.+", ".", re.sub(r"[^\w.]+", "_", name)).strip("._") or "node"
