@@ -105,7 +105,7 @@ def estimate_hardware(
 
 
 def count_luts(program: IntegerProgram, depth: int = 4) -> int:
-    """Return ``estimate_hardware(program, depth).lut`` in half the time, for those who ask a thousand times.
+    """Return ``estimate_hardware(program, depth).lut`` alone, for those who ask a thousand times: no flip-flops.
 
     Raises:
         As `estimate_hardware`.

@@ -1,8 +1,8 @@
 """Codes and biases chosen by what the circuit takes: the loss against look-up tables that are counted, not supposed.
 
 Used by `finetune` after training with `sparsify`, where LUTs are the budget. What a digit costs on average says little
-about one weight: adder graphs share sums, so that one code fewer frees nine LUTs, another none, and a third takes
-more. Counting the whole circuit anew takes 30 ms for a small network, so that every change can be asked:
+about one weight: adder graphs share sums, so that one digit fewer frees many LUTs, another none, and a third takes
+more. Counting the whole circuit anew takes milliseconds for a small network, so that every change can be asked:
 
     accept what lowers    loss + price * LUT
 
@@ -215,7 +215,7 @@ class _Pass:
             self.descent.tensors[name].copy_(value)
 
     def _is_hopeless(self, loss: float, found: tuple[float, int, int] | None) -> bool:
-        """Return whether a change of this loss cannot be better than what was found, however many LUTs it frees."""
+        """Return whether a change of this loss would be worse than what was found, did it free as much as is hoped."""
         least = -LEAST_GAIN if found is None else found[0]
         return loss - self.descent.loss - self.price * _MOST_SAVED >= least
 
