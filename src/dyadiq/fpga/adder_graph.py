@@ -10,7 +10,7 @@ Source: C. Sun et al., da4ml, arXiv:2507.04535.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dyadiq.core.errors import MissingDependencyError, ProofError
+from dyadiq.core.signed_digits import count_digits
 from dyadiq.fpga.netlist import Netlist, Value, constant
 
 __all__ = ["MAX_WEIGHT", "find_solver", "multiply_matrix"]
@@ -28,6 +29,7 @@ MAX_WEIGHT = 1 << 24  # da4ml takes float32 matrices
 _INPUT, _ADD, _SUBTRACT = -1, 0, 1
 _BLOCK = 96  # da4ml's time grows with the cube of the number of inputs; longer sums are made of blocks
 _HARD_DEPTH = 2  # adders in a row beyond the fewest possible
+_FEW_DIGITS = 500  # a matrix of no more is solved whole, as deep as it comes: fewer LUTs, sooner, no later outputs
 
 
 def multiply_matrix(net: Netlist, matrix: NDArray[np.int64], values: Sequence[Value]) -> list[Value]:
@@ -74,22 +76,27 @@ def _replay(net: Netlist, wires: list[int], kernel: NDArray[np.int64]) -> list[V
     intervals = tuple((net.ops[w].low, net.ops[w].high) for w in wires)
     first = min(net.levels[w] for w in wires)
     levels = tuple(net.levels[w] - first for w in wires)
-    forms = _Forms(net, wires)
+    stages, bounds = _bounded_stages(kernel.tobytes(), kernel.shape, intervals, levels)
+    known = iter(bounds)
     values = [Value(w) for w in wires]
-    for stage in _solve(kernel.tobytes(), kernel.shape, intervals, levels):
-        made: list[Value] = []
-        for op in stage.ops:
-            if op.opcode == _INPUT:
-                value = values[op.id0]
-                made.append(_scaled(value, stage.inp_shifts[op.id0], negative=False))
-            elif op.opcode in (_ADD, _SUBTRACT):
-                second = _scaled(made[op.id1], op.data, negative=op.opcode == _SUBTRACT)
-                made.append(forms.add(made[op.id0], second))
-            else:
-                raise NotImplementedError(f"da4ml used operation {op.opcode}, which no adder graph needs")
-        ends = zip(stage.out_idxs, stage.out_shifts, stage.out_negs, strict=True)
-        values = [constant(0) if i < 0 else _scaled(made[i], shift, negative=neg) for i, shift, neg in ends]
+    for stage in stages:
+        values = _replay_stage(stage, values, lambda x, y: net.add(x, y, next(known)))
     return values
+
+
+def _replay_stage(stage: Any, values: list[Value], add: Callable[[Value, Value], Value]) -> list[Value]:
+    made: list[Value] = []
+    for op in stage.ops:
+        if op.opcode == _INPUT:
+            value = values[op.id0]
+            made.append(_scaled(value, stage.inp_shifts[op.id0], negative=False))
+        elif op.opcode in (_ADD, _SUBTRACT):
+            second = _scaled(made[op.id1], op.data, negative=op.opcode == _SUBTRACT)
+            made.append(add(made[op.id0], second))
+        else:
+            raise NotImplementedError(f"da4ml used operation {op.opcode}, which no adder graph needs")
+    ends = zip(stage.out_idxs, stage.out_shifts, stage.out_negs, strict=True)
+    return [constant(0) if i < 0 else _scaled(made[i], shift, negative=neg) for i, shift, neg in ends]
 
 
 def _scaled(value: Value, shift: int, *, negative: bool) -> Value:
@@ -99,16 +106,23 @@ def _scaled(value: Value, shift: int, *, negative: bool) -> Value:
 
 
 class _Forms:
-    """Wires as linear forms of the inputs, for exact intervals."""
+    """Wires as linear forms of the inputs, for exact intervals.
 
-    def __init__(self, net: Netlist, wires: list[int]) -> None:
+    Attributes:
+        bounds: Interval of the wire of every sum so far, in order; None where a summand is a constant.
+    """
+
+    def __init__(self, net: Netlist, values: list[Value]) -> None:
         self._net = net
-        self._low = np.array([net.ops[w].low for w in wires], dtype=np.int64)
-        self._high = np.array([net.ops[w].high for w in wires], dtype=np.int64)
-        self._forms = dict(zip(wires, np.eye(len(wires), dtype=np.int64), strict=True))
+        self._low = np.array([net.ops[v.wire].low for v in values], dtype=np.int64)
+        self._high = np.array([net.ops[v.wire].high for v in values], dtype=np.int64)
+        self._forms = {v.wire: form for v, form in zip(values, np.eye(len(values), dtype=np.int64), strict=True)}
+        self.bounds: list[tuple[int, int] | None] = []
 
     def add(self, x: Value, y: Value) -> Value:
+        """Add in the netlist, the interval known from the form."""
         if x.wire < 0 or y.wire < 0:
+            self.bounds.append(None)
             return self._net.add(x, y)
         if x.negative != y.negative:
             plus, minus = (y, x) if x.negative else (x, y)
@@ -119,6 +133,7 @@ class _Forms:
             form = (self._forms[x.wire] << (x.shift - shift)) + (self._forms[y.wire] << (y.shift - shift))
         up, down = np.maximum(form, 0), np.minimum(form, 0)
         bounds = int(up @ self._low + down @ self._high), int(up @ self._high + down @ self._low)
+        self.bounds.append(bounds)
         value = self._net.add(x, y, bounds)
         if value.wire >= 0:
             self._forms[value.wire] = form
@@ -138,20 +153,41 @@ def find_solver() -> Any:
 
 
 @lru_cache(maxsize=4096)
+def _bounded_stages(
+    kernel: bytes, shape: tuple[int, int], intervals: tuple[tuple[int, int], ...], levels: tuple[int, ...]
+) -> tuple[tuple[Any, ...], tuple[tuple[int, int] | None, ...]]:
+    """Return da4ml's stages for a kernel ``[I, O]``, and the intervals of their sums in order (`_Forms.bounds`).
+
+    A pure function, so that equal convolution windows, and layers that did not change between two circuits, are one.
+
+    Raises:
+        MissingDependencyError: da4ml is not installed.
+    """
+    stages, net = _solve(kernel, shape, intervals, levels), Netlist()
+    values = [net.input(low, high) for low, high in intervals]
+    forms = _Forms(net, values)
+    for stage in stages:
+        values = _replay_stage(stage, values, forms.add)
+    return stages, tuple(forms.bounds)
+
+
 def _solve(
     kernel: bytes, shape: tuple[int, int], intervals: tuple[tuple[int, int], ...], levels: tuple[int, ...]
 ) -> tuple[Any, ...]:
-    """Return da4ml's stages for a kernel ``[I, O]``; a pure function, so that equal convolution windows are one.
+    """Return da4ml's stages for a kernel ``[I, O]``.
 
     Raises:
         MissingDependencyError: da4ml is not installed.
     """
     solve = find_solver()
-    matrix = np.frombuffer(kernel, dtype=np.int64).reshape(shape).astype(np.float32)
+    matrix = np.frombuffer(kernel, dtype=np.int64).reshape(shape)
+    is_small = int(count_digits(matrix).sum()) <= _FEW_DIGITS
     return tuple(
         solve(
-            matrix,
-            hard_dc=_HARD_DEPTH,
+            matrix.astype(np.float32),
+            hard_dc=-1 if is_small else _HARD_DEPTH,
+            decompose_dc=0 if is_small else -2,
+            search_all_decompose_dc=not is_small,
             qintervals=[(float(low), float(high), 1.0) for low, high in intervals],
             latencies=[float(level) for level in levels],
             adder_size=1,

@@ -9,13 +9,14 @@ The rules follow what `synth` counts, ``lut``, within 2 %; benchmarks/lut_model.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from dyadiq.fpga.made_bits import Bit, MadeBits, is_constant
 from dyadiq.fpga.netlist import Netlist, Op, width
 
-__all__ = ["estimate_luts", "made_bits", "needed_wires", "wire_luts"]
+__all__ = ["estimate_luts", "needed_wires", "wire_luts"]
 
-Bit = tuple[int, int]
 _LUT_INPUTS = 6
 _TEST_BITS = 5  # bits that a LUT tests beside what was tested before
 
@@ -90,7 +91,8 @@ class _ClipUses:
     A bit that adders of the same stage read as second operand only is taken into their LUTs. A bit that a carry chain
     needs inverted is a second LUT, unless the circuit is deep enough for an inverter behind the first; of any other
     wire's bit it is an inverter always. Inverters are not counted. Where a clip goes into registers only, its outer
-    limit is their synchronous reset.
+    limit is their synchronous reset. Where two LUTs in a row are allowed, one may test the upper bits for all bits of a
+    clip: more LUTs, but of fewer inputs (`_is_tested_apart`).
 
     Attributes:
         deep: Whether some path between registers and carry chains has two LUTs. Mapping keeps the depth of the deepest:
@@ -99,10 +101,11 @@ class _ClipUses:
     """
 
     def __init__(self, net: Netlist, stages: Sequence[int] | None) -> None:
-        self._net, self._stages = net, stages
+        self._net, self._stages, self._made = net, stages, MadeBits(net)
         self._plain: dict[int, set[int]] = {}
         self._inverted: dict[int, set[int]] = {}
         self._registered: dict[int, set[int]] = {}
+        self._joined: Counter[int] = Counter()  # how many bits of a wire are second operands of adders
         self._near: set[int] = set()  # clips that something of the same stage reads
         self.deep = False
 
@@ -114,8 +117,8 @@ class _ClipUses:
         near = {bit[0] for bit in (a, b) if self._net.ops[bit[0]].kind == "clip" and self._is_near(bit[0], reader)}
         return 2 + sum(_examined_bits(self._net, self._net.ops[wire]) for wire in near)
 
-    def _use(self, bit: Bit | None, reader: int | None, *, inverted: bool = False, absorbed: bool = False) -> None:
-        if bit is None or self._net.ops[bit[0]].kind != "clip":
+    def _use(self, bit: Bit, reader: int | None, *, inverted: bool = False, absorbed: bool = False) -> None:
+        if is_constant(bit) or self._net.ops[bit[0]].kind != "clip":
             return
         wire, place = bit
         if not self._is_near(wire, reader):
@@ -130,20 +133,20 @@ class _ClipUses:
 
         A bit joined with a constant or with itself takes none.
         """
-        net, pairs = self._net, set()
+        pairs = set()
         first, second = max(-op.arg, 0), max(op.arg, 0)
-        subtracts = op.kind == "sub"
-        for place in range(width(op.low, op.high)):
-            a = made_bit(net, op.a, place - first) if place >= first else None
-            b = made_bit(net, op.b, place - second) if place >= second else None
+        subtracts, bits = op.kind == "sub", width(op.low, op.high)
+        both = zip(self._made.read(op.a, first, bits), self._made.read(op.b, second, bits), strict=True)
+        for place, (a, b) in enumerate(both):
             self._use(a, wire)
-            if a is None:
+            if is_constant(a):
                 self._use(b, wire, inverted=subtracts)
-            elif b is None:
+            elif is_constant(b):
                 if subtracts and place >= second:
                     self._use(a, wire, inverted=True)
             elif a != b:
                 self._use(b, wire, absorbed=True)
+                self._joined[b[0]] += self._is_near(b[0], wire)
                 pairs.add((a, b) if a < b else (b, a))
                 self.deep = self.deep or self._inputs(a, b, wire) > _LUT_INPUTS
         return pairs
@@ -151,15 +154,14 @@ class _ClipUses:
     def read_with_constant(self, wire: int, op: Op) -> None:
         """Note what is added to a constant, or subtracted from one."""
         adds = op.kind == "addc"
-        for place in range(width(op.low, op.high)):
-            bit = made_bit(self._net, op.a, place)
+        for place, bit in enumerate(self._made.read(op.a, 0, width(op.low, op.high))):
             if adds:
                 self._use(bit, wire)
             self._use(bit, wire, inverted=bool(op.arg >> place & 1) == adds)
 
     def read_whole(self, wire: int, reader: int | None) -> None:
         """Note that all bits of a wire are needed as they are."""
-        for bit in made_bits(self._net, wire):
+        for bit in self._made.variable(wire):
             self._use(bit, reader)
 
     def luts(self, wire: int) -> int:
@@ -167,12 +169,39 @@ class _ClipUses:
         net, op = self._net, self._net.ops[wire]
         source = net.ops[op.a]
         registered = self._registered.get(wire, set())
-        sides = (op.arg > source.low) + (op.arg2 < source.high)
-        tests = _tests(net, op)
+        sides, tests = (op.arg > source.low) + (op.arg2 < source.high), _tests(net, op)
         if wire not in self._near and sides == 1:
             return max(tests, int(_examined_bits(net, op) > 1))
         plain, inverted = self._plain.get(wire, set()) | registered, self._inverted.get(wire, set())
-        return tests + (len(plain | inverted) if self.deep else len(plain) + len(inverted))
+        if not self.deep:
+            return tests + len(plain) + len(inverted)
+        if not tests and self._is_tested_apart(wire, plain, inverted):
+            return 1 + len(plain) + len(inverted)
+        return tests + len(plain | inverted)
+
+    def _is_tested_apart(self, wire: int, plain: set[int], inverted: set[int]) -> bool:
+        """Return whether one LUT finds that a clip is above its limit, for all its bits, since they are cheaper then.
+
+        There is no time for an inverter behind them then, nor for a LUT of an adder that does not look at all of them.
+        """
+        op, near = self._net.ops[wire], wire in self._near
+        low, high = self._net.ops[op.a].low, self._net.ops[op.a].high
+        below = op.arg > low
+        if op.arg2 >= high or (below and op.arg != 0):
+            return False
+        tested = _examined_bits(self._net, op) - below  # below it is by the sign, which resets the register
+        beside = 1 + (below and near)
+        if tested < 2 or tested + beside > _LUT_INPUTS:
+            return False
+        joined = self._joined[wire]
+        apart = _area(tested) + (len(plain) + len(inverted)) * _area(1 + beside) + joined * _area(2 + beside)
+        whole = len(plain | inverted) * _area(tested + beside) + len(plain & inverted) * _area(1)
+        return apart < whole + joined * (_area(2) if plain else _area(1 + tested + beside))
+
+
+def _area(inputs: int) -> int:
+    """Return what Yosys' mapping takes a LUT to cost: those of few inputs are cheaper, as two may share a place."""
+    return 2 if inputs <= 2 else 3 if inputs == 3 else 5
 
 
 def _examined_bits(net: Netlist, op: Op) -> int:
@@ -189,50 +218,3 @@ def _tests(net: Netlist, op: Op) -> int:
     """Return how many LUTs of a clip look at upper bits only, in front of those that make its bits."""
     examined = _examined_bits(net, op)
     return -(-(examined - 1) // _TEST_BITS) if examined >= _LUT_INPUTS else 0
-
-
-def made_bits(net: Netlist, wire: int) -> list[Bit]:
-    """Return the bits of which the bits of a wire are copies; constants are left out."""
-    bits = (made_bit(net, wire, place) for place in range(net.width(wire)))
-    return [bit for bit in bits if bit is not None]
-
-
-def made_bit(net: Netlist, wire: int, place: int) -> Bit | None:
-    """Return the bit, by wire and place, of which a bit is a copy: itself, where it is made; None for a constant.
-
-    Copies are what a shift moves, what repeats a sign, and the bits of a sum that only one operand reaches.
-    """
-    while True:
-        op = net.ops[wire]
-        bits = width(op.low, op.high)
-        if op.kind == "const" or (place >= bits and op.low >= 0):
-            return None
-        place = min(place, bits - 1)
-        if op.kind == "shl":
-            if place < op.arg:
-                return None
-            wire, place = op.a, place - op.arg
-        elif op.kind == "shr":
-            wire, place = op.a, place + op.arg
-        elif (op.kind in ("add", "sub") and place < op.arg) or (op.kind == "addc" and op.arg % (2 << place) == 0):
-            wire = op.a
-        elif op.kind == "sub" and place == 0 > op.arg:
-            wire = op.b
-        elif op.kind == "clip" and made_bit(net, op.a, place) is None:
-            return _forced_bit(net, wire, place)
-        else:
-            return wire, place
-
-
-def _forced_bit(net: Netlist, wire: int, place: int) -> Bit | None:
-    """Return the bit of a clip whose source is 0 there: constant, or the same as others that the limits set alike."""
-    op = net.ops[wire]
-    source = net.ops[op.a]
-
-    def pattern(at: int) -> tuple[int, int]:
-        return (op.arg >> at & 1) * (op.arg > source.low), (op.arg2 >> at & 1) * (op.arg2 < source.high)
-
-    if pattern(place) == (0, 0):
-        return None
-    alike = (at for at in range(place + 1) if pattern(at) == pattern(place) and made_bit(net, op.a, at) is None)
-    return wire, next(alike)

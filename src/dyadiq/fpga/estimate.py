@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from dyadiq.core.progress import NO_PROGRESS, Progress
-from dyadiq.fpga.area import made_bits, wire_luts
+from dyadiq.fpga.area import wire_luts
 from dyadiq.fpga.limits import MAX_LUTS
+from dyadiq.fpga.made_bits import MadeBits
 from dyadiq.fpga.netlist import Netlist
 from dyadiq.fpga.pipeline import Schedule, schedule
 from dyadiq.fpga.trace import Circuit, trace
@@ -144,15 +145,16 @@ def _registers(net: Netlist, plan: Schedule) -> dict[int, int]:
     one operand reaches, sign bits that are repeated.
     """
     held: set[tuple[int, int, int]] = set()
+    made = MadeBits(net)
     for wire, (stage, last) in enumerate(zip(plan.stages, plan.last, strict=True)):
         op = net.ops[wire]
         if stage < 0:
             continue
         first = -1 if op.kind == "input" else stage
-        held.update((at, *bit) for bit in made_bits(net, wire) for at in range(first, last))
+        held.update((at, *bit) for bit in made.variable(wire) for at in range(first, last))
     final = len(plan.cuts)
     for wire in plan.wires:
-        held.update((final, *bit) for bit in made_bits(net, wire))
+        held.update((final, *bit) for bit in made.variable(wire))
     counts: dict[int, int] = {}
     for _, wire, _ in held:
         counts[wire] = counts.get(wire, 0) + 1

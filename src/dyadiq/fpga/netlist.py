@@ -70,7 +70,7 @@ class Value:
 
     def plus(self, offset: int) -> Value:
         """Return the value plus a constant, at no cost."""
-        return replace(self, offset=self.offset + offset)
+        return Value(self.wire, self.shift, self.negative, self.offset + offset)
 
 
 def constant(number: int) -> Value:

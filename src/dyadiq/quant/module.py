@@ -357,15 +357,18 @@ class QuantModule(nn.Module):
                 params[node.inputs[2]] = bias.double().cpu().numpy()
         return self.canonical.replace(params=params)
 
-    def weight_quants(self) -> dict[str, WeightQuant]:
+    def weight_quants(self, only: str | None = None) -> dict[str, WeightQuant]:
         """Return the codes and scales of every weight, by parameter name.
+
+        Args:
+            only: Of this weight alone.
 
         Raises:
             QuantError: A weight became NaN or infinite.
         """
         quants = {}
         quantizers = self.quantizers_by_name()
-        for layer, weight, bias in self._folded_layers():
+        for layer, weight, bias in self._folded_layers(only):
             name = layer.weight
             scale = self.weight_scale(layer, weight, bias, quantizers).detach().cpu().numpy()
             quantizer = self.weight_quantizers()[name]
@@ -386,10 +389,10 @@ class QuantModule(nn.Module):
             quants[name] = ActivationQuant(params.qtype, scale, zero_point, symmetric, grid)
         return quants
 
-    def _folded_layers(self) -> list[tuple[Layer, Tensor, Tensor | None]]:
+    def _folded_layers(self, only: str | None = None) -> list[tuple[Layer, Tensor, Tensor | None]]:
         with torch.no_grad():
             tensors = {n: t.detach().clone() for n, t in self.trained_tensors().items()}
-        return [(layer, *fold(layer, tensors)) for layer in self.layers.values()]
+        return [(layer, *fold(layer, tensors)) for layer in self.layers.values() if only in (None, layer.weight)]
 
 
 def _activation(quantizers: Mapping[str, Quantizer], name: str) -> ActivationQuantizer:

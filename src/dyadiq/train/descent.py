@@ -92,7 +92,7 @@ class Descent:
 
     def codes(self, layer: Layer) -> NDArray[np.int64]:
         """Return the codes of a layer's weight."""
-        return self.module.weight_quants()[layer.weight].codes
+        return self.module.weight_quants(layer.weight)[layer.weight].codes
 
     def limits(self, layer: Layer) -> Tensor:
         """Return the limits of signed digits of a layer's weight, the very tensor."""
@@ -102,7 +102,7 @@ class Descent:
 
     def set_code(self, layer: Layer, at: tuple[int, ...], code: int) -> int:
         """Give a weight a code and as many digits as it takes; return the code before."""
-        quant = self.module.weight_quants()[layer.weight]
+        quant = self.module.weight_quants(layer.weight)[layer.weight]
         codes, before = quant.codes.copy(), int(quant.codes[at])
         codes[at] = code
         self.limits(layer)[at] = int(count_digits(code))

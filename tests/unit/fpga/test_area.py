@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from dyadiq.core.qtype import QType
-from dyadiq.fpga.area import estimate_luts, made_bits, wire_luts
+from dyadiq.fpga.area import estimate_luts, wire_luts
 from dyadiq.fpga.interface import FILENAME, SCHEMA
 from dyadiq.fpga.netlist import Netlist, Value
 from dyadiq.fpga.pipeline import schedule
@@ -55,14 +55,18 @@ def test_sum_and_difference_share_luts_only_where_an_inverter_fits():
     assert estimate_luts(net, [*wires, deeper]) == 4 + 8
 
 
-def test_copies_of_bits_are_found():
+@needs_yosys
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("bits", [5, 6, 7, 8, 9])
+def test_upper_bits_of_a_clip_are_tested_once_where_that_is_cheaper(tmp_path, bits, near):
     net = Netlist()
-    x, y = net.input(0, 15), net.input(0, 15)
-    total = net.add(x, Value(y.wire, shift=2))
-    assert made_bits(net, total.wire)[:2] == [(x.wire, 0), (x.wire, 1)]
-    shifted = net.wire_of(Value(x.wire, shift=3))
-    assert made_bits(net, shifted) == made_bits(net, x.wire)
-    assert made_bits(net, net.wire_of(Value(-1, offset=5))) == []
+    x, y, z = (net.input(-(1 << n - 1), (1 << n - 1) - 1) for n in (bits, 6, 6))
+    clipped = net.clip(x, 0, 15)
+    outputs = [clipped, net.add(net.clip(y, 0, 15), net.clip(z, 0, 15))]  # two LUTs in a row, so that there is time
+    if near:
+        outputs.append(net.add(y, Value(clipped.wire, shift=6)))
+    estimated, synthesised = counted(net, (x, y, z), outputs, tmp_path)
+    assert estimated == synthesised
 
 
 def test_clip_is_free_where_it_goes_into_registers_only():
