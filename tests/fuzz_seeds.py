@@ -15,6 +15,7 @@ import numpy as np
 from dyadiq.core.qtype import QType
 from dyadiq.engine import compile_program, write_engine_file
 from dyadiq.engine.arena import check_arena, find_offsets, lifetimes
+from dyadiq.engine.lowering import BASELINES
 from programs import INT4N, INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
 from sparse_weights import thin
 
@@ -76,6 +77,10 @@ def main():
         program = small(np.random.default_rng(0), name)
         write(compile_program(program), folder / f"weights_{name}.dyqe")
     write(compile_program(rows(np.random.default_rng(0))), folder / "rows.dyqe")
+    for name in BASELINES:
+        program = rows(np.random.default_rng(0))
+        algorithms = {node.name: name for node in program.graph.nodes if node.op == "conv2d"}
+        write(compile_program(program, algorithms=algorithms), folder / f"{name}.dyqe")
     for name, codes in (("bipolar", "uint6"), ("int4n", "int6")):
         program = winograd(np.random.default_rng(0), name, codes)
         algorithms = {node.name: "winograd" for node in program.graph.nodes if node.op == "conv2d"}

@@ -63,6 +63,7 @@ class PlanReader : Reader {
             case 9: return flatten();
             case 10: return Fill{buffer()};
             case 11: return output(plan);
+            case 12: return lower();
             default: throw BadImage("a step is unknown");
         }
     }
@@ -155,6 +156,19 @@ class PlanReader : Reader {
     Step flatten() {
         Flatten s{tensor(), tensor()};
         require(plane(s.out) == 1 && s.out.channels == plane(s.in) * s.in.channels, "a flattened tensor has another size");
+        return s;
+    }
+
+    Step lower() {
+        Lower s{};
+        s.in = tensor(), s.out = tensor();
+        s.kernel_h = side(), s.kernel_w = side(), s.stride_h = side(), s.stride_w = side();
+        s.dilation_h = side(), s.dilation_w = side(), s.pad_h = margin(), s.pad_w = margin();
+        require(!s.in.buffer.wide && !s.out.buffer.wide && s.in.code_offset == s.out.code_offset,
+                "a lowered tensor is of another type");
+        require(s.out.channels == std::int64_t{s.kernel_h} * s.kernel_w * s.in.channels,
+                "a lowered tensor has other channels than its windows");
+        require(windows_fit(s), "a lowered tensor leaves its input");
         return s;
     }
 

@@ -15,7 +15,7 @@
 
 namespace dyadiq::engine {
 
-inline constexpr std::int32_t kPlanVersion = 8;
+inline constexpr std::int32_t kPlanVersion = 9;
 inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
@@ -174,6 +174,12 @@ struct Flatten {  // [C, H, W] row-major becomes channels
     Tensor in, out;
 };
 
+// The window of every pixel of `out`, [tap][channel]: a copy of the input over which a convolution reads in a row.
+struct Lower {
+    Tensor in, out;
+    std::int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
+};
+
 struct Fill {  // margins
     Buffer buffer;
 };
@@ -186,7 +192,7 @@ struct Output {  // codes [C, H, W] as int32
 };
 
 using Step =
-    std::variant<Quantize, Conv, Join, MaxPool, SumPool, Lookup, Pad, Copy, Flatten, Fill, Output>;
+    std::variant<Quantize, Conv, Join, MaxPool, SumPool, Lookup, Pad, Copy, Flatten, Fill, Output, Lower>;
 
 struct Plan {
     std::int64_t arena_bytes = 0;

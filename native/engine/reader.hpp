@@ -27,6 +27,18 @@ inline void require(bool holds, const std::string& what) {
     }
 }
 
+// Whether the windows of a step, one a pixel of its output, lie in its input and the margins around it. Cannot overflow.
+template <typename WindowStep>
+bool windows_fit(const WindowStep& s) {
+    const auto fits = [](std::int64_t out, std::int64_t stride, std::int64_t kernel, std::int64_t dilation, std::int64_t pad,
+                         std::int64_t before, std::int64_t size, std::int64_t after) {
+        return pad <= before && (out - 1) * stride - pad + (kernel - 1) * dilation < size + after;
+    };
+    const Buffer &in = s.in.buffer, &out = s.out.buffer;
+    return fits(out.height, s.stride_h, s.kernel_h, s.dilation_h, s.pad_h, in.top, in.height, in.bottom) &&
+           fits(out.width, s.stride_w, s.kernel_w, s.dilation_w, s.pad_w, in.left, in.width, in.right);
+}
+
 class Reader {
    public:
     explicit Reader(Container file) : structure_(file.structure), records_(std::move(file.records)) {

@@ -120,6 +120,24 @@ struct Runner {
         });
     }
 
+    void operator()(const Lower& s) {
+        const std::int64_t step = s.in.at(0, s.dilation_w) - s.in.at(0, 0);
+        const bool side_by_side = step == s.in.channels;  // taps of a row: copied at once
+        const std::int32_t columns = side_by_side ? 1 : s.kernel_w;
+        const auto bytes = static_cast<std::size_t>(s.in.channels) * static_cast<std::size_t>(s.kernel_w / columns);
+        pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
+            std::uint8_t* out = pixel(s.out, y, x);
+            for (std::int32_t a = 0; a < s.kernel_h; ++a) {
+                const std::uint8_t* in =
+                    pixel(s.in, std::int64_t{y} * s.stride_h - s.pad_h + std::int64_t{a} * s.dilation_h,
+                          std::int64_t{x} * s.stride_w - s.pad_w);
+                for (std::int32_t b = 0; b < columns; ++b, in += step, out += bytes) {
+                    std::memcpy(out, in, bytes);
+                }
+            }
+        });
+    }
+
     void operator()(const Fill& s) {
         const Buffer& b = s.buffer;
         const std::int64_t row = b.row_stride(), left = std::int64_t{b.left} * b.pixel_stride;

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import ConfigError, UnknownNameError
 from dyadiq.engine.arena import place_
 from dyadiq.engine.fuse import BranchPlan, Fusion
+from dyadiq.engine.lowering import BASELINES, Lowering, lower_input
 from dyadiq.engine.places import Places
 from dyadiq.engine.plan import NONE, Branch, Buffer, EnginePlan, Finish, Step, TensorRef
 from dyadiq.engine.single import single_words
@@ -32,8 +33,9 @@ def compile_program(program: IntegerProgram, *, algorithms: Mapping[str, str] = 
 
     Args:
         program: What to compile.
-        algorithms: Of `weights.ALGORITHMS`, by the name of a convolution or linear layer; the rule of `choose_weights`
-            decides on the others, and on nothing but the program, so that files are the same on every machine.
+        algorithms: Of `weights.ALGORITHMS`, or of `lowering.BASELINES`, by the name of a convolution or linear layer;
+            the rule of `choose_weights` decides on the others, and on nothing but the program, so that files are the
+            same on every machine.
 
     Raises:
         ConfigError: An algorithm cannot run its layer.
@@ -45,8 +47,8 @@ def compile_program(program: IntegerProgram, *, algorithms: Mapping[str, str] = 
     for name, algorithm in algorithms.items():
         if name not in dots:
             raise UnknownNameError("convolution or linear layer", name, dots)
-        if algorithm not in ALGORITHMS:
-            raise UnknownNameError("algorithm", algorithm, ALGORITHMS)
+        if algorithm not in (*ALGORITHMS, *BASELINES):
+            raise UnknownNameError("algorithm", algorithm, (*ALGORITHMS, *BASELINES))
     return _Compiler(program.graph, prove(program), algorithms).compile()
 
 
@@ -159,9 +161,15 @@ class _Compiler(Places):
         """
         x, out = self.ref(node.inputs[0]), self.ref(fusion.last.output)
         dot, padding = self.dot(node, x, out)
-        found = find_weights(dot)
+        found, algorithm = find_weights(dot), self.algorithms.get(node.name)
+        choices = tuple(found)
         try:
-            kernel = choose_weights(dot, found, self.algorithms.get(node.name))
+            if algorithm in BASELINES:
+                lowering = lower_input(dot, algorithm)
+                x, padding, dot = self.emit_lowering(node, algorithm, x, padding, lowering), (0, 0), lowering.dot
+                kernel = find_weights(dot)["direct"]
+            else:
+                kernel = choose_weights(dot, found, algorithm)
         except ConfigError as err:
             raise ConfigError(f"{node.name}: {err}") from err
         weight, bias, ordered = dot.weight, dot.bias, kernel.ordered
@@ -179,7 +187,20 @@ class _Compiler(Places):
         words.append(self.payload(f"{node.name}.bias", ordered(bias)))
         words_of_end, reads = self.end_of_dot(fusion, node, kernel, bias)
         step = self.step("conv", fusion.last.name, [x, *reads], writes, words + words_of_end)
-        step.layer, step.algorithm, step.choices = node.name, kernel.algorithm, tuple(found)
+        step.layer, step.algorithm, step.choices = node.name, algorithm or kernel.algorithm, choices
+
+    def emit_lowering(
+        self, node: Node, algorithm: str, x: TensorRef, padding: Sequence[int], lowering: Lowering
+    ) -> TensorRef:
+        """Append the copy of an input that a convolution reads instead, and return where it lies."""
+        height, width = lowering.kernel
+        channels = height * width * x.channels
+        self.plan.buffers.append(Buffer(False, *lowering.plane, channels))
+        copied = TensorRef(len(self.plan.buffers) - 1, 0, channels, x.code_offset)
+        words = [self.index(x), self.index(copied), *lowering.words, *padding]
+        step = self.step("lower", node.name, (x,), (copied,), words)
+        step.layer, step.algorithm = node.name, algorithm
+        return copied
 
     def dot(self, node: Node, x: TensorRef, out: TensorRef) -> tuple[Dot, Sequence[int]]:
         """Return what kernels of a convolution or linear layer depend on, and its padding."""

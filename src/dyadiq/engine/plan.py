@@ -20,7 +20,7 @@ from dyadiq.core.qtype import QType
 
 __all__ = ["INT32_RANGE", "NONE", "PLAN_VERSION", "Branch", "Buffer", "EnginePlan", "Finish", "Step", "TensorRef"]
 
-PLAN_VERSION = 8
+PLAN_VERSION = 9
 NONE = -1
 INT32_RANGE = (-(1 << 31), (1 << 31) - 1)
 
@@ -36,6 +36,7 @@ _OPCODES = {
     "flatten": 9,
     "fill": 10,
     "output": 11,
+    "lower": 12,
 }
 
 
@@ -142,7 +143,7 @@ class Step:
         writes: The tensor it makes, and what it works in.
         words: Its fields, without the opcode.
         layer: Node of the convolution or linear layer in it; None where there is none.
-        algorithm: Of that, of `weights.ALGORITHMS`.
+        algorithm: Of that, of `weights.ALGORITHMS` or `lowering.BASELINES`.
         choices: All that can run it.
     """
 

@@ -72,7 +72,7 @@ class StepProfile:
         peak_frac: Share of the products that the machine makes in that time at most, in one thread; above 1 where an
             algorithm needs fewer than `macs`; None where there are no products, or the kernels have no such limit.
         layer: Convolution or linear layer in it; None where there is none.
-        algorithm: Of that, of `weights.ALGORITHMS`.
+        algorithm: Of that, of `weights.ALGORITHMS` or `lowering.BASELINES`.
         warm_us: Least time when the step is run again at once; None where that was not asked for.
     """
 
