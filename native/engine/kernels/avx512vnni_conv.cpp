@@ -13,45 +13,20 @@ int pixels_of_tile(int n) { return n == 1 ? kMaxPixels1 : n == 2 ? kMaxPixels2 :
 constexpr Shift kShifts4[] = {{4, 0}, {0, 0}}, kShifts2[] = {{6, 0}, {4, 0}, {2, 0}, {0, 0}};
 constexpr Shift kShifts1[] = {{7, 0}, {6, 0}, {5, 0}, {4, 0}, {3, 0}, {2, 0}, {1, 0}, {0, 0}};
 
-void unpack(Call& call, int bits) {
-    if (bits == 8) {
-        return;
-    }
+// Let tiles unpack weights, and leave those as bytes in a panel: as they see them, 16 or 64 times as large.
+void unpack(Call& call, int bits, std::int8_t* panel, std::int64_t panel_block, std::int64_t panel_step) {
     call.weight_kind = WeightKind::kPacked;
     call.mask = bits == 4 ? 0xF0F0F0F0 : bits == 2 ? 0xC0C0C0C0 : 0x80808080;
     call.flip = bits == 1 ? 0xC0C0C0C0 : 0;  // the top bit becomes -64 or 64
     call.shifts = bits == 4 ? kShifts4 : bits == 2 ? kShifts2 : kShifts1;
     call.shifts_end = call.shifts + 8 / bits;
-    call.scale_shift.bits = static_cast<std::uint64_t>(weight_shift(bits));
+    call.panel = panel, call.panel_block = panel_block, call.panel_step = panel_step;
 }
 
 // Weights as bytes: half the instructions of a tile that unpacks them, where many tiles read them and they stay near.
 constexpr std::int64_t kPanelBytes = 144 << 10, kWorthPanel = 32;  // pixels
 
-// As packed tiles see them: 16 or 64 times as large.
-template <int kBits>
-void fill_panel(const std::int8_t* from, std::int64_t n_bytes, std::int8_t* to) {
-    constexpr int kGroup = 8 / kBits, kMask = 0xFF00 >> kBits & 0xFF;
-    const __m512i mask = _mm512_set1_epi8(static_cast<char>(kMask)), flip = _mm512_set1_epi8(static_cast<char>(0xC0));
-    for (std::int64_t at = 0; at < n_bytes; at += 64) {
-        const __m512i group = _mm512_loadu_si512(from + at);
-        for (int i = 0; i < kGroup; ++i, to += 64) {
-            const __m512i top = i + 1 < kGroup ? _mm512_slli_epi32(group, static_cast<unsigned>(8 - kBits * (i + 1))) : group;
-            const __m512i weights = _mm512_and_si512(top, mask);
-            _mm512_store_si512(to, kBits == 1 ? _mm512_xor_si512(weights, flip) : weights);
-        }
-    }
-}
-
-void fill_panel(int bits, const std::int8_t* from, std::int64_t n_bytes, std::int8_t* to) {
-    switch (bits) {
-        case 1: fill_panel<1>(from, n_bytes, to); break;
-        case 2: fill_panel<2>(from, n_bytes, to); break;
-        default: fill_panel<4>(from, n_bytes, to); break;
-    }
-}
-
-// `panel`: where weights are unpacked; null: tiles do that. `places`: of sparse weights; null: others.
+// `panel`: where the first tile of all taps leaves weights as bytes, for the others; null: all tiles read them as they are. `places`: of sparse weights; null: others.
 void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, std::int8_t* panel, const Places* places) {
     const Conv& s = geometry.s;
     const int n = run.n;
@@ -60,21 +35,20 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
     bool in_tile = in_group + n * kBlock <= geometry.n_out;
     alignas(64) std::int32_t sums[kMaxPixels2 * 2 * kBlock];
     alignas(64) float scales[2 * kBlock];
-    const int unscaled = panel != nullptr ? weight_shift(s.weight_bits) : 0;  // of sums that are not finished in tiles
+    const int bits = s.weight_bits;
+    const std::int64_t whole = panel == nullptr ? run.last : geometry.find_whole(run);
+    const bool in_panel = whole < run.last;
     Call call{};
     call.pixel_step = geometry.pixel_step();
     call.quads = geometry.quads;
-    call.block_bytes = geometry.block_bytes(geometry.tile_bits);
-    const std::int64_t file_bytes = geometry.block_bytes(s.weight_bits);
+    const std::int64_t file_bytes = geometry.block_bytes(bits), panel_bytes = geometry.block_bytes(8);
     call.weights = static_cast<const std::int8_t*>(s.weights) + run.at * file_bytes;
+    call.block_bytes = file_bytes;
+    call.scale_shift.bits = static_cast<std::uint64_t>(weight_shift(bits));
     if (places != nullptr) {
         call.weight_kind = WeightKind::kSparse;
-    } else if (panel != nullptr) {
-        fill_panel(s.weight_bits, call.weights, n * file_bytes, panel);
-        call.weights = panel;
-        call.scale_shift.bits = static_cast<std::uint64_t>(weight_shift(s.weight_bits));
-    } else {
-        unpack(call, s.weight_bits);
+    } else if (bits < 8) {
+        unpack(call, bits, reinterpret_cast<std::int8_t*>(sums), 0, 0);  // which nobody reads before all taps are done
     }
     call.bias = s.bias + parameter;
     call.out_step = bytes_of_pixel(s.out);
@@ -92,13 +66,6 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
         call.magic = kMagic;
         call.wide_low = s.finish.low, call.wide_high = s.finish.high;
         call.scale = s.single.scale + parameter, call.offset = s.single.offset + parameter;
-        if (panel != nullptr) {  // what sums are too large, a power of two, is in the scale
-            const float less = 1.0F / static_cast<float>(1 << weight_shift(s.weight_bits));
-            for (int i = 0; i < n * kBlock; ++i) {
-                scales[i] = call.scale[i] * less;
-            }
-            call.scale = scales;
-        }
         call.low = static_cast<std::uint8_t>(add(s.finish.low, s.out.code_offset));
         call.high = static_cast<std::uint8_t>(add(s.finish.high, s.out.code_offset));
         if (s.has_residual && s.residual.x.buffer.wide) {
@@ -125,26 +92,51 @@ void run_blocks(const Geometry& geometry, const Run& run, std::uint8_t* arena, s
     const std::int64_t n_next = std::min<std::int64_t>(n, s.groups * geometry.blocks - run.at - n);
     const std::int8_t* ahead = static_cast<const std::int8_t*>(s.weights) + (run.at + n) * file_bytes;
     const std::int8_t* const ahead_end = ahead + (n_next > 0 ? n_next * file_bytes : kNextSteps);
-    geometry.each_tile(run, [&](std::int64_t y, std::int64_t x, std::int64_t count, const Tap* taps, const Window& seen) {
-        call.taps = taps, call.n_taps = geometry.n_taps(seen);
-        call.ahead = ahead < ahead_end ? ahead : call.weights;
-        ahead += call.n_taps * call.quads * kBytes;
-        if (places != nullptr) {
-            const std::int64_t from = places->rows[seen.first];
-            call.places = places->in + from, call.n_places = places->rows[seen.last] - from;
-            call.weights = static_cast<const std::int8_t*>(s.weights) + (s.starts[run.block] + from) * kBlock * kQuad;
-        }
-        std::uint8_t* const out_at = out + y * out_row + x * call.out_step;
-        const std::uint8_t* const residual_at = residual + y * residual_row + x * call.residual_step;
-        tiles[count - 1](&call, in + y * in_step + x * call.pixel_step, out_at, residual_at);
-        for (std::int64_t p = 0; !in_tile && p < count; ++p) {
-            for (int b = 0; b < n; ++b) {
-                const __m512i scaled = _mm512_load_si512(sums + (p * n + b) * kBlock);
-                const __m512i sum = _mm512_sra_epi32(scaled, _mm_cvtsi32_si128(unscaled));
-                epilogues[b](sum, residual_at + p * call.residual_step, out_at + p * call.out_step);
+    const auto run_tiles = [&](std::int64_t first, std::int64_t last, int unscaled) {  // how much too large sums stay
+        Run some = run;
+        some.first = first, some.last = last;
+        geometry.each_tile(some, [&](std::int64_t y, std::int64_t x, std::int64_t count, const Tap* taps, const Window& seen) {
+            Tap packed[Geometry::kMaxTaps];
+            call.taps = taps, call.n_taps = geometry.n_taps(seen);
+            if (call.weight_kind == WeightKind::kPacked && geometry.tile_bits == 8) {
+                std::transform(taps, taps + call.n_taps, packed, [&](Tap tap) { return tap.weights = tap.weights * bits / 8, tap; });
+                call.taps = packed;
             }
-        }
-    });
+            call.ahead = ahead < ahead_end ? ahead : call.weights;
+            ahead += call.weight_kind == WeightKind::kBytes ? call.n_taps * call.quads * kBytes : 0;
+            if (places != nullptr) {
+                const std::int64_t from = places->rows[seen.first];
+                call.places = places->in + from, call.n_places = places->rows[seen.last] - from;
+                call.weights = static_cast<const std::int8_t*>(s.weights) + (s.starts[run.block] + from) * kBlock * kQuad;
+            }
+            std::uint8_t* const out_at = out + y * out_row + x * call.out_step;
+            const std::uint8_t* const residual_at = residual + y * residual_row + x * call.residual_step;
+            tiles[count - 1](&call, in + y * in_step + x * call.pixel_step, out_at, residual_at);
+            for (std::int64_t p = 0; !in_tile && p < count; ++p) {
+                for (int b = 0; b < n; ++b) {
+                    const __m512i scaled = _mm512_load_si512(sums + (p * n + b) * kBlock);
+                    const __m512i sum = _mm512_sra_epi32(scaled, _mm_cvtsi32_si128(unscaled));
+                    epilogues[b](sum, residual_at + p * call.residual_step, out_at + p * call.out_step);
+                }
+            }
+        });
+    };
+    if (!in_panel) {
+        run_tiles(run.first, run.last, 0);
+        return;
+    }
+    unpack(call, bits, panel, panel_bytes, kBytes);
+    run_tiles(whole, whole + 1, 0);
+    call.weight_kind = WeightKind::kBytes;
+    call.weights = panel;
+    call.block_bytes = panel_bytes;
+    if (in_tile) {  // what sums are too large, a power of two, is in the scale
+        const float less = 1.0F / static_cast<float>(1 << weight_shift(bits));
+        std::transform(call.scale, call.scale + n * kBlock, scales, [&](float scale) { return scale * less; });
+        call.scale = scales;
+    }
+    run_tiles(run.first, whole, weight_shift(bits));
+    run_tiles(whole + 1, run.last, weight_shift(bits));
 }
 
 template <typename Widest>

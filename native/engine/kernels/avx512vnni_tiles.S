@@ -13,6 +13,8 @@
    Packed weights: 64 bytes hold 2, 4 or 8 quads. That of the turn is shifted into the top bits of its bytes and what is
    below masked, so that it is 16 or 64 times too large, as the bias is made and sums are until all taps are done.
    rcx  shifts left (rcx itself is on the stack)   zmm31, or zmm26 where B is 4  mask
+   Where B is 1 or 2, weights are stored as they are then, for tiles of bytes: rdx is where (rdx itself is on the stack),
+   r9 bytes from one block's to the next (taps left are on the stack). Call says by how much rdx moves, if at all.
    Others: rcx is where weights are fetched ahead, a line for every quad (rcx itself is on the stack). */
 
     .intel_syntax noprefix
@@ -48,6 +50,9 @@
     .set CALL_PLACES, 176
     .set CALL_N_PLACES, 184
     .set CALL_AHEAD, 192
+    .set CALL_PANEL, 200
+    .set CALL_PANEL_BLOCK, 208
+    .set CALL_PANEL_STEP, 216
 
 /* The four bytes of pixel i of eight, in every lane. */
 .macro broadcast_from to, base, i
@@ -122,7 +127,7 @@
 
 /* (shifted & mask) ^ flip */
 .macro unpack w, mask
-    vpslld zmm\w, zmm\w, xmmword ptr [rcx]
+    vpsllvd zmm\w, zmm\w, dword ptr [rcx]{1to16}
     vpternlogd zmm\w, zmm\mask, dword ptr [rdi + CALL_FLIP]{1to16}, 0x6A
 .endm
 
@@ -134,9 +139,12 @@
     unpack 31, 26
   .else
     unpack 28, 31
+    vmovdqu64 [rdx], zmm28
     .if \B == 2
     unpack 29, 31
+    vmovdqu64 [rdx + r9], zmm29
     .endif
+    add rdx, [rdi + CALL_PANEL_STEP]
   .endif
 .endm
 
@@ -172,6 +180,12 @@
 .macro all_taps P, B, packed
     mov r8, [rdi + CALL_TAPS]
     mov r9, [rdi + CALL_N_TAPS]
+  .if \packed && \B < 4
+    push rdx
+    push r9
+    mov rdx, [rdi + CALL_PANEL]
+    mov r9, [rdi + CALL_PANEL_BLOCK]
+  .endif
 1:  mov rax, [r8]
     mov r10, [r8 + 8]
     add rax, rsi
@@ -194,8 +208,15 @@
 5:
   .endif
     add r8, 24
+  .if \packed && \B < 4
+    dec qword ptr [rsp]
+    jnz 1b
+    pop r9
+    pop rdx
+  .else
     dec r9
     jnz 1b
+  .endif
 .endm
 
 /* The quads of sparse weights, each where its place says. */

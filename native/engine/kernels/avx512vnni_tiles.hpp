@@ -42,11 +42,13 @@ struct Call {
     const std::int32_t* places;  // of sparse weights, whose taps are not looked at: bytes from the first pixel
     std::int64_t n_places;
     const std::int8_t* ahead;  // what tiles of bytes fetch into a farther cache, 64 bytes a quad
+    std::int8_t* panel;        // where tiles of packed weights, of one or two blocks, leave them as bytes
+    std::int64_t panel_block, panel_step;  // bytes from block to block, and from quad to quad
 };
 static_assert(offsetof(Call, sums) == 88 && offsetof(Call, n_taps) == 104 && offsetof(Call, magic) == 116 &&
               offsetof(Call, wide_high) == 128 && offsetof(Call, mask) == 136 && offsetof(Call, shifts) == 144 &&
               offsetof(Call, scale_shift) == 160 && offsetof(Call, n_places) == 184 &&
-              offsetof(Call, ahead) == 192);
+              offsetof(Call, ahead) == 192 && offsetof(Call, panel_step) == 216);
 
 inline constexpr std::uint32_t kMagic = 0x4B400000;  // bits of 1.5 * 2^23
 

@@ -239,6 +239,15 @@ struct Geometry {
             }
         }
     }
+    // The first tile of a run that sees all taps; the end of the run where none does.
+    std::int64_t find_whole(const Run& run) const {
+        std::int64_t tile = run.first;
+        while (tile < run.last && n_taps(tap_rows(tile / run.tiles_of_row)) < std::int64_t{s.kernel_h} * taps_of_row()) {
+            tile = (tile / run.tiles_of_row + 1) * run.tiles_of_row;
+        }
+        return std::min(tile, run.last);
+    }
+
     std::int64_t n_taps(const Window& seen) const { return std::int64_t{seen.last - seen.first} * taps_of_row(); }
 };
 

@@ -272,7 +272,7 @@ WIDTHS = {"bipolar": (1, 32), "int2": (2, 16), "int2n": (2, 16), "int4": (4, 8),
 @pytest.mark.parametrize("qtype", WIDTHS)
 @pytest.mark.parametrize("groups_of_quads", [1, 3])
 def test_packed_weights_of_every_width_equal_the_reference(qtype, groups_of_quads, tmp_path):
-    """Widths of the file, ends of rows that tiles skip, one pixel, two groups, and both endings of a tile."""
+    """Widths of the file, ends of rows that tiles skip, taps that no tile sees, one pixel, two groups, both endings."""
     rng = np.random.default_rng(groups_of_quads)
     bits, whole = WIDTHS[qtype]
     b, channels = ProgramBuilder(rng), whole * groups_of_quads
@@ -281,11 +281,12 @@ def test_packed_weights_of_every_width_equal_the_reference(qtype, groups_of_quad
     wide = b.conv2d(x, 33, 3, 2, padding=1, **weights)
     y = b.requantize(b.conv2d(x, 48, 3, padding=1, **weights), INT8, multipliers(rng, 48, 16))
     z = b.requantize(b.conv2d(x, 2 * 17, 1, **weights), UINT8, multipliers(rng, 34, 16))
+    tall = b.requantize(b.conv2d(x, 48, (7, 3), padding=(3, 1), **weights), UINT8, multipliers(rng, 48, 16))
     both = b.concat(x, x)
     grouped = b.requantize(b.conv2d(both, 2 * 17, 3, groups=2, **weights), UINT8, multipliers(rng, 34, 16))
-    program = b.program(wide, y, z, grouped, b.linear(b.flatten(x), 64, **weights))
+    program = b.program(wide, y, z, tall, grouped, b.linear(b.flatten(x), 64, **weights))
     plan = compile_program(program)
-    assert [plan.types[name].bits for name, _ in plan.payloads if name.endswith("weight")] == [bits] * 5
+    assert [plan.types[name].bits for name, _ in plan.payloads if name.endswith("weight")] == [bits] * 6
     assert_equal(program, rng, tmp_path / "program.dyqe")
 
 
