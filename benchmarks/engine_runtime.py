@@ -14,8 +14,9 @@ first_runs
          their resident memory grows by from before the file is opened until behind the first run, without the pages of
          mapped files; and the time of that, on the wall clock and of the processor. Median and extreme of processes.
 size     libdyadiq_engine.a as a shared library, and the program of docs/howto/c-library.md linked with it and with the
-         C++ runtime, both without symbols; and the machine code of ResNet-20 as a C project, which has only the kernels
-         that it calls
+         C++ runtime, both without symbols; the same two of libraries that CMake builds for ResNet-18 alone, with the
+         kernels of this machine's best instruction set and with portable ones; and the machine code of ResNet-20 as a C
+         project, which has only the kernels that it calls
 soak     10,000 runs of ten images in turn on one arena: integers that differ from those of the first runs, and what
          the resident memory grows by from the first hundred runs to the last. In one thread and in two.
 
@@ -42,7 +43,7 @@ from environment import environment
 import dyadiq as dq
 from dyadiq.core.plan import uniform_plan
 from dyadiq.cost.facts import network_facts
-from dyadiq.engine import EngineProgram, compile_program, library_folder, write_engine_file
+from dyadiq.engine import EngineProgram, available_isas, compile_program, library_folder, write_engine_file
 from dyadiq.ir.passes import canonicalize
 from dyadiq.targets import get_target
 
@@ -162,21 +163,30 @@ def first_runs(folder, arguments):
 
 def size(folder, _):
     library = library_folder()
+    write_engine_file(compile_program(lowered(NETWORK)[0]), folder / "program.dyqe")
+    found = linked(folder, library / "libdyadiq_engine.a")
+    for name, isa in (("small", available_isas()[-1]), ("portable", "portable")):
+        options = [f"-DDYADIQ_PROGRAMS={folder / 'program.dyqe'}", f"-DDYADIQ_ISAS={isa}", "-DCMAKE_BUILD_TYPE=Release"]
+        subprocess.run(["cmake", "-S", ROOT / "native/engine", "-B", folder / name, *options], check=True)
+        subprocess.run(["cmake", "--build", folder / name], check=True)
+        sizes = linked(folder, folder / name / "libdyadiq_engine.a")
+        found |= {f"{name}_{key}": value for key, value in sizes.items()} | {f"{name}_isa": isa}
+    return found | {"c_code_bytes": c_code_bytes(folder)}
+
+
+def linked(folder, archive):
+    """Bytes of a library as a shared one, and of the guide's program with it, both without symbols."""
     (source,) = re.findall(r"```c\n(.*?)```", (ROOT / "docs/howto/c-library.md").read_text(), re.DOTALL)
     (folder / "run.c").write_text(source)
-    archive, shared, program = library / "libdyadiq_engine.a", folder / "engine.so", folder / "run"
+    shared, program = folder / "engine.so", folder / "run"
     whole = ["-Wl,--whole-archive", archive, "-Wl,--no-whole-archive"]
     subprocess.run(["c++", "-shared", "-o", shared, *whole, "-lpthread"], check=True)
     smallest = ["-Wl,--gc-sections", "-static-libstdc++", "-static-libgcc"]
     objects = folder / "run.o"
-    subprocess.run(["cc", "-O2", "-c", "-I", library, folder / "run.c", "-o", objects], check=True)
+    subprocess.run(["cc", "-O2", "-c", "-I", ROOT / "native/engine", folder / "run.c", "-o", objects], check=True)
     subprocess.run(["c++", *smallest, "-o", program, objects, archive, "-lpthread"], check=True)
     subprocess.run(["strip", shared, program], check=True)
-    return {
-        "library_bytes": shared.stat().st_size,
-        "program_bytes": program.stat().st_size,
-        "c_code_bytes": c_code_bytes(folder),
-    }
+    return {"library_bytes": shared.stat().st_size, "program_bytes": program.stat().st_size}
 
 
 def c_code_bytes(folder):
@@ -235,6 +245,9 @@ def table(document):
             f" {f['load_to_result_two_threads_ms']:.1f}, {f['load_to_result_two_threads_least_ms']:.1f} | 10 ms |",
             f"| library without symbols | {s['library_bytes'] / 1e6:.2f} MB; a program with it and the C++ runtime"
             f" {s['program_bytes'] / 1e6:.2f} MB | 1 MB |",
+            f"| the same, built for ResNet-18 alone: kernels of {s['small_isa']}; portable ones |"
+            f" {s['small_library_bytes'] / 1e6:.2f} MB, {s['small_program_bytes'] / 1e6:.2f} MB;"
+            f" {s['portable_library_bytes'] / 1e6:.2f} MB, {s['portable_program_bytes'] / 1e6:.2f} MB | |",
             f"| ResNet-20 as a C project (`--to c`, -Os): machine code, with the kernels that it calls and no others |"
             f" {s['c_code_bytes'] / 1e3:.1f} kB | |",
             f"| {k['n_runs']} runs of ResNet-20: integers that differ, growth; one thread, two | {soaked} | 0, 0 |",

@@ -147,6 +147,35 @@ def seconds_of(run, n):
     return (time.process_time() - start) / n
 
 
+def time_in_turns(runners, n_rounds):
+    """Microseconds of every runner in every round, by name."""
+    counts = {}
+    for peer, step in runners.items():
+        seconds_of(step, 3)
+        counts[peer] = max(1, round(SLICE_SECONDS / max(seconds_of(step, 3), 1e-6)))
+    times = {peer: [] for peer in runners}
+    for _ in range(n_rounds):
+        for peer, step in runners.items():
+            times[peer].append(seconds_of(step, counts[peer]) * 1e6)
+    return times
+
+
+def ratio_of(times, ours, peer, label):
+    """The median over rounds of one's time over that of another in the same round, and its quartiles."""
+    ratios = np.array(times[ours]) / np.array(times[peer])
+    low, middle, high = (round(float(q), 3) for q in np.quantile(ratios, (0.25, 0.5, 0.75)))
+    return {f"{label}_vs_{peer}": middle, f"{label}_vs_{peer}_quartiles": [low, high]}
+
+
+def peer_runners(model, batch, folder):
+    """Runtimes that read QDQ models, by name, and those that are not installed."""
+    missing = [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
+    if len(missing) == len(PEERS):
+        return {}, missing
+    path = quantized_onnx(model, batch, folder)
+    return {p: make(path, batch[:1].numpy()) for p, make in PEERS.items() if p not in missing}, missing
+
+
 def measure(name, n_rounds, profiles):
     model, trained = build(name)
     batch = torch.randn(N_CALIBRATION, *NETWORKS[name], generator=torch.Generator().manual_seed(0))
@@ -155,10 +184,8 @@ def measure(name, n_rounds, profiles):
         module = quantized(model, batch)
         run, engine = engine_runner(module, batch, folder / "engine.dyqe")
         mixed = MIXED.get(name, {})
-        runners, missing = {"engine": run}, [peer for peer in PEERS if importlib.util.find_spec(peer) is None]
-        if len(missing) < len(PEERS):
-            path = quantized_onnx(model, batch, folder)
-            runners |= {p: make(path, batch[:1].numpy()) for p, make in PEERS.items() if p not in missing}
+        others, missing = peer_runners(model, batch, folder)
+        runners = {"engine": run, **others}
         for peer, slices in LITERT.get(name, {}).items():
             if importlib.util.find_spec("ai_edge_litert") is None:
                 missing.append(peer)
@@ -167,14 +194,7 @@ def measure(name, n_rounds, profiles):
         peers = [peer for peer in runners if peer != "engine"]
         for plan, bits in mixed.items():
             runners[plan] = engine_runner(quantized(model, batch, bits), batch, folder / f"{plan}.dyqe")[0]
-        counts = {}
-        for peer, step in runners.items():
-            seconds_of(step, 3)
-            counts[peer] = max(1, round(SLICE_SECONDS / max(seconds_of(step, 3), 1e-6)))
-        times = {peer: [] for peer in runners}
-        for _ in range(n_rounds):
-            for peer, step in runners.items():
-                times[peer].append(seconds_of(step, counts[peer]) * 1e6)
+        times = time_in_turns(runners, n_rounds)
         file_bytes = {ours: (folder / f"{ours}.dyqe").stat().st_size for ours in ("engine", *mixed)}
         steps = engine.profile({next(iter(engine.inputs)): batch[:1].numpy()}, repeats=20)
     row = {
@@ -192,9 +212,7 @@ def measure(name, n_rounds, profiles):
     }
     for ours, label in (("engine", "int8"), *((name, name) for name in mixed)):
         for peer in (*peers, *(["engine"] if ours != "engine" else [])):
-            ratios = np.array(times[ours]) / np.array(times[peer])
-            row[f"{label}_vs_{peer}"] = round(float(np.median(ratios)), 3)
-            row[f"{label}_vs_{peer}_quartiles"] = [round(float(q), 3) for q in np.quantile(ratios, (0.25, 0.75))]
+            row |= ratio_of(times, ours, peer, label)
     total = sum(step.time_us for step in steps)
     row["profile_us"] = {
         op: round(sum(step.time_us for step in steps if step.op == op), 1) for op in sorted({s.op for s in steps})

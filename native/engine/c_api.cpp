@@ -46,6 +46,8 @@ template <typename Call>
 dyq_status guarded(Call call) noexcept {
     try {
         return call();
+    } catch (const engine::MissingOperator& error) {
+        return failed(DYQ_NO_OPERATOR, "this library was built without an operator of the program: ", error.what());
     } catch (const engine::BadImage& error) {
         return failed(DYQ_BAD_FILE, "this is no compiled program of this version: ", error.what());
     } catch (const std::bad_alloc&) {

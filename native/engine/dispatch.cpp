@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 
@@ -6,15 +7,31 @@
 namespace dyadiq::engine {
 namespace {
 
-constexpr std::array kAll{
+// A library may be built for some instruction sets only (DYADIQ_ISAS, CMakeLists.txt): others are not referred to.
+constexpr const Kernels* if_built([[maybe_unused]] std::string_view name, const Kernels* kernels) {
+#ifdef DYADIQ_ISAS
+    return is_among(name, DYADIQ_ISAS) ? kernels : nullptr;
+#else
+    return kernels;
+#endif
+}
+
+constexpr std::array kKnown{
     &kPortable,
 #ifdef DYADIQ_X86
-    &kAvx2, &kAvxVnni, &kAvx512Vnni256, &kAvx512Vnni,
+    if_built("avx2", &kAvx2), if_built("avxvnni", &kAvxVnni), if_built("avx512vnni256", &kAvx512Vnni256),
+    if_built("avx512vnni", &kAvx512Vnni),
 #endif
 #ifdef DYADIQ_AARCH64
-    &kNeon, &kNeonDot,
+    if_built("neon", &kNeon), if_built("neondot", &kNeonDot),
 #endif
 };
+
+constexpr auto kAll = [] {
+    std::array<const Kernels*, static_cast<std::size_t>(std::ranges::count_if(kKnown, [](auto k) { return k != nullptr; }))> all{};
+    std::ranges::copy_if(kKnown, all.begin(), [](auto k) { return k != nullptr; });
+    return all;
+}();
 
 }  // namespace
 

@@ -29,7 +29,8 @@ typedef enum {
     DYQ_NO_THREADS = 6,  /* the system starts no more of them */
     DYQ_NOT_FINITE = 7,  /* an input is NaN or infinite; outputs mean nothing */
     DYQ_NO_SCALE = 8,    /* an output of which the program does not say what its codes are worth */
-    DYQ_INTERNAL = 9
+    DYQ_INTERNAL = 9,
+    DYQ_NO_OPERATOR = 10 /* the library was built without one that the program needs */
 } dyq_status;
 
 typedef struct dyq_program dyq_program; /* a file, checked; points into it */

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "engine/aliasing.hpp"
+#include "engine/operators.hpp"
 #include "engine/reader.hpp"
 
 namespace dyadiq::engine {
@@ -37,6 +38,9 @@ class PlanReader : Reader {
         }
         for (std::int32_t i = 0; i < n_steps; ++i) {
             plan.steps.push_back(read_step(plan));
+            if (const std::string_view name = name_of(plan.steps.back()); !is_built(name)) {
+                throw MissingOperator(std::string(name));
+            }
             require(writes_apart(plan.steps.back()), "a step writes over what it reads");
         }
         require(is_at_end(), "its plan has words that belong to nothing");

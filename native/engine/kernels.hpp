@@ -8,6 +8,7 @@
 #include <span>
 #include <string_view>
 
+#include "engine/operators.hpp"
 #include "engine/plan.hpp"
 
 namespace dyadiq::engine {
@@ -43,6 +44,21 @@ struct Kernels {
     void (*max_pool)(const MaxPool& step, Share share, std::uint8_t* arena);
     void (*sum_pool)(const SumPool& step, Share share, std::uint8_t* arena);
 };
+
+// Kernels without those of operators that the library was built without: nothing refers to them, so linkers leave them out.
+// A kernel stays too for others that fall back to it.
+constexpr Kernels only_built(Kernels kernels) {
+    const auto keep = [](auto& kernel, auto... names) { kernel = (is_built(names) || ...) ? kernel : nullptr; };
+    keep(kernels.conv_packed, "direct", "winograd");
+    keep(kernels.conv_sparse, "sparse");
+    keep(kernels.conv_winograd, "winograd");
+    keep(kernels.conv_depthwise, "depthwise");
+    keep(kernels.quantize, "quantize");
+    keep(kernels.join, "join");
+    keep(kernels.max_pool, "max_pool");
+    keep(kernels.sum_pool, "sum_pool");
+    return kernels;
+}
 
 extern const Kernels kPortable;
 #ifdef DYADIQ_X86

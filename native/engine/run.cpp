@@ -36,7 +36,11 @@ struct Runner {
         switch (s.kind) {
             case ConvKind::kPacked: kernels.conv_packed(s, share, arena); break;
             case ConvKind::kDepthwise: kernels.conv_depthwise(s, share, arena); break;
-            case ConvKind::kGeneric: generic(s); break;
+            case ConvKind::kGeneric:
+                if constexpr (is_built("generic")) {
+                    generic(s);
+                }
+                break;
             case ConvKind::kSparse: kernels.conv_sparse(s, share, arena); break;
             case ConvKind::kWinograd: kernels.conv_winograd(s, share, arena); break;
         }
@@ -185,7 +189,12 @@ bool run(const Plan& plan, const Kernels& kernels, std::uint8_t* arena, std::spa
             if (tells) {
                 start = Clock::now();
             }
-            std::visit(runner, plan.steps[i]);
+            const auto run_built = [&]<typename Kind>(const Kind& step) {
+                if constexpr (is_built(kOperator<Kind>)) {  // others were refused
+                    runner(step);
+                }
+            };
+            std::visit(run_built, plan.steps[i]);
             // The step after a fill writes into that buffer, and reads others: it need not wait.
             if (n_threads > 1 && (observer != nullptr || !std::holds_alternative<Fill>(plan.steps[i]))) {
                 pool->meet();

@@ -114,7 +114,8 @@ bool supported() { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_s
 
 }  // namespace
 
-const Kernels kAvx2{"avx2",         supported,        [] { return 0.0; },  conv_packed<Avx2>, conv_sparse<Avx2>, conv_packed<Avx2>, conv_depthwise<Avx2>,
-                    quantize<Avx2>, portable::join, max_pool<Avx2>, sum_pool<Avx2>};
+constinit const Kernels kAvx2 = only_built(
+    {"avx2", supported, [] { return 0.0; }, conv_packed<Avx2>, conv_sparse<Avx2>, conv_packed<Avx2>,
+     conv_depthwise<Avx2>, quantize<Avx2>, portable::join, max_pool<Avx2>, sum_pool<Avx2>});
 
 }  // namespace dyadiq::engine

@@ -46,16 +46,9 @@ double measure_peak() {
 
 }  // namespace
 
-const Kernels kAvx512Vnni{"avx512vnni",
-                          supported,
-                          measure_peak,
-                          avx512vnni::conv_packed,
-                          avx512vnni::conv_sparse,
-                          avx512vnni::conv_winograd,
-                          avx512vnni::conv_depthwise,
-                          avx512vnni::quantize,
-                          avx512vnni::join,
-                          avx512vnni::max_pool,
-                          avx512vnni::sum_pool};
+constinit const Kernels kAvx512Vnni = only_built(
+    {"avx512vnni", supported, measure_peak, avx512vnni::conv_packed, avx512vnni::conv_sparse,
+     avx512vnni::conv_winograd, avx512vnni::conv_depthwise, avx512vnni::quantize, avx512vnni::join,
+     avx512vnni::max_pool, avx512vnni::sum_pool});
 
 }  // namespace dyadiq::engine

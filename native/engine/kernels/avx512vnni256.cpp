@@ -18,7 +18,8 @@ bool supported() {
 
 }  // namespace
 
-const Kernels kAvx512Vnni256{"avx512vnni256", supported,      [] { return 0.0; }, conv_packed<Isa>, conv_sparse<Isa>, conv_packed<Isa>, conv_depthwise<Isa>,
-                             quantize<Isa>,   portable::join, max_pool<Isa>, sum_pool<Isa>};
+constinit const Kernels kAvx512Vnni256 = only_built(
+    {"avx512vnni256", supported, [] { return 0.0; }, conv_packed<Isa>, conv_sparse<Isa>, conv_packed<Isa>,
+     conv_depthwise<Isa>, quantize<Isa>, portable::join, max_pool<Isa>, sum_pool<Isa>});
 
 }  // namespace dyadiq::engine

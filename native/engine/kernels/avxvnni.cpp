@@ -26,7 +26,8 @@ bool supported() {
 
 }  // namespace
 
-const Kernels kAvxVnni{"avxvnni",     supported,      [] { return 0.0; }, conv_packed<Isa>, conv_sparse<Isa>, conv_packed<Isa>, conv_depthwise<Isa>,
-                       quantize<Isa>, portable::join, max_pool<Isa>, sum_pool<Isa>};
+constinit const Kernels kAvxVnni = only_built(
+    {"avxvnni", supported, [] { return 0.0; }, conv_packed<Isa>, conv_sparse<Isa>, conv_packed<Isa>,
+     conv_depthwise<Isa>, quantize<Isa>, portable::join, max_pool<Isa>, sum_pool<Isa>});
 
 }  // namespace dyadiq::engine

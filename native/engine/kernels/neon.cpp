@@ -35,7 +35,8 @@ struct Neon {
 
 }  // namespace
 
-const Kernels kNeon{"neon",         [] { return true; }, [] { return 0.0; }, conv_packed<Neon>, conv_sparse<Neon>, conv_packed<Neon>, conv_depthwise<Neon>,
-                    quantize<Neon>, portable::join,      max_pool<Neon>, sum_pool<Neon>};
+constinit const Kernels kNeon = only_built(
+    {"neon", [] { return true; }, [] { return 0.0; }, conv_packed<Neon>, conv_sparse<Neon>, conv_packed<Neon>,
+     conv_depthwise<Neon>, quantize<Neon>, portable::join, max_pool<Neon>, sum_pool<Neon>});
 
 }  // namespace dyadiq::engine

@@ -48,7 +48,8 @@ bool supported() {
 
 }  // namespace
 
-const Kernels kNeonDot{"neondot",         supported,      [] { return 0.0; }, conv_packed<NeonDot>, conv_sparse<NeonDot>, conv_packed<NeonDot>, conv_depthwise<NeonDot>,
-                       quantize<NeonDot>, portable::join, max_pool<NeonDot>, sum_pool<NeonDot>};
+constinit const Kernels kNeonDot = only_built(
+    {"neondot", supported, [] { return 0.0; }, conv_packed<NeonDot>, conv_sparse<NeonDot>, conv_packed<NeonDot>,
+     conv_depthwise<NeonDot>, quantize<NeonDot>, portable::join, max_pool<NeonDot>, sum_pool<NeonDot>});
 
 }  // namespace dyadiq::engine

@@ -90,8 +90,8 @@ void conv_depthwise(const Conv& s, Share share, std::uint8_t* arena) {
 
 }  // namespace
 
-const Kernels kPortable{
-    "portable",  [] { return true; }, [] { return 0.0; }, conv_packed,    conv_sparse,       conv_packed,
-    conv_depthwise, portable::quantize, portable::join,      portable::max_pool, portable::sum_pool};
+constinit const Kernels kPortable = only_built(
+    {"portable", [] { return true; }, [] { return 0.0; }, conv_packed, conv_sparse, conv_packed, conv_depthwise,
+     portable::quantize, portable::join, portable::max_pool, portable::sum_pool});
 
 }  // namespace dyadiq::engine

@@ -1,6 +1,5 @@
 """The library for programs in C: the guide's own programs, compiled by the system's compilers, and every status."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from c_library import compiled, guide, outputs, worth
 from dyadiq.core.errors import MissingToolError
 from dyadiq.core.native import native_state
 from dyadiq.engine import EngineProgram, available_isas, compile_program, library, library_folder, write_engine_file
@@ -16,7 +16,6 @@ from dyadiq.ir.reference import run_reference
 from embedded import embedded
 from programs import PROGRAMS
 
-GUIDE = Path(__file__).parents[3] / "docs/howto/c-library.md"
 HERE = Path(__file__).parent
 
 
@@ -31,33 +30,6 @@ pytestmark = pytest.mark.skipif(
     not has_library() or not shutil.which("cc") or not shutil.which("c++"),
     reason="libdyadiq_engine.a was not built, or there is no C compiler",
 )
-
-
-def compiled(source, out, suffix, *flags):
-    folder = library_folder()
-    (out.with_suffix(suffix)).write_text(source)
-    compiler = ["cc", "-std=c11"] if suffix == ".c" else ["c++", "-std=c++17"]
-    subprocess.run(
-        [*compiler, *flags, "-Wall", "-Wextra", "-Werror", "-pedantic", "-I", folder, out.with_suffix(suffix),
-         folder / "libdyadiq_engine.a", "-lstdc++", "-lm", "-lpthread", "-o", out],
-        check=True,
-    )  # fmt: skip
-    return out
-
-
-def guide(language):
-    (found,) = re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    return found
-
-
-def worth(program, expected):
-    """Codes as the reference has them, and their real values in float32."""
-    pairs = []
-    for name, codes in expected.items():
-        info = program.graph.tensors[name]
-        real = ((codes[0] - info.zero_point) * np.reshape(info.scale, (-1, *[1] * (codes.ndim - 2)))).astype(np.float32)
-        pairs += zip(codes.ravel().tolist(), real.ravel().tolist(), strict=True)
-    return pairs
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +49,7 @@ def test_programs_of_the_guide_give_the_integers_of_the_reference(name, programs
         (tmp_path / "x.f32").write_bytes(b"".join(values.tobytes() for values in one.values()))
         expected = worth(program, run_reference(program, one))
         for binary, threads in programs:
-            told = subprocess.run(
-                [binary, tmp_path / "p.dyqe", tmp_path / "x.f32", threads], check=True, capture_output=True, text=True
-            ).stdout
-            found = [(int(code), float(np.float32(value))) for code, value in map(str.split, told.splitlines())]
-            assert found == expected
+            assert outputs(binary, tmp_path / "p.dyqe", tmp_path / "x.f32", threads) == expected
 
 
 def test_every_status_is_returned_with_words(tmp_path):
