@@ -48,6 +48,8 @@ template <>
 inline constexpr std::string_view kOperator<Copy> = "copy";
 template <>
 inline constexpr std::string_view kOperator<Flatten> = "flatten";
+template <>
+inline constexpr std::string_view kOperator<Lower> = "lower";
 
 constexpr std::string_view name_of(ConvKind kind) {
     switch (kind) {
