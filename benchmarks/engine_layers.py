@@ -1,4 +1,4 @@
-"""3x3 convolutions of ResNet-18, one algorithm of the engine beside another: for engine_sparse and engine_winograd."""
+"""Convolutions alone, one algorithm of the engine beside another: for engine_sparse, engine_winograd and others."""
 
 import numpy as np
 import torch
@@ -13,21 +13,22 @@ LAYERS = {"layer1": (64, 56), "layer2": (128, 28), "layer3": (256, 14), "layer4"
 SEED = 0
 
 
-def program_of(channels, size, bits, kept=1.0):
+def program_of(channels, size, bits, kept=1.0, *, n_out=None, kernel=3, stride=1, padding=1):
     """A convolution at some bits of weights and activations, a sample, and the share of blocks that is kept.
 
     All weights but those of some blocks of 16 outputs by 4 inputs of one tap are zero. Depthwise layers stand before it
     and behind it, since inputs and outputs of networks have 8 bits and 16.
     """
-    generator = torch.Generator().manual_seed(SEED)
-    before, behind = (torch.nn.Conv2d(channels, channels, 1, groups=channels) for _ in range(2))
-    conv = torch.nn.Conv2d(channels, channels, 3, padding=1)
-    mask = torch.rand((channels // 16, channels // 4, 3, 3), generator=generator) < kept
+    generator, n_out = torch.Generator().manual_seed(SEED), n_out or channels
+    before, behind = (torch.nn.Conv2d(n, n, 1, groups=n) for n in (channels, n_out))
+    conv = torch.nn.Conv2d(channels, n_out, kernel, stride, padding)
+    blocks = (-(-n_out // 16), -(-channels // 4), *conv.weight.shape[2:])
+    mask = torch.rand(blocks, generator=generator) < kept
     with torch.no_grad():
         for other in (before, behind):
             other.weight.fill_(1.0)
         conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator))
-        conv.weight.mul_(mask.repeat_interleave(16, dim=0).repeat_interleave(4, dim=1))
+        conv.weight.mul_(mask.repeat_interleave(16, dim=0)[:n_out].repeat_interleave(4, dim=1)[:, :channels])
     model = torch.nn.Sequential(before, torch.nn.ReLU(), conv, torch.nn.ReLU(), behind).eval()
     batch = torch.rand((2, channels, size, size), generator=generator)
     graph = dq.capture(model, batch[:1])
@@ -51,9 +52,10 @@ def compare(program, sample, algorithms, n_rounds, folder):
     times, shares = {name: [] for name in engines}, {}
     for _ in range(n_rounds):
         for name, engine in engines.items():
-            step = next(s for s in engine.profile(feeds, repeats=10) if s.layer == layer)
-            times[name].append(step.time_us)
-            shares[name] = max(shares.get(name, 0.0), step.peak_frac or 0.0)
+            steps = [step for step in engine.profile(feeds, repeats=10) if step.layer == layer]
+            times[name].append(sum(step.time_us for step in steps))
+            share = sum((step.peak_frac or 0.0) * step.time_us for step in steps) / times[name][-1]
+            shares[name] = max(shares.get(name, 0.0), share)
     ratios = np.array(times[algorithms[0]]) / np.array(times[algorithms[1]])
     return {
         "least_us": {name: round(min(t), 1) for name, t in times.items()},

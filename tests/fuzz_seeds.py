@@ -66,6 +66,23 @@ def rows(rng):
     return b.program(b.requantize(b.conv2d(x, 17, 5, 2, padding=2), UINT8, multipliers(rng, 17, 16)))
 
 
+def bits(rng, name, codes):
+    """Convolutions of bits that end as sums, as codes, with a residual and as signs; words of which one is not full."""
+    b = ProgramBuilder(rng)
+    x = b.input((40, 4, 5), QType.parse(codes))
+
+    def conv(kernel):
+        y = b.conv2d(x, 40, kernel, qtype=QType.parse(name))
+        weight = b.params[b.nodes[-1].inputs[1]]
+        weight[:] = rng.choice([-1 if name == "bipolar" else 0, 1], weight.shape)
+        return y
+
+    y, z = conv(1), conv(3)
+    scale = b.scale(y).max() * 701.3
+    outputs = [z, b.requantize(z, UINT8, multipliers(rng, 40, 16)), b.requantize(conv((1, 3)), QType.parse("bipolar"))]
+    return b.program(*outputs, b.clip(b.add(b.branch(y, scale, 16), b.branch(x, scale, 16)), INT8))
+
+
 def main():
     """Write all of them."""
     folder = Path(sys.argv[1])
@@ -77,6 +94,10 @@ def main():
         program = small(np.random.default_rng(0), name)
         write(compile_program(program), folder / f"weights_{name}.dyqe")
     write(compile_program(rows(np.random.default_rng(0))), folder / "rows.dyqe")
+    for name, codes in (("bipolar", "bipolar"), ("int2n", "uint1")):
+        program = bits(np.random.default_rng(0), name, codes)
+        algorithms = {node.name: "binary" for node in program.graph.nodes if node.op in ("conv2d", "linear")}
+        write(compile_program(program, algorithms=algorithms), folder / f"bits_{name}.dyqe")
     for name in BASELINES:
         program = rows(np.random.default_rng(0))
         algorithms = {node.name: name for node in program.graph.nodes if node.op == "conv2d"}

@@ -68,6 +68,7 @@ class PlanReader : Reader {
             case 10: return Fill{buffer()};
             case 11: return output(plan);
             case 12: return lower();
+            case 13: return bits();
             default: throw BadImage("a step is unknown");
         }
     }
@@ -173,6 +174,18 @@ class PlanReader : Reader {
         require(s.out.channels == std::int64_t{s.kernel_h} * s.kernel_w * s.in.channels,
                 "a lowered tensor has other channels than its windows");
         require(windows_fit(s), "a lowered tensor leaves its input");
+        return s;
+    }
+
+    Step bits() {
+        Bits s{};
+        s.in = tensor(), s.out = tensor();
+        s.pad_h = margin(), s.pad_w = margin();
+        s.low = static_cast<std::uint8_t>(between(0, 255, "the lower code of an input"));
+        require(!s.in.buffer.wide && !s.out.buffer.wide && s.out.code_offset == 0, "a tensor of bits is of another type");
+        require(s.out.channels == (std::int64_t{s.in.channels} + kWordBits - 1) / kWordBits * kQuad,
+                "a tensor of bits has other channels than its input");
+        require(windows_fit(s), "a tensor of bits leaves its input");
         return s;
     }
 

@@ -31,7 +31,7 @@ class ConvReader {
     std::int64_t taps() const { return std::int64_t{s_.kernel_h} * s_.tap_columns(); }
 
     void read_geometry() {
-        s_.kind = static_cast<ConvKind>(words_.between(0, 4, "a kind of convolution"));
+        s_.kind = static_cast<ConvKind>(words_.between(0, 5, "a kind of convolution"));
         s_.in = words_.tensor(), s_.out = words_.tensor();
         s_.kernel_h = words_.side(), s_.kernel_w = words_.side(), s_.stride_h = words_.side(), s_.stride_w = words_.side();
         s_.dilation_h = words_.side(), s_.dilation_w = words_.side();
@@ -40,10 +40,14 @@ class ConvReader {
         require(s_.in.channels % s_.groups == 0 && s_.out.channels % s_.groups == 0, "groups do not divide the channels");
         n_in_ = s_.in.channels / s_.groups, n_out_ = s_.out.channels / s_.groups;
         blocks_ = (n_out_ + kBlock - 1) / kBlock, quads_ = s_.quads_of_tap();
-        const bool in_blocks = is_packed() || s_.kind == ConvKind::kSparse;
+        const bool in_blocks = is_packed() || s_.kind == ConvKind::kSparse || s_.kind == ConvKind::kBinary;
         n_parameters_ = in_blocks ? s_.groups * blocks_ * kBlock : s_.out.channels;
         require(s_.kind == ConvKind::kGeneric || !s_.in.buffer.wide, "a convolution reads wide codes");
-        if (s_.kind == ConvKind::kSparse || s_.kind == ConvKind::kWinograd) {
+        if (s_.kind == ConvKind::kBinary) {
+            const Buffer& in = s_.in.buffer;
+            require(s_.groups == 1 && s_.in.channels % kQuad == 0, "bits are of one group, in whole words");
+            require(s_.pad_h + s_.pad_w + in.top + in.left + in.bottom + in.right == 0, "bits have no margins");
+        } else if (s_.kind == ConvKind::kSparse || s_.kind == ConvKind::kWinograd) {
             require(s_.groups == 1, "sparse weights and those of Winograd are of one group");
         } else if (s_.kind == ConvKind::kPacked) {
             require(s_.groups == 1 || n_in_ % kQuad == 0, "groups are no whole quads");
@@ -55,7 +59,9 @@ class ConvReader {
 
     void read_weights() {
         const bool generic = s_.kind == ConvKind::kGeneric, sparse = s_.kind == ConvKind::kSparse;
+        const bool binary = s_.kind == ConvKind::kBinary;
         const std::int64_t n_weights = is_packed() ? s_.groups * blocks_ * taps() * quads_ * kBlock * kQuad
+                                       : binary    ? blocks_ * taps() * quads_ * kBlock
                                        : generic   ? s_.out.channels * taps() * n_in_
                                                    : taps() * s_.out.channels;
         const Record& weights = words_.record(words_.next(), sparse ? 0 : n_weights, "a weight");
@@ -65,13 +71,16 @@ class ConvReader {
             require(group != 0 && quads_ % group == 0, "packed weights are no whole groups");
             s_.weight_bits = weights.bits;
         } else {
-            require(weights.bits == (generic ? 32 : 8), "a weight is of another type");
+            require(weights.bits == (generic || binary ? 32 : 8), "a weight is of another type");
         }
         s_.weights = weights.payload;
         if (sparse) {
             read_places(weights.count);
         } else if (s_.kind == ConvKind::kWinograd) {
             read_winograd();
+        } else if (binary) {
+            s_.binary.both = words_.flag();
+            s_.binary.factor = words_.next();
         }
     }
 

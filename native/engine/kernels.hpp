@@ -38,6 +38,8 @@ struct Kernels {
     void (*conv_sparse)(const Conv& step, Share share, std::uint8_t* arena);
     void (*conv_winograd)(const Conv& step, Share share, std::uint8_t* arena);  // conv_packed where that is as fast
     void (*conv_depthwise)(const Conv& step, Share share, std::uint8_t* arena);
+    void (*conv_binary)(const Conv& step, Share share, std::uint8_t* arena);
+    void (*pack_bits)(const Bits& step, Share share, std::uint8_t* arena);
     // False: NaN or infinity in this share.
     bool (*quantize)(const Quantize& step, const Input& input, Share share, std::uint8_t* arena);
     void (*join)(const Join& step, Share share, std::uint8_t* arena);
@@ -53,6 +55,8 @@ constexpr Kernels only_built(Kernels kernels) {
     keep(kernels.conv_sparse, "sparse");
     keep(kernels.conv_winograd, "winograd");
     keep(kernels.conv_depthwise, "depthwise");
+    keep(kernels.conv_binary, "binary");
+    keep(kernels.pack_bits, "bits");
     keep(kernels.quantize, "quantize");
     keep(kernels.join, "join");
     keep(kernels.max_pool, "max_pool");

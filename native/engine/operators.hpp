@@ -50,6 +50,8 @@ template <>
 inline constexpr std::string_view kOperator<Flatten> = "flatten";
 template <>
 inline constexpr std::string_view kOperator<Lower> = "lower";
+template <>
+inline constexpr std::string_view kOperator<Bits> = "bits";
 
 constexpr std::string_view name_of(ConvKind kind) {
     switch (kind) {
@@ -58,6 +60,7 @@ constexpr std::string_view name_of(ConvKind kind) {
         case ConvKind::kGeneric: return "generic";
         case ConvKind::kSparse: return "sparse";
         case ConvKind::kWinograd: return "winograd";
+        case ConvKind::kBinary: return "binary";
     }
     return "";
 }

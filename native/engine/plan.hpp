@@ -15,7 +15,7 @@
 
 namespace dyadiq::engine {
 
-inline constexpr std::int32_t kPlanVersion = 9;
+inline constexpr std::int32_t kPlanVersion = 10;
 inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
@@ -90,7 +90,7 @@ struct Quantize {  // real values [C, H, W] of a program's input
     const std::int32_t* grid;  // [3, C]: shift, low, high; null: none
 };
 
-enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse, kWinograd };
+enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse, kWinograd, kBinary };
 
 // The tiles of 2 by 2 outputs of a plane, row by row; the last of a row or column may be half outside.
 struct WinogradTiles {
@@ -110,6 +110,14 @@ struct Winograd {
     Buffer scratch{};      // for transformed inputs
 };
 
+inline constexpr int kWordBits = 32;  // of a quad of bits
+
+// What sums of bits become: `factor` times how many inputs and weights are both 1, or are not the same.
+struct Binary {
+    bool both = false;
+    std::int32_t factor = 0;
+};
+
 struct Conv {
     ConvKind kind;
     Tensor in, out;
@@ -118,6 +126,7 @@ struct Conv {
     std::int32_t weight_bits = 8;  // of packed weights: 8, 4, 2 or 1
     const std::int32_t *starts = nullptr, *places = nullptr;  // of sparse ones: which quads of each block exist
     Winograd winograd;                                        // of that kind alone
+    Binary binary;                                            // of that kind alone
     const std::int32_t* bias;  // padded to whole blocks where packed
     bool finished;             // requantized, else the accumulator is what is stored
     Dyadic dyadic;
@@ -180,6 +189,14 @@ struct Lower {
     std::int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
 };
 
+// Which channels of every pixel are not `low`, as bits: [byte of 8 channels], whole words, zeros behind the last channel.
+struct Bits {
+    static constexpr std::int32_t kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1;
+    Tensor in, out;
+    std::int32_t pad_h, pad_w;  // rows and columns of margins that come before
+    std::uint8_t low;           // as it lies in memory
+};
+
 struct Fill {  // margins
     Buffer buffer;
 };
@@ -192,7 +209,7 @@ struct Output {  // codes [C, H, W] as int32
 };
 
 using Step =
-    std::variant<Quantize, Conv, Join, MaxPool, SumPool, Lookup, Pad, Copy, Flatten, Fill, Output, Lower>;
+    std::variant<Quantize, Conv, Join, MaxPool, SumPool, Lookup, Pad, Copy, Flatten, Fill, Output, Lower, Bits>;
 
 struct Plan {
     std::int64_t arena_bytes = 0;

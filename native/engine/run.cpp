@@ -43,6 +43,7 @@ struct Runner {
                 break;
             case ConvKind::kSparse: kernels.conv_sparse(s, share, arena); break;
             case ConvKind::kWinograd: kernels.conv_winograd(s, share, arena); break;
+            case ConvKind::kBinary: kernels.conv_binary(s, share, arena); break;
         }
     }
 
@@ -141,6 +142,8 @@ struct Runner {
             }
         });
     }
+
+    void operator()(const Bits& s) { kernels.pack_bits(s, share, arena); }
 
     void operator()(const Fill& s) {
         const Buffer& b = s.buffer;
@@ -264,7 +267,8 @@ std::int64_t macs(const Step& step) {
         return 0;
     }
     const Buffer& out = conv->out.buffer;
-    const std::int64_t of_output = std::int64_t{conv->in.channels} / conv->groups * conv->kernel_h * conv->kernel_w;
+    const std::int64_t channels = std::int64_t{conv->in.channels} * (conv->kind == ConvKind::kBinary ? 8 : 1);
+    const std::int64_t of_output = channels / conv->groups * conv->kernel_h * conv->kernel_w;
     return of_output * conv->out.channels * out.height * out.width;
 }
 

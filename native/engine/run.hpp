@@ -8,6 +8,7 @@
 //   sparse      int8 [quad][16][4], and which quads of each block they are
 //   depthwise   int8 [tap][channel]
 //   generic     int32 [output][tap][input of the group]
+//   binary      int32 [block of 16 outputs][tap][word of 32 inputs][16]; bias and dyadics in the same order
 #pragma once
 
 #include <cstdint>
@@ -41,7 +42,7 @@ void read_codes(const Step& step, const std::uint8_t* arena, std::int32_t* codes
 // (code - zero point) * scale of one sample; false: there is no scale.
 bool real_values(const Output& output, const std::int32_t* codes, float* values);
 
-// Products of a step, as the program has them: no padding of channels, but that of planes.
+// Products of a step, as the program has them: no padding of channels (but of bits to words), but that of planes.
 std::int64_t macs(const Step& step);
 
 }  // namespace dyadiq::engine

@@ -5,7 +5,7 @@ build_engine() {
     local sources=(native/engine/{container,crc32,dispatch,image,image_conv,run,threads}.cpp native/engine/kernels/portable{,_planes}.cpp)
     if [[ $(uname -m) == x86_64 ]]; then
         flags+=(-DDYADIQ_X86)
-        sources+=(native/engine/kernels/{avx2,avxvnni,avx512vnni256,avx512vnni,avx512vnni_conv,avx512vnni_depthwise,avx512vnni_planes,avx512vnni_winograd}.cpp
+        sources+=(native/engine/kernels/{avx2,avxvnni,avx512vnni256,avx512vnni,avx512vnni_binary,avx512vnni_conv,avx512vnni_depthwise,avx512vnni_planes,avx512vnni_winograd}.cpp
             native/engine/kernels/avx512vnni_tiles.S)
     elif [[ $(uname -m) == aarch64 ]]; then
         flags+=(-DDYADIQ_AARCH64)
@@ -20,7 +20,8 @@ build_engine() {
             avx2.cpp) more=(-mavx2 -mfma) ;;
             avxvnni.cpp) more=(-mavx2 -mfma -mavxvnni) ;;
             avx512vnni256.cpp) more=(-mavx2 -mfma -mavx512vl -mavx512vnni) ;;
-            avx512vnni*.cpp) more=(-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni) ;;
+            avx512vnni_binary.cpp) more=(-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512vpopcntdq) ;;
+            avx512vnni*.cpp) more=(-mfma -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni) ;;
             neondot.cpp) more=(-march=armv8.2-a+dotprod) ;;
         esac
         objects+=("$build/$(basename "$source").o")

@@ -9,6 +9,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
 
 
 TABLES = [
+    "engine_baselines",
+    "engine_binary",
     "engine_runtime",
     "engine_sparse",
     "engine_vs_peers",

@@ -7,13 +7,21 @@
 
 #include <chrono>
 
+#include "engine/kernels/avx2_bits.hpp"
+
 namespace dyadiq::engine {
 namespace {
 
 bool supported() {
     return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
            __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
-           __builtin_cpu_supports("avx512vnni") != 0;
+           __builtin_cpu_supports("avx512vnni") != 0 && __builtin_cpu_supports("fma") != 0;
+}
+
+// Where no instruction counts ones, as AVX2 does it.
+void conv_bits(const Conv& s, Share share, std::uint8_t* arena) {
+    const bool counts = __builtin_cpu_supports("avx512vpopcntdq") != 0;
+    (counts ? avx512vnni::conv_binary : engine::conv_binary<Avx2Bits>)(s, share, arena);
 }
 
 double measure_peak() {
@@ -48,7 +56,7 @@ double measure_peak() {
 
 constinit const Kernels kAvx512Vnni = only_built(
     {"avx512vnni", supported, measure_peak, avx512vnni::conv_packed, avx512vnni::conv_sparse,
-     avx512vnni::conv_winograd, avx512vnni::conv_depthwise, avx512vnni::quantize, avx512vnni::join,
+     avx512vnni::conv_winograd, avx512vnni::conv_depthwise, conv_bits, avx512vnni::pack_bits, avx512vnni::quantize, avx512vnni::join,
      avx512vnni::max_pool, avx512vnni::sum_pool});
 
 }  // namespace dyadiq::engine

@@ -9,6 +9,8 @@ void conv_packed(const Conv& step, Share share, std::uint8_t* arena);
 void conv_sparse(const Conv& step, Share share, std::uint8_t* arena);
 void conv_winograd(const Conv& step, Share share, std::uint8_t* arena);
 void conv_depthwise(const Conv& step, Share share, std::uint8_t* arena);
+void conv_binary(const Conv& step, Share share, std::uint8_t* arena);
+void pack_bits(const Bits& step, Share share, std::uint8_t* arena);
 bool quantize(const Quantize& step, const Input& input, Share share, std::uint8_t* arena);
 void join(const Join& step, Share share, std::uint8_t* arena);
 void max_pool(const MaxPool& step, Share share, std::uint8_t* arena);

@@ -4,6 +4,7 @@
 
 #include <arm_neon.h>
 
+#include "engine/kernels/vector_binary.hpp"
 #include "engine/kernels/vector_conv.hpp"
 #include "engine/kernels/vector_planes.hpp"
 
@@ -66,6 +67,43 @@ struct NeonLanes {
         }
         return y;
     }
+};
+
+struct NeonBits {
+    using Ending = VectorEpilogue<NeonLanes>;
+    static constexpr int kPixels = 2;
+    static constexpr std::int64_t kWords = 31, kBytes = 8;  // counts of at most 8 in bytes; channels packed at once
+    struct Weights {
+        uint8x16_t v[kVectors];
+    };
+    using Counts = Weights;
+    struct Sums {
+        uint32x4_t v[kVectors];
+    };
+
+    static Weights load(const std::int8_t* at) {
+        Weights found;
+        std::memcpy(&found, at, sizeof found);
+        return found;
+    }
+    template <bool kBoth>
+    [[gnu::always_inline]] static void count(Counts& counts, const Weights& w, const std::uint8_t* word) {
+        std::uint32_t bits;
+        std::memcpy(&bits, word, sizeof bits);
+        const uint8x16_t x = vreinterpretq_u8_u32(vdupq_n_u32(bits));
+        for (int v = 0; v < kVectors; ++v) {
+            const uint8x16_t met = kBoth ? vandq_u8(x, w.v[v]) : veorq_u8(x, w.v[v]);
+            counts.v[v] = vaddq_u8(counts.v[v], vcntq_u8(met));
+        }
+    }
+    [[gnu::always_inline]] static void add(Sums& sums, const Counts& counts) {
+        for (int v = 0; v < kVectors; ++v) {
+            sums.v[v] = vpadalq_u16(sums.v[v], vpaddlq_u8(counts.v[v]));
+        }
+    }
+    static void store(const Sums& sums, std::int32_t* to) { std::memcpy(to, &sums, sizeof sums); }
+
+    static void bits(const std::uint8_t* from, std::uint8_t low, std::uint8_t* to) { *to = bits_of(from, kBytes, low); }
 };
 
 struct NeonWeights {

@@ -1,4 +1,6 @@
 // Kernels in plain C++: slow, obvious, the meaning of the others.
+#include <bit>
+
 #include "engine/kernels.hpp"
 #include "engine/kernels/finish.hpp"
 #include "engine/kernels/portable.hpp"
@@ -88,10 +90,49 @@ void conv_depthwise(const Conv& s, Share share, std::uint8_t* arena) {
     });
 }
 
+void conv_binary(const Conv& s, Share share, std::uint8_t* arena) {
+    const std::int64_t words = s.in.channels / kQuad, blocks = (s.out.channels + kBlock - 1) / kBlock;
+    const auto* all = static_cast<const std::uint32_t*>(s.weights);
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
+        const std::uint8_t* residual = s.has_residual ? arena + s.residual.x.at(y, x) : nullptr;
+        const std::uint32_t* w = all;
+        for (std::int64_t block = 0; block < blocks; ++block) {
+            std::int32_t counts[kBlock] = {};
+            for (std::int32_t tap = 0; tap < s.kernel_h * s.kernel_w; ++tap) {
+                const std::uint8_t* in = arena + s.in.at(std::int64_t{y} * s.stride_h + tap / s.kernel_w * s.dilation_h,
+                                                         std::int64_t{x} * s.stride_w + tap % s.kernel_w * s.dilation_w);
+                for (std::int64_t i = 0; i < words; ++i, w += kBlock) {
+                    std::uint32_t bits;
+                    std::memcpy(&bits, in + i * kQuad, sizeof bits);
+                    for (int o = 0; o < kBlock; ++o) {
+                        counts[o] += std::popcount(s.binary.both ? bits & w[o] : bits ^ w[o]);
+                    }
+                }
+            }
+            const std::int64_t first = block * kBlock, n = std::min<std::int64_t>(kBlock, s.out.channels - first);
+            for (std::int64_t o = 0; o < n; ++o) {
+                const std::int32_t sum = multiply_add(0, counts[o], s.binary.factor);
+                finish_accumulator(s, sum, first + o, first + o, residual, arena + s.out.at(y, x));
+            }
+        }
+    });
+}
+
+void pack_bits(const Bits& s, Share share, std::uint8_t* arena) {
+    pixels(s.out, share, [&](std::int32_t y, std::int32_t x) {
+        const std::uint8_t* in = arena + s.in.at(y - s.pad_h, x - s.pad_w);
+        std::uint8_t* out = arena + s.out.at(y, x);
+        std::memset(out, 0, static_cast<std::size_t>(s.out.channels));
+        for (std::int32_t c = 0; c < s.in.channels; ++c) {
+            out[c / 8] = static_cast<std::uint8_t>(out[c / 8] | (in[c] != s.low) << c % 8);
+        }
+    });
+}
+
 }  // namespace
 
 constinit const Kernels kPortable = only_built(
     {"portable", [] { return true; }, [] { return 0.0; }, conv_packed, conv_sparse, conv_packed, conv_depthwise,
-     portable::quantize, portable::join, portable::max_pool, portable::sum_pool});
+     conv_binary, pack_bits,     portable::quantize, portable::join, portable::max_pool, portable::sum_pool});
 
 }  // namespace dyadiq::engine

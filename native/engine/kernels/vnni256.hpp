@@ -6,6 +6,7 @@
 
 #include <immintrin.h>
 
+#include "engine/kernels/avx2_bits.hpp"
 #include "engine/kernels/avx2_lanes.hpp"
 #include "engine/kernels/vector_conv.hpp"
 #include "engine/kernels/vector_planes.hpp"

@@ -7,6 +7,7 @@ buffers lie, `arena`; what cannot be compiled, `limits`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -172,9 +173,9 @@ class _Compiler(Places):
                 kernel = choose_weights(dot, found, algorithm)
         except ConfigError as err:
             raise ConfigError(f"{node.name}: {err}") from err
-        weight, bias, ordered = dot.weight, dot.bias, kernel.ordered
-        if kernel.reads_memory:
-            bias = bias - x.code_offset * weight.reshape(len(weight), -1).sum(axis=1)
+        weight, bias, ordered = dot.weight, kernel.bias(dot), kernel.ordered
+        if kernel.binary is not None:
+            x, padding = self.emit_bits(node, x, padding, dot), (0, 0)
         geometry = [*weight.shape[2:], *dot.stride, *dot.dilation, *padding, kernel.groups]
         words, writes = [kernel.kind, self.index(x), self.index(out), *geometry], [out]
         words.append(self.plan.payload_index(f"{node.name}.weight", kernel.values, kernel.qtype))
@@ -184,6 +185,8 @@ class _Compiler(Places):
             self.plan.buffers.append(Buffer(False, *winograd_scratch(dot.plane, x.channels)))
             writes.append(TensorRef(len(self.plan.buffers) - 1, 0, 1, 0))
             words += [dot.codes[0] + x.code_offset, writes[1].buffer]
+        if kernel.binary is not None:
+            words += [kernel.binary.both, kernel.binary.factor]
         words.append(self.payload(f"{node.name}.bias", ordered(bias)))
         words_of_end, reads = self.end_of_dot(fusion, node, kernel, bias)
         step = self.step("conv", fusion.last.name, [x, *reads], writes, words + words_of_end)
@@ -202,6 +205,18 @@ class _Compiler(Places):
         step.layer, step.algorithm = node.name, algorithm
         return copied
 
+    def emit_bits(self, node: Node, x: TensorRef, padding: Sequence[int], dot: Dot) -> TensorRef:
+        """Append what makes bits of an input and its margins, and return where they lie."""
+        window = zip(dot.plane, dot.stride, dot.weight.shape[2:], dot.dilation, strict=True)
+        height, width = ((out - 1) * stride + (kernel - 1) * step + 1 for out, stride, kernel, step in window)
+        channels = -(-x.channels // 32) * 4
+        self.plan.buffers.append(Buffer(False, height, width, channels))
+        bits = TensorRef(len(self.plan.buffers) - 1, 0, channels, 0)
+        words = [self.index(x), self.index(bits), *padding, dot.codes[0] + x.code_offset]
+        step = self.step("bits", node.name, (x,), (bits,), words)
+        step.layer, step.algorithm = node.name, "binary"
+        return bits
+
     def dot(self, node: Node, x: TensorRef, out: TensorRef) -> tuple[Dot, Sequence[int]]:
         """Return what kernels of a convolution or linear layer depend on, and its padding."""
         weight = effective_weight(self.graph, node)
@@ -209,13 +224,18 @@ class _Compiler(Places):
         source, made = self.plan.buffers[x.buffer], self.plan.buffers[out.buffer]
         bound, a = self.bounds[node.inputs[0]], node.attrs
         codes, plane = (int(bound.low.min()), int(bound.high.max())), (made.height, made.width)
+        bipolar = self.qtype(node.inputs[0]).bipolar
         if node.op == "linear":
             weight = weight.reshape(len(weight), x.channels, source.height, source.width)
-            return Dot(weight, bias, 1, source.wide, x.code_offset, codes=codes, plane=plane), (0, 0)
+            ends = bipolar or codes[1] - codes[0] == 1
+            dot = Dot(weight, bias, 1, source.wide, x.code_offset, codes=codes, plane=plane, only_ends=ends)
+            return dot, (0, 0)
         if any(a["padding"]):
+            bipolar = bipolar and a["pad_value"] in codes
             codes = min(codes[0], a["pad_value"]), max(codes[1], a["pad_value"])
         stride, dilation, wide = tuple(a["stride"]), tuple(a["dilation"]), source.wide
         dot = Dot(weight, bias, a["groups"], wide, x.code_offset, stride, dilation, codes, plane, source.dense)
+        dot = replace(dot, only_ends=bipolar or codes[1] - codes[0] == 1)
         return dot, a["padding"]
 
     def end_of_dot(

@@ -167,7 +167,8 @@ def measure_algorithms(
     for i, steps in enumerate(time_plans(plans, isa=isa, threads=threads, rounds=rounds)):
         for step in steps:
             if step.layer is not None and step.algorithm is not None and i < len(choices[step.layer]):
-                times[step.layer][step.algorithm] = (step.time_us, step.warm_us or 0.0)
+                before = times[step.layer].get(step.algorithm, (0.0, 0.0))  # of a step that prepares its input
+                times[step.layer][step.algorithm] = (before[0] + step.time_us, before[1] + (step.warm_us or 0.0))
     return MeasuredAlgorithms(chosen_isa(isa), threads, times)
 
 

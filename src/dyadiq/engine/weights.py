@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.qtype import QType
+from dyadiq.engine.binary import BinaryWeights, binary_weights, pack_words, refuse_binary
 from dyadiq.engine.layout import as_rows, by_blocks, find_places, pack_dense, pack_depthwise, pack_generic, weight_type
 from dyadiq.engine.plan import INT32_RANGE
 from dyadiq.engine.winograd import refuse_winograd
@@ -22,12 +23,14 @@ from dyadiq.engine.winograd import refuse_winograd
 __all__ = ["ALGORITHMS", "Dot", "KernelWeights", "choose_weights", "find_weights"]
 
 # Kinds of convolutions by name, in the order of the specification.
-ALGORITHMS = ("direct", "depthwise", "generic", "sparse", "winograd")
+ALGORITHMS = ("direct", "depthwise", "generic", "sparse", "winograd", "binary")
 _MAX_PLACES = 8192  # quads of a block
 # Share of quads that are not all zero, up to which sparse weights are worth it: benchmarks/engine_sparse.py.
 _DENSEST = 0.6
 # Channels, and outputs of a plane, from which on Winograd is worth it: benchmarks/engine_winograd.py.
 _LEAST_CHANNELS, _LEAST_PLANE = 32, 49
+# Products of an output, of at least a word of channels, from which on bits are worth it: benchmarks/engine_binary.py.
+_LEAST_BITS, _WORD = 256, 32
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Dot:
         codes: Least and greatest code of its input, padding included.
         plane: Rows and columns of its output.
         dense: Whether pixels of its input are no whole quads: then rows of the kernel are, as far as they can be.
+        only_ends: Whether its input has no codes between these two.
     """
 
     weight: NDArray[np.int64]
@@ -57,6 +61,7 @@ class Dot:
     codes: tuple[int, int] = (0, 255)
     plane: tuple[int, int] = (1, 1)
     dense: bool = False
+    only_ends: bool = False
 
     @property
     def largest_sum(self) -> int:
@@ -75,6 +80,7 @@ class KernelWeights:
         values: In the order of the layout.
         qtype: How values are packed; None: as they are.
         places: Of sparse weights: where each block's quads begin among all, then every quad.
+        binary: Of weights that are bits: what counts become.
     """
 
     algorithm: str
@@ -82,6 +88,7 @@ class KernelWeights:
     values: NDArray[np.int8] | NDArray[np.int32]
     qtype: QType | None = None
     places: NDArray[np.int32] | None = None
+    binary: BinaryWeights | None = None
 
     @property
     def kind(self) -> int:
@@ -93,6 +100,15 @@ class KernelWeights:
         """Whether kernels read codes as they lie in memory, with the offset that is there."""
         return self.algorithm != "generic"
 
+    def bias(self, dot: Dot) -> NDArray[np.int64]:
+        """Return the bias by output, with what kernels do not do themselves."""
+        if self.binary is not None:
+            return dot.bias + self.binary.before
+        if not self.reads_memory:
+            return dot.bias
+        sums: NDArray[np.int64] = dot.weight.reshape(len(dot.weight), -1).sum(axis=1)
+        return dot.bias - dot.code_offset * sums
+
     @property
     def n_bytes(self) -> int:
         """Size in the file."""
@@ -102,7 +118,7 @@ class KernelWeights:
 
     def ordered(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return one value an output channel in the order of the kernels."""
-        in_blocks = self.algorithm in ("direct", "sparse", "winograd")
+        in_blocks = self.algorithm in ("direct", "sparse", "winograd", "binary")
         return by_blocks(values, self.groups).astype(np.int64) if in_blocks else values
 
 
@@ -125,15 +141,19 @@ def find_weights(dot: Dot) -> dict[str, KernelWeights]:
     if _refuse_winograd(dot) is None:
         qtype = weight_type(weight, dot.largest_sum)
         found["winograd"] = KernelWeights("winograd", 1, pack_dense(weight, 1, qtype), qtype)
+    if _refuse_binary(dot) is None:
+        bits = binary_weights(dot.weight, dot.codes)
+        found["binary"] = KernelWeights("binary", 1, pack_words(bits.bits), binary=bits)
     return found
 
 
 def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str | None = None) -> KernelWeights:
     """Return weights for the kernels of an algorithm; None: of the rule's.
 
-    The rule: sparse where at most 0.6 of the quads are not all zero, and the file is no larger for it; Winograd where
-    that is proven to give the same integers, with at least 32 channels on both sides and 49 outputs a plane; else
-    direct.
+    The rule: sparse where at most 0.6 of the quads are not all zero, and the file is no larger for it; binary where
+    inputs are proven to have two codes and weights have two values, with at least 32 channels and 256 products an
+    output; Winograd where that is proven to give the same integers, with at least 32 channels on both sides and 49
+    outputs a plane; else direct.
 
     Args:
         dot: The convolution.
@@ -150,7 +170,8 @@ def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str 
         ['direct', 'sparse']
     """
     if algorithm is not None and algorithm not in found:
-        reason = (_refuse_winograd(dot) if algorithm == "winograd" else None) or "its kernels are for other layers"
+        refuse = {"winograd": _refuse_winograd, "binary": _refuse_binary}.get(algorithm)
+        reason = (refuse(dot) if refuse is not None else None) or "its kernels are for other layers"
         raise ConfigError(f"{algorithm!r} cannot run it: {reason}. Take one of: {', '.join(found)}.")
     return found[algorithm or _rule(dot, found)]
 
@@ -161,6 +182,8 @@ def _rule(dot: Dot, found: Mapping[str, KernelWeights]) -> str:
         sparse, direct = found["sparse"], found["direct"]
         if sparse.values.size <= _DENSEST * direct.values.size and sparse.n_bytes < direct.n_bytes:
             return "sparse"
+    if "binary" in found and dot.weight.shape[1] >= _WORD and dot.weight[0].size >= _LEAST_BITS:
+        return "binary"
     large = min(dot.weight.shape[:2]) >= _LEAST_CHANNELS and dot.plane[0] * dot.plane[1] >= _LEAST_PLANE
     return "winograd" if "winograd" in found and large else first
 
@@ -172,3 +195,9 @@ def _refuse_winograd(dot: Dot) -> str | None:
         dot.weight, dot.bias, groups=dot.groups, stride=dot.stride, dilation=dot.dilation, codes=dot.codes,
         largest_sum=dot.largest_sum,
     )  # fmt: skip
+
+
+def _refuse_binary(dot: Dot) -> str | None:
+    if dot.wide:
+        return "its input lies in 32 bits"
+    return refuse_binary(dot.weight, dot.bias, groups=dot.groups, codes=dot.codes, only_ends=dot.only_ends)

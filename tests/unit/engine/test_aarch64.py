@@ -41,7 +41,7 @@ def runner(tmp_path_factory):
 
 
 def widths(rng):
-    """Packed and sparse weights, residuals of both types, depthwise, pools; sizes around those of vectors."""
+    """Packed, sparse and one-bit weights, residuals of both types, depthwise, pools; sizes around those of vectors."""
     b = ProgramBuilder(rng, worst=bool(rng.integers(2)))
     size = int(rng.choice([1, 7, 15, 17, 33]))
     x = b.input((32, 5, size), UINT8 if rng.integers(2) else INT8, scale=0.03)
@@ -56,6 +56,8 @@ def widths(rng):
     scale = b.scale(z).max() * 701.3
     outputs.append(b.clip(b.add(b.branch(z, scale, 16), b.branch(y, scale, 16)), UINT8))
     outputs.append(b.requantize(b.conv2d(y, 48, 3, 1, 1, 1, 48), UINT8, multipliers(rng, 48, 16)))
+    bits = b.requantize(b.conv2d(x, 40, 1), QType.parse("uint1"))  # whose next layer counts them, by the rule
+    outputs.append(b.conv2d(bits, 33, 3, padding=1, qtype=QType.parse("bipolar")))
     outputs += [b.max_pool2d(y, 3, 2, padding=1), b.sum_pool2d(x, 2, 1, padding=1), b.linear(b.flatten(x), 17)]
     return b.program(*outputs)
 
