@@ -34,7 +34,7 @@ from dyadiq.core.tables import CostTable, PairCost
 from dyadiq.cost.options import candidate_bits
 from dyadiq.engine.compile import compile_program
 from dyadiq.engine.limits import find_uncompilable
-from dyadiq.engine.measure import measure_algorithms, time_plans, time_wholes
+from dyadiq.engine.measure import measure_algorithms, time_plans
 from dyadiq.engine.plan import PLAN_VERSION, EnginePlan
 from dyadiq.engine.runtime import StepProfile, chosen_isa
 from dyadiq.engine.typical import typical_program
@@ -148,23 +148,21 @@ def _measure(
         choices.append({name: _nearest(row, wanted[kinds[name]]) for name, row in options.items()})
     n_uniform, rng = len(choices), np.random.default_rng(_SEED)
     choices += [{name: int(rng.choice(row)) for name, row in options.items()} for _ in range(_N_CHECKS)]
-    progress.start("time networks", len(choices) + 2)
+    progress.start("time networks", len(choices) + 1)
     plans, fastest = [], dict[_Key, str]()
     for bits in choices:
         plans.append(_compiled(graph, facts, bits, identity, fastest))
         progress.advance(1, "compiled")
     how: dict[str, Any] = {"threads": identity["threads"], "rounds": _ROUNDS, "turn_us": _TURN_US}
-    profiles = time_plans(plans, **how)
-    progress.advance(1, "steps timed")
-    wholes = time_wholes(plans, **how)
+    all_times = time_plans(plans, **how)
     progress.finish()
     sites, timed = find_sites(graph), []
-    for bits, steps, whole_us in zip(choices, profiles, wholes, strict=True):
+    for bits, times in zip(choices, all_times, strict=True):
         by_key: dict[_Key, float] = {}
-        for step in steps:
+        for step in times.steps:
             key = _key(step, facts, sites, bits)
             by_key[key] = by_key.get(key, 0.0) + step.time_us
-        timed.append(_Timed(bits, by_key, whole_us))
+        timed.append(_Timed(bits, by_key, times.whole_us))
     return _fitted(facts, options, timed[:n_uniform], timed[n_uniform:], identity)
 
 

@@ -5,7 +5,7 @@ choices; their steps are timed in turns, so that each finds its inputs and weigh
 (weights of others have driven its own from the nearest caches), and once more at once, when all is near. The first is
 what counts. Least times are taken, since a busy machine only adds.
 
-`time_plans` is the timing alone, for whoever compares compiled programs step by step; `time_wholes` times whole runs.
+`time_plans` is the timing alone, for whoever compares compiled programs, step by step or as wholes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dyadiq.engine.plan import EnginePlan
 from dyadiq.engine.runtime import EngineProgram, StepProfile, chosen_isa
 from dyadiq.ir.integer import IntegerProgram
 
-__all__ = ["MeasuredAlgorithms", "compile_measured", "measure_algorithms", "time_plans", "time_wholes"]
+__all__ = ["MeasuredAlgorithms", "PlanTimes", "compile_measured", "measure_algorithms", "time_plans"]
 
 _AGAIN, _SEED, _MOST_SAMPLES = 2, 0, 1024
 _WORTH_IT = 0.98  # of the time of the choice before: less is noise
@@ -61,6 +61,19 @@ class MeasuredAlgorithms:
         return found
 
 
+@dataclass(frozen=True)
+class PlanTimes:
+    """What a compiled program takes.
+
+    Attributes:
+        steps: Least times of all its steps.
+        whole_us: Least time of a sample, without timers inside.
+    """
+
+    steps: tuple[StepProfile, ...]
+    whole_us: float
+
+
 def time_plans(
     plans: Sequence[EnginePlan],
     *,
@@ -68,15 +81,15 @@ def time_plans(
     threads: int = 1,
     rounds: int = 10,
     turn_us: float = 0.0,
-) -> list[tuple[StepProfile, ...]]:
-    """Return the least times of all steps of several compiled programs, run in turns on random inputs.
+) -> list[PlanTimes]:
+    """Return the least times of several compiled programs, run in turns on random inputs.
 
     Args:
         plans: Of one network or several.
         isa: Of `available_isas`; None: the best.
         threads: That share every step.
-        rounds: How often each is run.
-        turn_us: How long a turn lasts at least, in samples one behind the other: what small networks find in the caches
+        rounds: How often each is run, step by step and as a whole.
+        turn_us: How long either lasts at least, in samples one behind the other: what small networks find in the caches
             is then their own.
 
     Raises:
@@ -87,40 +100,13 @@ def time_plans(
     """
     with tempfile.TemporaryDirectory() as folder:
         opened = _opened(plans, Path(folder), isa, threads, turn_us)
-        found = [engine.profile(feeds, repeats=1, again=_AGAIN) for engine, feeds in opened]
+        steps = [engine.profile(feeds, repeats=1, again=_AGAIN) for engine, feeds in opened]
+        wholes = [engine.time_us(feeds) for engine, feeds in opened]
         for _ in range(rounds - 1):
             for at, (engine, feeds) in enumerate(opened):
-                found[at] = tuple(map(_least, found[at], engine.profile(feeds, repeats=1, again=_AGAIN)))
-    return found
-
-
-def time_wholes(
-    plans: Sequence[EnginePlan],
-    *,
-    isa: str | None = None,
-    threads: int = 1,
-    rounds: int = 10,
-    turn_us: float = 0.0,
-) -> list[float]:
-    """Return the least time of a sample, in us, of several compiled programs, run in turns without timers inside.
-
-    Args:
-        plans: Of one network or several.
-        isa: Of `available_isas`; None: the best.
-        threads: That share every step.
-        rounds: How often each is run.
-        turn_us: As of `time_plans`.
-
-    Raises:
-        ConfigError: As `time_plans`.
-        MissingToolError: As `time_plans`.
-        StorageError: As `time_plans`.
-        UnknownNameError: As `time_plans`.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        opened = _opened(plans, Path(folder), isa, threads, turn_us)
-        times = [[engine.time_us(feeds) for engine, feeds in opened] for _ in range(rounds)]
-    return [min(column) for column in zip(*times, strict=True)]
+                steps[at] = tuple(map(_least, steps[at], engine.profile(feeds, repeats=1, again=_AGAIN)))
+                wholes[at] = min(wholes[at], engine.time_us(feeds))
+    return [PlanTimes(*both) for both in zip(steps, wholes, strict=True)]
 
 
 def _opened(
@@ -164,8 +150,8 @@ def measure_algorithms(
         for i in range(n_plans)
     ]
     times: dict[str, dict[str, tuple[float, float]]] = {layer: {} for layer in choices}
-    for i, steps in enumerate(time_plans(plans, isa=isa, threads=threads, rounds=rounds)):
-        for step in steps:
+    for i, timed in enumerate(time_plans(plans, isa=isa, threads=threads, rounds=rounds)):
+        for step in timed.steps:
             if step.layer is not None and step.algorithm is not None and i < len(choices[step.layer]):
                 before = times[step.layer].get(step.algorithm, (0.0, 0.0))  # of a step that prepares its input
                 times[step.layer][step.algorithm] = (before[0] + step.time_us, before[1] + (step.warm_us or 0.0))

@@ -17,7 +17,7 @@ from dyadiq.cost.facts import network_facts
 from dyadiq.engine import chosen_isa
 from dyadiq.engine import latency_cost as module
 from dyadiq.engine.costs import ENGINE_COSTS
-from dyadiq.engine.measure import time_plans
+from dyadiq.engine.measure import PlanTimes, time_plans
 from dyadiq.ir.passes import canonicalize
 from dyadiq.ir.sites import find_sites
 from dyadiq.pipeline.run import run_recipe
@@ -53,24 +53,21 @@ def network():
 def test_sums_of_what_steps_depend_on_are_fitted_to_wholes(network, monkeypatch, algorithms):
     """Times made up from what they depend on alone, wholes a quarter longer: the table must give every whole back."""
     graph, facts = network
-    keys, totals = set(), []
+    keys = set()
 
     def profiles(plans, **how):
         made = time_plans(plans, rounds=1)
-        for bits, steps in zip(choices, made, strict=True):
-            found = [module._key(step, facts, find_sites(graph), bits) for step in steps]
+        for bits, times in zip(choices, made, strict=True):
+            found = [module._key(step, facts, find_sites(graph), bits) for step in times.steps]
             keys.update(found)
-            totals.append(sum(sum(map(ord, str(key))) for key in found))
-        return [
-            [replace(s, time_us=sum(map(ord, str(module._key(s, facts, find_sites(graph), bits))))) for s in steps]
-            for bits, steps in zip(choices, made, strict=True)
-        ]
+            us = [sum(map(ord, str(key))) for key in found]
+            steps = tuple(replace(step, time_us=t) for step, t in zip(times.steps, us, strict=True))
+            yield PlanTimes(steps, 1.25 * sum(us))
 
     choices = []
     typical = module.typical_program
     monkeypatch.setattr(module, "typical_program", lambda *a: choices.append(a[2]) or typical(*a))
     monkeypatch.setattr(module, "time_plans", profiles)
-    monkeypatch.setattr(module, "time_wholes", lambda *_, **__: [1.25 * total for total in totals])
     table = ENGINE_COSTS["latency_us"](graph, facts, BITS, ACTIVATION_BITS, algorithms=algorithms)
     layers, joins = {key for key in keys if len(key) == 3}, {key for key in keys if len(key) == 2}
     wanted = {(name, b_w, b_a) for name in ("second", "fc") for b_w in BITS for b_a in ACTIVATION_BITS}

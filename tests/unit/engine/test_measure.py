@@ -80,8 +80,9 @@ def test_the_file_says_what_was_measured_and_gives_the_same_integers(tmp_path):
 def test_plans_are_timed_step_by_step():
     program = program_of(np.random.default_rng(0))
     plans = [compile_program(program, algorithms={"conv2d1": name}) for name in ("direct", "winograd")]
-    for plan, steps in zip(plans, time_plans(plans, rounds=2), strict=True):
-        assert [(step.op, step.name) for step in steps] == [(step.op, step.name) for step in plan.steps]
+    for plan, times in zip(plans, time_plans(plans, rounds=2), strict=True):
+        assert [(step.op, step.name) for step in times.steps] == [(step.op, step.name) for step in plan.steps]
+        assert times.whole_us > 0
 
 
 @built
