@@ -9,13 +9,9 @@ bytes. Each is timed in turns with the direct one (engine_layers); a ratio is th
 Writes benchmarks/results/engine_baselines.json.
 """
 
-import tempfile
 from pathlib import Path
 
-import torch
-from arguments import parser_of, read_results, write_results
-from engine_layers import SEED, compare, program_of, speedup_cell
-from environment import environment
+from engine_layers import compare, main_of, program_of, speedup_cell
 
 from dyadiq.engine import compile_program
 from dyadiq.engine.lowering import BASELINES
@@ -64,25 +60,13 @@ def table(document):
     return "\n".join(lines)
 
 
-def main():
-    arguments = parser_of(__doc__, 15, RESULTS).parse_args()
-    if arguments.table:
-        print(table(read_results(arguments.json, {})))
-        return
-    torch.set_num_threads(1)
-    document = {"kind": "measured", "seed": SEED, "n_rounds": arguments.rounds, "rows": {}}
-    with tempfile.TemporaryDirectory() as temporary:
-        for layer, (channels, size, n_out, kernel, stride) in LAYERS.items():
-            program, sample, _ = program_of(
-                channels, size, (8, 8), n_out=n_out, kernel=kernel, stride=stride, padding=0
-            )
-            document["rows"][layer] = {}
-            for name in BASELINES:
-                row = compare(program, sample, (name, "direct"), arguments.rounds, Path(temporary))
-                document["rows"][layer][name] = row | {"copy_bytes": copy_bytes(program, name)}
-                print(layer, name, row, flush=True)
-    write_results(arguments.json, document | {"environment": environment()})
+def rows(n_rounds, folder):
+    for layer, (channels, size, n_out, kernel, stride) in LAYERS.items():
+        program, sample, _ = program_of(channels, size, (8, 8), n_out=n_out, kernel=kernel, stride=stride, padding=0)
+        for name in BASELINES:
+            row = compare(program, sample, (name, "direct"), n_rounds, folder)
+            yield (layer, name), row | {"copy_bytes": copy_bytes(program, name)}
 
 
 if __name__ == "__main__":
-    main()
+    main_of(__doc__, RESULTS, table, rows)

@@ -9,13 +9,9 @@ benchmarks/results/engine_binary.json.
 """
 
 import os
-import tempfile
 from pathlib import Path
 
-import torch
-from arguments import parser_of, read_results, write_results
-from engine_layers import LAYERS, SEED, compare, program_of, speedup_cell
-from environment import environment
+from engine_layers import LAYERS, compare, main_of, program_of, speedup_cell
 
 from dyadiq.engine import available_isas
 
@@ -42,25 +38,14 @@ def table(document):
     return "\n".join(lines)
 
 
-def main():
-    arguments = parser_of(__doc__, 15, RESULTS).parse_args()
-    if arguments.table:
-        print(table(read_results(arguments.json, {})))
-        return
-    torch.set_num_threads(1)
-    document = {"kind": "measured", "seed": SEED, "n_rounds": arguments.rounds, "rows": {}}
-    with tempfile.TemporaryDirectory() as temporary:
-        for layer, (channels, size, n_out, kernel) in SHAPES.items():
-            program, sample, _ = program_of(channels, size, (1, 1), n_out=n_out, kernel=kernel, padding=kernel // 2)
-            document["rows"][layer] = {}
-            for isa in (isa for isa in ISAS if isa in available_isas()):
-                os.environ["DYADIQ_ISA"] = isa
-                row = compare(program, sample, ("direct", "binary"), arguments.rounds, Path(temporary))
-                document["rows"][layer][isa] = row
-                print(layer, isa, row, flush=True)
-            del os.environ["DYADIQ_ISA"]
-    write_results(arguments.json, document | {"environment": environment()})
+def rows(n_rounds, folder):
+    for layer, (channels, size, n_out, kernel) in SHAPES.items():
+        program, sample, _ = program_of(channels, size, (1, 1), n_out=n_out, kernel=kernel, padding=kernel // 2)
+        for isa in (isa for isa in ISAS if isa in available_isas()):
+            os.environ["DYADIQ_ISA"] = isa
+            yield (layer, isa), compare(program, sample, ("direct", "binary"), n_rounds, folder)
+        del os.environ["DYADIQ_ISA"]
 
 
 if __name__ == "__main__":
-    main()
+    main_of(__doc__, RESULTS, table, rows)

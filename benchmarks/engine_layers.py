@@ -1,7 +1,12 @@
 """Convolutions alone, one algorithm of the engine beside another: for engine_sparse, engine_winograd and others."""
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import torch
+from arguments import parser_of, read_results, write_results
+from environment import environment
 
 import dyadiq as dq
 from dyadiq.core.plan import uniform_plan
@@ -71,3 +76,24 @@ def speedup_cell(row):
     """A speed-up with its quartiles, for a table."""
     low, high = row["speedup_quartiles"]
     return f"{row['speedup']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def main_of(doc, results, table, rows):
+    """Run a script: print the table of what is stored, or measure its rows and store them.
+
+    `rows(n_rounds, folder)` yields pairs: where a row belongs, as names from the outermost on, and the row.
+    """
+    arguments = parser_of(doc, 15, results).parse_args()
+    if arguments.table:
+        print(table(read_results(arguments.json, {})))
+        return
+    torch.set_num_threads(1)
+    document = {"kind": "measured", "seed": SEED, "n_rounds": arguments.rounds, "rows": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        for (*outer, last), row in rows(arguments.rounds, Path(temporary)):
+            place = document["rows"]
+            for name in outer:
+                place = place.setdefault(name, {})
+            place[last] = row
+            print(*outer, last, row, flush=True)
+    write_results(arguments.json, document | {"environment": environment()})

@@ -7,13 +7,9 @@ program is compiled with sparse weights and without, and both are timed in turns
 over rounds of dense / sparse. Writes benchmarks/results/engine_sparse.json.
 """
 
-import tempfile
 from pathlib import Path
 
-import torch
-from arguments import parser_of, read_results, write_results
-from engine_layers import LAYERS, SEED, compare, program_of, speedup_cell
-from environment import environment
+from engine_layers import LAYERS, compare, main_of, program_of, speedup_cell
 
 RESULTS = Path(__file__).parent / "results/engine_sparse.json"
 DENSITIES = (0.5, 0.25, 0.1)
@@ -29,22 +25,13 @@ def table(document):
     return "\n".join(lines)
 
 
-def main():
-    arguments = parser_of(__doc__, 15, RESULTS).parse_args()
-    if arguments.table:
-        print(table(read_results(arguments.json, {})))
-        return
-    torch.set_num_threads(1)
-    document = {"kind": "measured", "seed": SEED, "n_rounds": arguments.rounds, "rows": {}}
-    with tempfile.TemporaryDirectory() as temporary:
-        for layer, (channels, size) in LAYERS.items():
-            for density in DENSITIES:
-                program, sample, kept = program_of(channels, size, (8, 8), density)
-                row = compare(program, sample, ("direct", "sparse"), arguments.rounds, Path(temporary))
-                document["rows"][f"{layer} {density}"] = row | {"density": round(kept, 4)}
-                print(layer, density, row, flush=True)
-    write_results(arguments.json, document | {"environment": environment()})
+def rows(n_rounds, folder):
+    for layer, (channels, size) in LAYERS.items():
+        for density in DENSITIES:
+            program, sample, kept = program_of(channels, size, (8, 8), density)
+            row = compare(program, sample, ("direct", "sparse"), n_rounds, folder)
+            yield (f"{layer} {density}",), row | {"density": round(kept, 4)}
 
 
 if __name__ == "__main__":
-    main()
+    main_of(__doc__, RESULTS, table, rows)

@@ -7,13 +7,9 @@ Weights of 4 bits, activations of 6, dense. One program is compiled with both al
 the direct convolution, of which Winograd needs four ninths. Writes benchmarks/results/engine_winograd.json.
 """
 
-import tempfile
 from pathlib import Path
 
-import torch
-from arguments import parser_of, read_results, write_results
-from engine_layers import LAYERS, SEED, compare, program_of, speedup_cell
-from environment import environment
+from engine_layers import LAYERS, compare, main_of, program_of, speedup_cell
 
 RESULTS = Path(__file__).parent / "results/engine_winograd.json"
 BITS = (4, 6)
@@ -33,21 +29,11 @@ def table(document):
     return "\n".join(lines)
 
 
-def main():
-    arguments = parser_of(__doc__, 15, RESULTS).parse_args()
-    if arguments.table:
-        print(table(read_results(arguments.json, {})))
-        return
-    torch.set_num_threads(1)
-    document = {"kind": "measured", "seed": SEED, "n_rounds": arguments.rounds, "rows": {}}
-    with tempfile.TemporaryDirectory() as temporary:
-        for layer, (channels, size) in LAYERS.items():
-            program, sample, _ = program_of(channels, size, BITS)
-            row = compare(program, sample, ("direct", "winograd"), arguments.rounds, Path(temporary))
-            document["rows"][layer] = row
-            print(layer, row, flush=True)
-    write_results(arguments.json, document | {"environment": environment()})
+def rows(n_rounds, folder):
+    for layer, (channels, size) in LAYERS.items():
+        program, sample, _ = program_of(channels, size, BITS)
+        yield (layer,), compare(program, sample, ("direct", "winograd"), n_rounds, folder)
 
 
 if __name__ == "__main__":
-    main()
+    main_of(__doc__, RESULTS, table, rows)
