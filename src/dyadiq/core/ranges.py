@@ -7,6 +7,9 @@ Every observer keeps the exact minimum, maximum, mean|x| and count. ``percentile
 uniform sample without replacement of `SAMPLE_SIZE` values: the values with the smallest keys of a seeded generator.
 The result depends only on the order of the values, not on how they were cut into batches
 (``moving_average`` excepted, by its meaning).
+
+Answers, the outputs of a network, are another matter: the largest decides, and one that is clipped is a tie. With
+`HEADROOM_BITS` or more their range is twice what was seen, whatever the method; the bit this costs is one of 16.
 """
 
 from __future__ import annotations
@@ -23,8 +26,12 @@ from dyadiq.core.affine import AffineParams, fit_affine, fit_range
 from dyadiq.core.errors import DataError, QuantError
 from dyadiq.core.format import Format
 
-__all__ = ["MOMENTUM", "SAMPLE_SIZE", "Observer", "make_observer"]
+__all__ = ["HEADROOM", "HEADROOM_BITS", "MOMENTUM", "SAMPLE_SIZE", "Observer", "make_observer"]
 
+HEADROOM = 2.0
+"""Range of answers over the largest values seen."""
+HEADROOM_BITS = 16
+"""Fewest bits of which answers give one to headroom."""
 MOMENTUM = 0.9
 """Weight of the past in a moving average of batch minima and maxima."""
 SAMPLE_SIZE = 1 << 16
@@ -107,6 +114,17 @@ class _MinMaxObserver(Observer):
 
 
 @final
+class _AnswerObserver(Observer):
+    """`HEADROOM` times the smallest and the largest value seen."""
+
+    def _observe(self, x: NDArray[np.float64]) -> None:
+        """Nothing beyond minimum and maximum is needed."""
+
+    def _fit(self, nonnegative: bool) -> AffineParams:
+        return fit_range(HEADROOM * self.low, HEADROOM * self.high, self.fmt, nonnegative=nonnegative)
+
+
+@final
 class _MovingAverageObserver(Observer):
     """Moving averages of the minimum and maximum of each batch: ``r <- m r + (1 - m) batch``."""
 
@@ -158,15 +176,16 @@ _OBSERVERS: Mapping[str, Callable[[Format, bool | None, str, int], Observer]] = 
 
 
 def make_observer(
-    fmt: Format, *, nonnegative: bool | None = False, name: str = "activation", seed: int = 0
+    fmt: Format, *, nonnegative: bool | None = False, name: str = "activation", seed: int = 0, answer: bool = False
 ) -> Observer:
-    """Return an observer that follows ``fmt.range_method``.
+    """Return an observer that follows ``fmt.range_method``, or gives headroom to answers of many bits.
 
     Args:
         fmt: The wish; granularity ``tensor``.
         nonnegative: Whether the values are >= 0 by construction; None: decided from what is seen.
         name: For messages.
         seed: Of the sample; only ``percentile`` and ``mse`` draw one.
+        answer: Whether the tensor is an output of the network.
 
     Raises:
         QuantError: The format is per channel or group.
@@ -182,4 +201,6 @@ def make_observer(
             f"activation {name!r}: activations have one scale per tensor, got granularity {fmt.granularity!r}. "
             "Use 'tensor'."
         )
+    if answer and fmt.bits >= HEADROOM_BITS:
+        return _AnswerObserver(fmt, nonnegative, name, seed)
     return _OBSERVERS[fmt.range_method](fmt, nonnegative, name, seed)

@@ -103,7 +103,8 @@ def quantized_weights(problem: Problem) -> dict[tuple[str, int], Tensor]:
 def fit_activations(problem: Problem, network: Network) -> dict[tuple[str, int], AffineParams]:
     """Return the quantizer of every activation at every width: the problem's, or from one pass over its data.
 
-    Types as in `quant.calibrate`: unsigned where values are >= 0 by construction, or where network inputs turn out so.
+    As in `quant.calibrate`: unsigned where values are >= 0 by construction, or where network inputs turn out so;
+    headroom for network outputs of 16 bits.
     """
     if problem.ranges is not None:
         return {(n, bits): problem.ranges[n, bits] for n in problem.activations for bits in problem.widths[n]}
@@ -113,6 +114,7 @@ def fit_activations(problem: Problem, network: Network) -> dict[tuple[str, int],
             nonnegative=True if name in problem.sites.nonnegative else None if name in problem.sites.inputs else False,
             name=name,
             seed=problem.seed,
+            answer=name in problem.sites.outputs,
         )
         for name in problem.activations
         for bits in problem.widths[name]

@@ -1,7 +1,8 @@
 """Calibration: scales and zero points of every decision of a plan, from weights and a few batches.
 
 Used by `quant.quantize`. Weights are fitted as they are after folding; activations are observed in the float
-network, in one pass over the batches. Network inputs are unsigned if no observed value is negative.
+network, in one pass over the batches. Network inputs are unsigned if no observed value is negative; network outputs
+of 16 bits get headroom (`core.ranges`).
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def calibrate_activations(
             nonnegative=True if name in sites.nonnegative else None if name in sites.inputs else False,
             name=name,
             seed=seed,
+            answer=name in sites.outputs,
         )
         for name in sites.decisions
     }

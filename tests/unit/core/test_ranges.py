@@ -4,7 +4,7 @@ import pytest
 from dyadiq.core.affine import dequantize, fit_affine, quantize
 from dyadiq.core.errors import DataError, QuantError
 from dyadiq.core.format import Format
-from dyadiq.core.ranges import MOMENTUM, SAMPLE_SIZE, make_observer
+from dyadiq.core.ranges import HEADROOM_BITS, MOMENTUM, SAMPLE_SIZE, make_observer
 
 METHODS = ["minmax", "moving_average", "percentile", "mse"]
 
@@ -106,3 +106,21 @@ def test_observer_is_refused_when_the_format_is_per_channel():
         QuantError, match="activation 'relu1': activations have one scale per tensor, got granularity 'channel'"
     ):
         make_observer(Format(8, granularity="channel"), name="relu1")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_answers_of_16_bits_are_not_clipped_up_to_twice_what_was_seen(method, scheme):
+    x = np.random.default_rng(3).normal(size=3 * SAMPLE_SIZE)
+    fmt = Format(HEADROOM_BITS, scheme=scheme, range_method=method)
+    params = observed(fmt, np.array_split(x, 3), answer=True)
+    for value in (2.0 * x.min(), 2.0 * x.max()):
+        assert dequantize(quantize(np.array([value]), params), params) == pytest.approx(value, rel=1e-3)
+    ends = [dequantize(np.array([code]), params)[0] for code in (params.qtype.qmin, params.qtype.qmax)]
+    assert max(abs(end) for end in ends) == pytest.approx(2.0 * np.abs(x).max(), rel=1e-3)
+
+
+@pytest.mark.parametrize("bits", [8, HEADROOM_BITS - 1])
+def test_answers_of_fewer_bits_follow_the_method(bits):
+    x, fmt = np.random.default_rng(4).normal(size=100), Format(bits)
+    assert observed(fmt, [x], answer=True).scale == observed(fmt, [x]).scale
