@@ -31,3 +31,14 @@ def test_validation_page_shows_the_table_of_the_stored_results(script):
 def test_validation_page_shows_both_fronts(script):
     ours, theirs = (json.loads((script.RESULTS / f"{name}.json").read_text()) for name in ("jets_front", "jets_hgq"))
     assert script.both_table(ours, theirs) in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("script", ["zero_shot"], indirect=True)
+def test_validation_page_shows_calibration_without_data(script):
+    found = json.loads((script.Path(script.__file__).parent / "results" / "zero_shot.json").read_text())
+    page, reached = PAGE.read_text(encoding="utf-8"), found["reached"]["cifar_resnet20"]
+    assert script.tables(found["rows"]) in page
+    assert f"whole way (the mean is {reached['cpu_s']['mean']:.1f})" in page
+    assert f"below float ({100 * reached['w8a8_drop']['mean']:.2f})" in page
+    worst = reached["ratio_at_the_worst_width"]
+    assert f"KL of training images ({reached['ratio_geometric_mean']:.2f}; at the worst width {worst:.2f})" in page
