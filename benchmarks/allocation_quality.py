@@ -6,7 +6,8 @@ For every network, seed and average width of weights: allocate, quantize the wei
 squares; activations stay float, as in the papers' comparison), and measure on test images the KL divergence from the
 float network. A seed draws the calibration images; test images are used for this last number only.
 Plans of one row have the same budget, the same candidates {2, 3, 4, 5, 6, 8} and the same rounding: of ``gptq`` or to
-the ``nearest``. GPTQ rounds every weight once a width, on calibration images; all plans take the same roundings.
+the ``nearest``. GPTQ rounds every weight, and moves its bias, once a width, on calibration images; all plans take the
+same roundings.
 
     trace           HAWQ-V2: the exact Gauss-Newton trace of plain calibration images (random probes with 1,000
                     classes), times the squared error of nearest rounding, as published
@@ -42,7 +43,7 @@ from dyadiq.cost import network_facts
 from dyadiq.curvature import METHODS
 from dyadiq.curvature.losses import divergence
 from dyadiq.curvature.perturb import Network as FloatNetwork
-from dyadiq.curvature.perturb import quantized_weight
+from dyadiq.curvature.perturb import quantized_weight, rounded_parameters
 from dyadiq.curvature.plan_loss import PlanLoss
 from dyadiq.curvature.problem import Problem as Measured
 from dyadiq.curvature.samples import read_samples
@@ -226,12 +227,9 @@ class Whole:
     def __init__(self, problem, labels=None):
         self.problem, self.labels, self.accuracy = problem, labels, math.nan
         self.measure = None
-        self.weights = {
-            (n, b): torch.from_numpy(quantized_weight(problem, n, b))
-            .float()
-            .contiguous(memory_format=layout(problem, n))
-            for n in problem.weights
-            for b in BITS
+        self.rounded = {
+            key: {n: v.contiguous(memory_format=layout(problem, n)) for n, v in parameters.items()}
+            for key, parameters in rounded_parameters(problem).items()
         }
         self.params = {
             n: torch.tensor(v, dtype=torch.float32).contiguous(memory_format=layout(problem, n))
@@ -247,7 +245,7 @@ class Whole:
             return run_graph(self.problem.graph, batch, self.params | changed)[0].to(torch.float64)
 
     def __call__(self, bits):
-        changed = {n: self.weights[n, b] for n, b in bits.items()}
+        changed = {name: value for key in bits.items() for name, value in self.rounded[key].items()}
         outputs = [self.run(batch, changed) for batch in self.batches]
         if self.labels is not None:
             self.accuracy = float((torch.cat(outputs).argmax(1).numpy() == self.labels).mean())

@@ -30,6 +30,7 @@ from dyadiq.curvature.problem import (
 from dyadiq.curvature.samples import read_samples
 from dyadiq.curvature.sound import Unreached, check_finite, check_policy, first_not_finite, settle_unreached
 from dyadiq.curvature.spectrum import spectra
+from dyadiq.ir.biases import weight_biases
 from dyadiq.ir.execute import Batch
 from dyadiq.ir.graph import Graph
 from dyadiq.ir.passes import canonicalize
@@ -97,6 +98,7 @@ def analyze(
         precision: Of the forward and backward passes. Quantization and sums are always float64.
         candidates: Weights as they will be rounded, by decision and bits, for roundings other than to the nearest
             code (GPTQ, AdaRound); the perturbation measured is theirs. Widths that are absent are rounded to nearest.
+            Under a bias and its weight's bits: the bias that moves with the weight (`gram`, `kl`, `loss`).
         tolerance: For ``sampled_trace``: relative half width of the 95 % intervals at which it stops drawing.
         unreached: What to do about tensors that no calibration sample reached, of which nothing is known: ``refuse``,
             or ``worst``, which counts them as sensitive as the most sensitive tensor of their kind (`sound`).
@@ -177,7 +179,7 @@ def analyze(
         loss=loss,
         precision=precision,
         seed=seed,
-        candidates=_checked_candidates(candidates, facts),
+        candidates=_checked_candidates(candidates, facts, canonical),
         n_probes=n_probes,
         tolerance=tolerance,
         folder=folder,
@@ -204,24 +206,25 @@ def analyze(
 
 
 def _checked_candidates(
-    candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None, facts: NetworkFacts
+    candidates: Mapping[tuple[str, int], NDArray[np.float64]] | None, facts: NetworkFacts, canonical: Graph
 ) -> dict[tuple[str, int], NDArray[np.float64]] | None:
     """Return the candidates in float64.
 
     Raises:
-        QuantError: One is of another shape than its weight, or not finite.
+        QuantError: One is of another shape than its weight or bias, or not finite.
     """
     if candidates is None:
         return None
-    checked = {}
+    checked, biases = {}, set(weight_biases(canonical).values())
     for (name, bits), given in candidates.items():
-        decision = facts.decision(name)
         value = np.asarray(given, dtype=np.float64)
-        if decision.kind != "weight" or value.shape != decision.shape or not np.isfinite(value).all():
+        kind = "bias" if name in biases else facts.decision(name).kind
+        shape = canonical.params[name].shape if name in biases else facts.decision(name).shape
+        if kind == "activation" or value.shape != tuple(shape) or not np.isfinite(value).all():
             raise QuantError(
                 f"candidate of {name} at {bits} bits: got shape {list(value.shape)}"
                 f"{'' if np.isfinite(value).all() else ' with NaN or infinite values'}, expected finite values of "
-                f"the {decision.kind}'s shape {list(decision.shape)}; only weights have candidates."
+                f"the {kind}'s shape {list(shape)}; only weights, and biases with them, have candidates."
             )
         checked[name, bits] = value
     return checked

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dyadiq.core.errors import DataError
 from dyadiq.curvature.losses import check_outputs
-from dyadiq.curvature.perturb import Network, fit_activations, quantized_activation, quantized_weights
+from dyadiq.curvature.perturb import Network, fit_activations, quantized_activation, rounded_parameters
 from dyadiq.curvature.problem import Problem
 
 __all__ = ["PerturbedOutputs"]
@@ -24,7 +24,7 @@ class PerturbedOutputs:
         self._problem = problem
         self._network = Network(problem)
         self._ranges = fit_activations(problem, self._network)
-        self._weights = quantized_weights(problem)
+        self._parameters = rounded_parameters(problem)
 
     def __call__(self, chunk: int) -> tuple[Tensor, Tensor]:
         """Return the float outputs of a chunk, and those with one decision quantized.
@@ -43,12 +43,12 @@ class PerturbedOutputs:
             rows = []
             for key in problem.index:
                 name = key[0]
-                quantized = (
-                    self._weights[key]
-                    if key in self._weights
-                    else quantized_activation(values[name], self._ranges[key]).to(problem.dtype)
+                changed = (
+                    self._parameters[key]
+                    if key in self._parameters
+                    else {name: quantized_activation(values[name], self._ranges[key]).to(problem.dtype)}
                 )
-                rows.append(network.output(values, {name: quantized}).to(torch.float64).flatten(1))
+                rows.append(network.output(values, changed).to(torch.float64).flatten(1))
         perturbed = torch.stack(rows)
         finite = torch.isfinite(perturbed).flatten(1).all(1)
         if not finite.all():

@@ -16,6 +16,7 @@ from torch import Tensor
 from dyadiq.core.affine import AffineParams, dequantize, fit_affine, quantize
 from dyadiq.core.ranges import make_observer
 from dyadiq.curvature.problem import Problem
+from dyadiq.ir.biases import weight_biases
 from dyadiq.ir.execute import graph_params, run_graph, run_node
 from dyadiq.ir.graph import Node
 
@@ -24,7 +25,7 @@ __all__ = [
     "fit_activations",
     "quantized_activation",
     "quantized_weight",
-    "quantized_weights",
+    "rounded_parameters",
     "squared_activation_error",
 ]
 
@@ -91,13 +92,20 @@ def quantized_weight(problem: Problem, name: str, bits: int) -> NDArray[np.float
     return dequantize(quantize(weight, params, name=name), params)
 
 
-def quantized_weights(problem: Problem) -> dict[tuple[str, int], Tensor]:
-    """Return `quantized_weight` of every weight and width of a problem, in its precision."""
-    return {
-        (name, bits): torch.from_numpy(quantized_weight(problem, name, bits)).to(problem.dtype)
-        for name in problem.weights
-        for bits in problem.widths[name]
-    }
+def rounded_parameters(problem: Problem) -> dict[tuple[str, int], dict[str, Tensor]]:
+    """Return, for every weight and width, the parameters that change with it, by name, in the problem's precision.
+
+    These are the weight itself, `quantized_weight`, and the bias of its layer where the candidates move it.
+    """
+    biases, given = weight_biases(problem.graph), problem.candidates or {}
+    found = {}
+    for name in problem.weights:
+        for bits in problem.widths[name]:
+            changed = {name: quantized_weight(problem, name, bits)}
+            if (bias := biases.get(name)) is not None and (bias, bits) in given:
+                changed[bias] = given[bias, bits]
+            found[name, bits] = {n: torch.from_numpy(value).to(problem.dtype) for n, value in changed.items()}
+    return found
 
 
 def fit_activations(problem: Problem, network: Network) -> dict[tuple[str, int], AffineParams]:

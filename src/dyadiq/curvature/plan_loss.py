@@ -6,8 +6,9 @@ the tensors that layers start from are kept; of another plan only what lies behi
     loss_n(plan) = KL(p_n || p_n(plan))      (cross_entropy)
     loss_n(plan) = ||z_n - z_n(plan)||^2     (mse)
 
-The network is fake-quantized as in the methods of this package: weights by `perturb.quantized_weight` or the problem's
-candidates, activations by ranges from the float network. Decisions that a plan or the problem leaves out stay float.
+The network is fake-quantized as in the methods of this package: weights by `perturb.rounded_parameters`, with the
+biases that candidates move, activations by ranges from the float network. Decisions that a plan or the problem leaves
+out stay float.
 Images are computed 16 at a time with their channels innermost, which is faster on CPUs.
 """
 
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from dyadiq.core.errors import ConfigError
 from dyadiq.curvature.losses import check_outputs, divergence
-from dyadiq.curvature.perturb import Network, fit_activations, quantized_activation, quantized_weights
+from dyadiq.curvature.perturb import Network, fit_activations, quantized_activation, rounded_parameters
 from dyadiq.curvature.problem import Problem
 from dyadiq.ir.execute import run_node
 
@@ -46,7 +47,11 @@ class PlanLoss:
         self._problem = problem
         self._network = Network(problem)
         self._ranges = fit_activations(problem, self._network)
-        self._weights = {key: _channels_innermost(value) for key, value in quantized_weights(problem).items()}
+        self._rounded = {
+            (weight, bits): {name: _channels_innermost(value) for name, value in parameters.items()}
+            for (weight, bits), parameters in rounded_parameters(problem).items()
+        }
+        self._moves_with = {name: weight for (weight, _), found in self._rounded.items() for name in found}
         self._params = {name: _channels_innermost(self._network.parameter(name)) for name in problem.graph.params}
         self._batches = [
             tuple(_channels_innermost(x) for x in part)
@@ -111,10 +116,11 @@ class PlanLoss:
             return changed[name]
         if name in values:
             return values[name]
-        if name in bits and name in self._problem.widths:
-            self._require(name, bits[name])
-            return self._weights[name, bits[name]]
-        return self._params[name]
+        weight = self._moves_with.get(name)
+        if weight is None or weight not in bits:
+            return self._params[name]
+        self._require(weight, bits[weight])
+        return self._rounded[weight, bits[weight]].get(name, self._params[name])
 
     def _activation(self, name: str, bits: Mapping[str, int], value: Tensor) -> Tensor:
         if name not in self._problem.widths or name not in bits:

@@ -96,7 +96,7 @@ def plan_losses(
         activation_bits: Candidate widths of activations, likewise.
         loss: ``cross_entropy`` (outputs are logits) or ``mse``.
         precision: Of the forward passes.
-        candidates: Weights as they will be rounded, by decision and bits; the others are rounded to nearest.
+        candidates: As for `analyze`: weights as they will be rounded, and biases that move with them.
         seed: Of the values that ranges of activations are fitted to.
         folder: Where to keep losses; it must serve this one measurement. None keeps none.
 

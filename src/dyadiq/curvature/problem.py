@@ -50,7 +50,8 @@ class Problem:
         seed: Of random probes, and of the values that ranges of activations are fitted to.
         n_probes: Random probes of the trace; None for the exact one.
         progress: Told of each step.
-        candidates: Rounded weights by decision and bits, where others than nearest rounding will be used.
+        candidates: Rounded weights by decision and bits, where others than nearest rounding will be used; biases that
+            move with them, by parameter and the weight's bits.
         tolerance: Relative half width of the intervals that ``sampled_trace`` stops at.
         folder: Where pieces of the measurement are kept, so that an interrupted one goes on; None keeps none.
         ranges: Quantizers of activations by (decision, bits); None: fitted to the batches.

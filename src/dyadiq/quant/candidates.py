@@ -2,6 +2,7 @@
 
 For ``analyze(candidates=...)``.
 Moments are those of the float network, taken once a layer; each width starts from the ranges `quantize` would choose.
+Where a layer has a bias of its own, rounding counts on moving it, and the moved bias is a candidate too.
 Rounding by outputs changes which layers can take few bits: at 3 bits it moves accuracy more than the choice of bits.
 """
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from dyadiq.core.affine import dequantize, fit_affine
 from dyadiq.core.facts import QuantConfig
 from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.ir.biases import weight_biases
 from dyadiq.ir.execute import Batch, NamedInputs, graph_params, iterate_batches, run_node
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.passes import canonicalize
@@ -38,9 +40,9 @@ def rounded_candidates(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> dict[tuple[str, int], NDArray[np.float64]]:
-    """Return the values of every weight at every width, rounded by its layer's outputs.
+    """Return the values of every weight at every width, rounded by its layer's outputs, and of the biases with them.
 
-    A weight that several layers share is rounded for the first.
+    A weight that several layers share is rounded for the first. A bias stands under its own name and the weight's bits.
 
     Args:
         graph: A float graph, captured or canonical.
@@ -62,7 +64,7 @@ def rounded_candidates(
         >>> node = Node("fc", "linear", ("x", "fc.weight"), "fc")
         >>> graph = Graph("float", ("x",), ("fc",), (node,), {"x": x, "fc": y}, {"fc.weight": np.array([[1.0, -0.5]])})
         >>> found = rounded_candidates(graph, [torch.tensor([[1.0, 1.0], [2.0, 1.0]])], (2, 8))
-        >>> [key for key in found], bool(abs(found["fc.weight", 8] - [[1.0, -0.5]]).max() < 0.01)
+        >>> list(found), bool(abs(found["fc.weight", 8] - [[1.0, -0.5]]).max() < 0.01)
         ([('fc.weight', 2), ('fc.weight', 8)], True)
     """
     canonical, config = canonicalize(graph), config or QuantConfig()
@@ -73,14 +75,15 @@ def rounded_candidates(
         parts = [torch.split(value, CHUNK) for value in named.values()]
         chunks += [dict(zip(named, part, strict=True)) for part in zip(*parts, strict=True)]
     found: dict[tuple[str, int], NDArray[np.float64]] = {}
+    biases = weight_biases(canonical)
     last_reader = {name: node.name for node in canonical.nodes for name in node.inputs}
     progress.start("rounded candidates", len(canonical.nodes))
     try:
         for node in canonical.nodes:
             if node.op in ("conv2d", "linear") and (node.inputs[1], bits[0]) not in found:
                 seen = [values[node.inputs[0]] for values in chunks]
-                for width, rounded in _rounded(canonical, node, seen, bits, config, rounding, seed).items():
-                    found[node.inputs[1], width] = rounded
+                bias = biases.get(node.inputs[1])
+                found |= _rounded(canonical, node, bias, seen, bits, config, rounding, seed)
             for values in chunks:
                 with torch.no_grad():
                     values[node.output] = run_node(node, [values[n] if n in values else params[n] for n in node.inputs])
@@ -96,20 +99,23 @@ def rounded_candidates(
 def _rounded(
     graph: Graph,
     node: Node,
+    bias: str | None,
     seen: Sequence[Tensor],
     bits: Sequence[int],
     config: QuantConfig,
     rounding: RoundingConfig | None,
     seed: int,
-) -> dict[int, NDArray[np.float64]]:
-    """Return the values of one layer's weight at every width."""
+) -> dict[tuple[str, int], NDArray[np.float64]]:
+    """Return the values of one layer's weight, and of the bias that may move with it, at every width."""
     name = node.inputs[1]
     weight = np.asarray(graph.params[name], dtype=np.float64)
     positions = math.prod(graph.tensors[node.output].shape[1:])
     moments = layer_moments(node, weight.shape[2:], positions, seen, seen, seed=seed)
-    result = {}
+    result: dict[tuple[str, int], NDArray[np.float64]] = {}
     for width in bits:
         start = fit_affine(weight, config.weight.with_bits(width), name=name)
-        found = round_weight(weight, start, moments, with_bias=len(node.inputs) > 2, config=rounding, name=name)
-        result[width] = dequantize(found.codes, found.params)
+        found = round_weight(weight, start, moments, with_bias=bias is not None, config=rounding, name=name)
+        result[name, width] = dequantize(found.codes, found.params)
+        if bias is not None:
+            result[bias, width] = np.asarray(graph.params[bias], dtype=np.float64) + found.bias_shift
     return result

@@ -11,6 +11,7 @@ from dyadiq.core.facts import QuantConfig
 from dyadiq.core.format import Format
 from dyadiq.cost.facts import network_facts
 from dyadiq.curvature import LABELLED_METHODS, METHODS, analyze
+from dyadiq.curvature.plan_losses import plan_losses
 from dyadiq.ir.execute import graph_params, run_graph
 from dyadiq.ir.graph import Graph, Node, TensorInfo
 from dyadiq.ir.passes import canonicalize
@@ -263,6 +264,30 @@ def test_candidates_take_the_place_of_nearest_rounding(graph, x):
         assert found.value("fc1.weight", 4) > 0.0
 
 
+def test_biases_of_candidates_move_with_their_weights(graph, x):
+    weight, bias = np.round(graph.params["fc1.weight"], 1), np.asarray(graph.params["fc1.bias"], dtype=np.float64) + 0.1
+    params = graph_params(graph, torch.float64)
+    z = run_graph(graph, torch.tensor(x), params)[0].log_softmax(1)
+    moved = {**params, "fc1.weight": torch.tensor(weight), "fc1.bias": torch.tensor(bias)}
+    zq = run_graph(graph, torch.tensor(x), moved)[0].log_softmax(1)
+    expected = (z.exp() * (z - zq)).sum(1)
+    options = {"bits": (3, 4), "precision": "float64", "activation_bits": ()}
+    alone = analyze(graph, [x], "kl", candidates={("fc1.weight", 3): weight}, **options)
+    both = {("fc1.weight", 3): weight, ("fc1.bias", 3): bias}
+    table = analyze(graph, [x], "kl", candidates=both, **options)
+    assert table.value("fc1.weight", 3) == pytest.approx(expected.mean().item(), rel=1e-10)
+    assert table.value("fc1.weight", 3) != pytest.approx(alone.value("fc1.weight", 3), rel=1e-3)
+    assert table.value("fc1.weight", 4) == alone.value("fc1.weight", 4)
+    facts = network_facts(graph, QuantConfig())
+    measure = plan_losses(graph, [x], facts, bits=(3, 4), candidates=both, precision="float64")
+    np.testing.assert_allclose(measure({"fc1.weight": 3}), expected.numpy(), rtol=1e-9)
+    measure.rebase({"fc1.weight": 3})
+    np.testing.assert_allclose(measure({"fc1.weight": 3}), expected.numpy(), rtol=1e-9)
+    measure.rebase({})
+    np.testing.assert_allclose(measure({"fc1.weight": 3}), expected.numpy(), rtol=1e-9)
+    assert measure({"fc1.weight": 4}).mean() == pytest.approx(table.value("fc1.weight", 4), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -272,7 +297,12 @@ def test_candidates_take_the_place_of_nearest_rounding(graph, x):
             r"candidate of fc1.weight at 3 bits: got shape \[2, 2\], expected",
         ),
         (("fc1.weight", 3), np.full((5, 6), np.nan), "with NaN or infinite values, expected finite"),
-        (("x", 8), np.zeros(4), "only weights have candidates"),
+        (("x", 8), np.zeros(4), "only weights, and biases with them, have candidates"),
+        (
+            ("fc1.bias", 3),
+            np.zeros(4),
+            r"candidate of fc1.bias at 3 bits: got shape \[4\], expected finite values of the bias",
+        ),
     ],
 )
 def test_candidates_are_refused_when_they_do_not_fit(key, value, message, graph, x):
