@@ -22,14 +22,12 @@ def weight_biases(graph: Graph) -> dict[str, str]:
         >>> from dyadiq.ir.graph import Node, TensorInfo
         >>> params = {"w": np.ones((1, 2)), "b": np.ones(1)}
         >>> node = Node("fc", "linear", ("x", "w", "b"), "y")
-        >>> weight_biases(Graph("float", ("x",), ("y",), (node,), {"x": TensorInfo((2,)), "y": TensorInfo((1,))}, params))
+        >>> infos = {"x": TensorInfo((2,)), "y": TensorInfo((1,))}
+        >>> weight_biases(Graph("float", ("x",), ("y",), (node,), infos, params))
         {'w': 'b'}
     """
     layers = [node for node in graph.nodes if node.op in ("conv2d", "linear") and node.inputs[1] in graph.params]
     readers = Counter(name for node in graph.nodes for name in node.inputs)
     first = {node.inputs[1]: node for node in reversed(layers)}
-    return {
-        weight: node.inputs[2]
-        for weight, node in first.items()
-        if len(node.inputs) > 2 and readers[node.inputs[2]] == 1
-    }
+    with_bias = {weight: node.inputs[2] for weight, node in first.items() if len(node.inputs) > 2}
+    return {weight: bias for weight, bias in with_bias.items() if readers[bias] == 1}

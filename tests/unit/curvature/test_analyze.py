@@ -301,7 +301,7 @@ def test_biases_of_candidates_move_with_their_weights(graph, x):
         (
             ("fc1.bias", 3),
             np.zeros(4),
-            r"candidate of fc1.bias at 3 bits: got shape \[4\], expected finite values of the bias",
+            r"fc1.bias at 3 bits: got shape \[4\], expected finite values of the bias's",
         ),
     ],
 )
