@@ -3,11 +3,11 @@
     python benchmarks/zoo_networks.py [NAME ...] [--bits B] [--seeds S ...] [--test N] [--verify N] [--threads N]
 
 Post-training, activations of 8 bits, ranges by squared error on the calibration images (SqueezeNet, which has no batch
-norm and few but large activations that matter: the extremes; chosen on validation images). Weights of 8 bits, or of B bits
-on average: the forward Gram of GPTQ-rounded candidates of 2 to 8 bits, exact allocation; weights rounded by GPTQ either
-way. Accuracy on test images that nothing was chosen on; a seed draws the split. Every network is also compared integer
-for integer with `exact` and `onnx` on a few test images. Writes benchmarks/results/zoo_networks.json, one entry a
-network, width and seed; a run adds to what is there. Deterministic but for the seconds.
+norm, and large activations that are few but matter: the extremes, chosen on validation images). Weights of 8 bits, or
+of B bits on average: the forward Gram of GPTQ-rounded candidates of 2 to 8 bits, exact allocation; weights rounded by
+GPTQ either way. Accuracy on test images that nothing was chosen on; a seed draws the split. Every network is also
+compared integer for integer with `exact` and `onnx` on a few test images. Writes benchmarks/results/zoo_networks.json,
+one entry a network, width and seed; a run adds to what is there. Deterministic but for the seconds.
 The ImageNet sample looks like training images: its accuracy is no validation accuracy.
 """
 
