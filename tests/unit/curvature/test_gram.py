@@ -21,8 +21,9 @@ def outputs_with(graph, x, config, name, bits):
         fit = fit_affine(graph.params[name], config.weight.with_bits(bits))
         params[name] = torch.tensor(dequantize(quantize(graph.params[name], fit), fit))
         return run_graph(graph, inputs, params)[0]
-    nonnegative = name in find_sites(graph).nonnegative
-    observer = make_observer(config.activation.with_bits(bits), nonnegative=nonnegative)
+    sites = find_sites(graph)
+    known = {"nonnegative": name in sites.nonnegative, "answer": name in sites.outputs}
+    observer = make_observer(config.activation.with_bits(bits), **known)
     run_graph(graph, inputs, params, lambda key, value: observer.update(value.numpy()) if key == name else None)
     fit = observer.params()
 

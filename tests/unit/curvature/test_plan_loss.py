@@ -23,7 +23,8 @@ def losses_of(problem, bits):
             params[d.name] = torch.tensor(dequantize(quantize(graph.params[d.name], fit), fit))
         else:
             known = True if d.name in problem.sites.nonnegative else None if d.name in problem.sites.inputs else False
-            fits[d.name] = make_observer(config.activation.with_bits(bits[d.name]), nonnegative=known)
+            fmt, answer = config.activation.with_bits(bits[d.name]), d.name in problem.sites.outputs
+            fits[d.name] = make_observer(fmt, nonnegative=known, answer=answer)
     float_params = graph_params(graph, torch.float64)
     for batch in problem.batches:
         run_graph(graph, batch, float_params, lambda k, v: fits[k].update(v.numpy()) if k in fits else None)
