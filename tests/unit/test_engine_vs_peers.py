@@ -40,8 +40,8 @@ def test_four_bits_halve_the_file_and_with_codes_of_six_take_less_time(script):
         assert sizes[plan] < 0.55 * sizes["engine"]
     assert row["w4a6_vs_openvino"] <= 0.8
     assert row["w4a6_vs_engine"] <= 0.8
-    assert row["w4a8_vs_engine"] > 1  # the goal is missed, and the page says so
-    assert row["w4a8_vs_openvino"] > 0.8  # this one too
+    assert row["w4a8_vs_engine"] <= 1  # never slower
+    assert row["w4a8_vs_openvino"] > 0.8  # the goal is missed, and the page says so
     (line,) = (line for line in PAGE.read_text().splitlines() if line.startswith("| ResNet-18 W4A8 · W4A6"))
     ratios = [" · ".join(f"{row[f'{p}_vs_{peer}']:.2f}" for p in ("w4a8", "w4a6")) for peer in ("openvino", "engine")]
     assert f"| {'; '.join(ratios)}; " in line
