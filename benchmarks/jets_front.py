@@ -42,7 +42,7 @@ from dyadiq.train.finetune import finetune
 from dyadiq.train.sparsify_config import SparsifyConfig
 
 # Widths of hidden activations by LUTs: small circuits want narrow adders. Chosen on validation jets.
-BUDGETS = {1480: 4, 3000: 4, 6000: 5, 11500: 5}
+BUDGETS = {1340: 4, 3000: 4, 6000: 5, 11500: 5}
 INPUT_BITS = 10  # of the grid that features take their steps from
 WEIGHT_BITS, DEPTH, FAMILY = 8, 4, "xcup"
 CONFIG = QuantConfig(
