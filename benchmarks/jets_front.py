@@ -8,8 +8,8 @@ on (`train.sparsify`), and its input features as few bits as pay (``input_grids`
 and digits exchanged by the loss (`train.polish`), and small circuits trimmed by the LUTs that they are counted to take,
 with training in between (`train.circuit`). The epoch is chosen on the validation split, the accuracy is that of
 the integer program on the whole test split. LUTs are those of Yosys for UltraScale+, no DSPs. One thread; CPU seconds
-are those of float and further training together. Finished rows are kept in the work folder; those of other budgets that
-the results file holds stay in it, each with the commit it was measured at.
+are those of float and further training together. Finished rows are kept in the work folder; those of other budgets of
+this script that the results file holds stay in it, each with the commit it was measured at.
 """
 
 import argparse
@@ -134,12 +134,13 @@ def groups(rows):
 
 
 def kept(file, budgets):
-    """Return the rows of a results file that are of other budgets, and the settings of each commit of them."""
+    """Return a results file's rows of this script's other budgets, and the settings of each commit of them."""
     if not file.is_file():
         return [], {}
     before = json.loads(file.read_text())
     commit = before["environment"]["commit"]
-    rows = [{"commit": commit, **row} for row in before["rows"] if row["budget"] not in budgets]
+    others = set(BUDGETS) - set(budgets)
+    rows = [{"commit": commit, **row} for row in before["rows"] if row["budget"] in others]
     settings = {commit: before["settings"], **before.get("settings_before", {})}
     return rows, {name: settings[name] for name in {row["commit"] for row in rows}}
 
