@@ -63,7 +63,7 @@ def row(runs, budget, seed, epochs):
     """Return one network, trained and measured unless it was."""
     trained, graph = runs.float_network(False, 0.0, seed)
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
-    n_updates, n_polish = (1, 16) if runs.quick else (30, 16384)
+    n_updates, n_polish = (1, 16) if runs.quick else (30, 32768)
     n_trims = TRIMS if budget <= MOST_TRIMMED and not runs.quick else 0
     sparsify = SparsifyConfig(
         lut=budget,
