@@ -51,7 +51,7 @@ CONFIG = QuantConfig(
     product_bits=24,
 )
 # Scales stay as refined: learned ones jump by factors of two, which small networks do not recover from.
-TRIMS, TRIM_EPOCHS = 6, 8  # passes over the circuit, and epochs between them
+TRIMS, TRIM_EPOCHS = 8, 8  # passes over the circuit, and epochs between them
 MOST_TRIMMED = 3000  # LUTs of a circuit that is counted for every change
 END_FRAC = 0.65  # of the epochs, after which limits are final
 TRAINING = TrainConfig(epochs=56, batch_size=1024, learning_rate=6e-3)
@@ -63,7 +63,7 @@ def row(runs, budget, seed, epochs):
     """Return one network, trained and measured unless it was."""
     trained, graph = runs.float_network(False, 0.0, seed)
     training = runs.config(replace(TRAINING, epochs=epochs), seed, 0.0)
-    n_updates, n_polish = (1, 16) if runs.quick else (30, 32768)
+    n_updates, n_polish = (1, 16) if runs.quick else (30, 16384)
     n_trims = TRIMS if budget <= MOST_TRIMMED and not runs.quick else 0
     sparsify = SparsifyConfig(
         lut=budget,

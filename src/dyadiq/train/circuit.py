@@ -1,4 +1,4 @@
-"""Codes and biases chosen by what the circuit takes: the loss against look-up tables that are counted, not supposed.
+"""Codes chosen by what the circuit takes: the loss against look-up tables that are counted, not supposed.
 
 Used by `finetune` after training with `sparsify`, where LUTs are the budget. What a digit costs on average says little
 about one weight: adder graphs share sums, so that one digit fewer frees many LUTs, another none, and a third takes
@@ -7,16 +7,15 @@ more. Counting the whole circuit anew takes milliseconds for a small network, so
     accept what lowers    loss + price * LUT
 
 for every weight with digits its removal and the nearest codes of about as many digits, for pruned weights that the loss
-pulls at a first digit, for every bias rounder values. The price rises between passes while the circuit is above its
-budget and falls while it is below. Training between passes moves what is left to where it now belongs. Local search: a
-pass is never worse by that sum, and no optimum is claimed.
+pulls at a first digit. Biases are left alone: a carry chain adds any constant for nothing. The price rises between
+passes while the circuit is above its budget and falls while it is below. Training between passes moves what is left to
+where it now belongs. Local search: a pass is never worse by that sum, and no optimum is claimed.
 Source: coordinate descent as in `polish`; the count is `fpga.estimate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,18 +23,18 @@ import torch
 
 from dyadiq.core.progress import NO_PROGRESS, Progress
 from dyadiq.core.signed_digits import count_digits, digit_grids
-from dyadiq.quant.fold import Layer, fold
+from dyadiq.quant.fold import Layer
 from dyadiq.quant.module import QuantModule
-from dyadiq.quant.write_back import has_bias, own_layers, shift_bias_
 from dyadiq.train.descent import LEAST_GAIN, Descent, Place, descent_on
-from dyadiq.train.polish import PolishResult, bias_tensors, nearest_others
+from dyadiq.train.polish import PolishResult, nearest_others
 from dyadiq.zoo.data import Split
 
 __all__ = ["trim_circuit_"]
 
-_MOST_SAVED = 10  # LUTs that one change is hoped to free; what would need more is not counted
+# LUTs that one change is hoped to free, and those of a code with more digits, which mostly takes some; what would need
+# more is not counted.
+_MOST_SAVED, _MORE_DIGITS_SAVED = 10, 1
 _NEAREST = 2  # codes tried of each number of digits
-_ROUNDER = (1, 2, 3, 4, 5, 6)  # trailing zeros given to a bias
 _SAMPLE = 200  # weights that the first price is found by
 _DEARER, _CHEAPER = 1.6, 1.4  # what the price is multiplied, or divided, by between passes
 _CLOSE = 0.985  # of the budget: the price stays
@@ -55,7 +54,7 @@ def trim_circuit_(
     seed: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> PolishResult:
-    """Change codes and biases of a sparsified module in place until its circuit keeps to a budget.
+    """Change codes of a sparsified module in place until its circuit keeps to a budget.
 
     Limits of digits become those of the codes. Each pass is on other samples. A circuit that is still above the budget
     after twice as many passes is left as it is: the caller counts.
@@ -65,7 +64,7 @@ def trim_circuit_(
         split: Training samples.
         luts: Counts the LUTs of the module's circuit as it is.
         budget: LUTs to end with.
-        passes: Over all weights and biases.
+        passes: Over all weights.
         between: Called with the number of each pass but the last, after it; may train the module within its limits.
         n_samples: Samples of a pass.
         seed: Of which, and of the order of trials.
@@ -131,24 +130,13 @@ class _Pass:
     now: int = 0
 
     def run(self, rng: np.random.Generator) -> None:
-        """Try every weight and bias once, in an order of chance."""
+        """Try every weight once, in an order of chance."""
         self.now = self.luts()
-        layers, (own, _) = self.descent.layers(), own_layers(self.descent.module)
-        first_digits = dict(self.descent.promising())
-        biases = [
-            (start, (channel,), own[node.name])
-            for start, node in enumerate(self.descent.nodes)
-            if node.name in own and has_bias(own[node.name])
-            for channel in range(len(self.descent.codes(own[node.name])))
-        ]
-        weights = [*_nonzero(self.descent), *first_digits]
-        for number in rng.permutation(len(weights) + len(biases)):
-            if number >= len(weights):
-                start, (channel,), layer = biases[number - len(weights)]
-                self._try_bias(start, channel, layer)
-            else:
-                place = weights[number]
-                self._try_weight(place, layers[place[0]], first_digits.get(place))
+        layers, first_digits = self.descent.layers(), dict(self.descent.promising())
+        places = [*_nonzero(self.descent), *first_digits]
+        for number in rng.permutation(len(places)):
+            place = places[number]
+            self._try_weight(place, layers[place[0]], first_digits.get(place))
 
     def _try_weight(self, place: Place, layer: Layer, first_digit: int | None) -> None:
         start, at = place
@@ -157,8 +145,9 @@ class _Pass:
         losses = sorted((self.descent.measured(place, layer, code), code) for code in codes)
         found: tuple[float, int, int] | None = None
         for loss, code in losses:
-            if self._is_hopeless(loss, found):
-                break
+            has_more = bool(count_digits(code) > count_digits(old))
+            if self._is_hopeless(loss, found, _MORE_DIGITS_SAVED if has_more else _MOST_SAVED):
+                continue
             self.descent.set_code(layer, at, code)
             found = self._better(found, loss, code)
         self.descent.set_code(layer, at, old if found is None else found[2])
@@ -172,52 +161,10 @@ class _Pass:
         near = [other for n in counts for other in nearest_others(grids[n], code, _NEAREST)]
         return list(dict.fromkeys([0, *near]))
 
-    def _try_bias(self, start: int, channel: int, layer: Layer) -> None:
-        """Try biases that end in zeros: additions of fewer bits."""
-        grid, bias = self._bias(layer, channel)
-        code = round(bias / grid)
-        others = dict.fromkeys([0, *((code + (1 << n >> 1) >> n << n) for n in _ROUNDER)])
-        losses = []
-        for other in others:
-            if other != code:
-                with self._shifted(layer, channel, other * grid - bias):
-                    losses.append((self.descent.tried(start)[1], other))
-        found: tuple[float, int, int] | None = None
-        for loss, other in sorted(losses):
-            if self._is_hopeless(loss, found):
-                break
-            with self._shifted(layer, channel, other * grid - bias):
-                found = self._better(found, loss, other)
-        if found is not None:
-            self._shift(layer, channel, found[2] * grid - bias)
-        self._keep(start, found)
-
-    def _bias(self, layer: Layer, channel: int) -> tuple[float, float]:
-        """Return the step of a channel's accumulator, and its bias before it is rounded to that."""
-        module, quantizers = self.descent.module, self.descent.quantizers
-        weight, bias = fold(layer, self.descent.tensors)
-        assert bias is not None  # has_bias
-        scale = module.weight_scale(layer, weight, bias, quantizers).double()
-        of_input = quantizers[module.sites.decision_of[layer.node.inputs[0]]].current_scale().double()
-        return (scale * of_input).expand(len(bias))[channel].item(), bias[channel].item()
-
-    def _shift(self, layer: Layer, channel: int, by: float) -> None:
-        shift = np.zeros(len(self.descent.codes(layer)))
-        shift[channel] = by
-        shift_bias_(self.descent.module, layer, shift)
-
-    @contextmanager
-    def _shifted(self, layer: Layer, channel: int, by: float) -> Iterator[None]:
-        before = bias_tensors(self.descent, layer)
-        self._shift(layer, channel, by)
-        yield
-        for name, value in before.items():
-            self.descent.tensors[name].copy_(value)
-
-    def _is_hopeless(self, loss: float, found: tuple[float, int, int] | None) -> bool:
+    def _is_hopeless(self, loss: float, found: tuple[float, int, int] | None, most_saved: int) -> bool:
         """Return whether a change of this loss would be worse than what was found, did it free as much as is hoped."""
         least = -LEAST_GAIN if found is None else found[0]
-        return loss - self.descent.loss - self.price * _MOST_SAVED >= least
+        return loss - self.descent.loss - self.price * most_saved >= least
 
     def _better(self, found: tuple[float, int, int] | None, loss: float, code: int) -> tuple[float, int, int] | None:
         """Count the circuit as it is; return what was found before or this: change of the sum, LUTs, code."""

@@ -172,7 +172,7 @@ def _polish_biases(descent: Descent, start: int, layer: Layer) -> None:
         for share in _SHIFTS:
             shift = np.zeros(len(spread))
             shift[channel] = share * spread[channel]
-            before = bias_tensors(descent, layer)
+            before = _bias_tensors(descent, layer)
             shift_bias_(descent.module, layer, shift)
             if _is_better(descent, start):
                 break
@@ -180,7 +180,7 @@ def _polish_biases(descent: Descent, start: int, layer: Layer) -> None:
                 descent.tensors[name].copy_(value)
 
 
-def bias_tensors(descent: Descent, layer: Layer) -> dict[str, Any]:
+def _bias_tensors(descent: Descent, layer: Layer) -> dict[str, Any]:
     """Return copies of what `shift_bias_` may change."""
     tensors = descent.tensors
     nodes = (layer.source, *layer.norms)

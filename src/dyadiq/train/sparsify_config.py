@@ -31,7 +31,7 @@ class SparsifyConfig:
         polish_samples: Training samples by which codes and biases are chosen once more after training (`polish`);
             0: they stay as trained.
         exchanges: How often digits are then exchanged between weights, by the loss as well; each on other samples.
-        trims: Passes after that, over all codes and biases, by the loss and the LUTs that the circuit is counted to
+        trims: Passes after that, over all codes, by the loss and the LUTs that the circuit is counted to
             take (`train.circuit`); limits before are those of a larger circuit, which these passes bring to ``lut``.
         trim_epochs: Epochs of training between these passes, at a third of the learning rate.
 
