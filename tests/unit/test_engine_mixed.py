@@ -5,13 +5,15 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
 SCRIPT = "engine_mixed"
+PYTHON_US = 15  # around a run, which the table of times does not have
 
 
 def test_plans_keep_their_budgets_and_were_measured_near_what_was_predicted(script):
     for row in json.loads(script.RESULTS.read_text())["networks"].values():
         whole = row["plans"]["w8a8"]["predicted_us"]
         for label, plan in row["plans"].items():
-            assert abs(plan["least_us"] / plan["predicted_us"] - 1) < 0.06, label  # Python around a run: 7 us
+            off_us = abs(plan["least_us"] - plan["predicted_us"])
+            assert off_us < 0.04 * plan["predicted_us"] + PYTHON_US, label
             if plan["budget_us"] is not None:
                 assert plan["predicted_us"] <= plan["budget_us"] < whole
                 assert 0 < plan["n_weights_of_4_bits"] < row["n_weights"]
