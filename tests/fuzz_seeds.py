@@ -83,6 +83,18 @@ def bits(rng, name, codes):
     return b.program(*outputs, b.clip(b.add(b.branch(y, scale, 16), b.branch(x, scale, 16)), INT8))
 
 
+def powers(rng):
+    """Weights that are powers of two, as places in a table; of rows of dense pixels, and of whole quads."""
+    b = ProgramBuilder(rng, worst=True)
+    y = b.requantize(b.conv2d(b.input((3, 5, 7), UINT8), 20, 3, padding=1), INT8, multipliers(rng, 20, 16))
+    z = b.conv2d(y, 17, (1, 3))
+    for node in b.nodes:
+        if node.op == "conv2d":
+            weight = b.params[node.inputs[1]]
+            weight[:] = rng.choice([-128, -64, -16, 0, 1, 32], weight.shape)
+    return b.program(z, b.requantize(z, UINT8))
+
+
 def main():
     """Write all of them."""
     folder = Path(sys.argv[1])
@@ -98,6 +110,9 @@ def main():
         program = bits(np.random.default_rng(0), name, codes)
         algorithms = {node.name: "binary" for node in program.graph.nodes if node.op in ("conv2d", "linear")}
         write(compile_program(program, algorithms=algorithms), folder / f"bits_{name}.dyqe")
+    program = powers(np.random.default_rng(0))
+    algorithms = {node.name: "codebook" for node in program.graph.nodes if node.op == "conv2d"}
+    write(compile_program(program, algorithms=algorithms), folder / "codebook.dyqe")
     for name in BASELINES:
         program = rows(np.random.default_rng(0))
         algorithms = {node.name: name for node in program.graph.nodes if node.op == "conv2d"}

@@ -31,7 +31,7 @@ class ConvReader {
     std::int64_t taps() const { return std::int64_t{s_.kernel_h} * s_.tap_columns(); }
 
     void read_geometry() {
-        s_.kind = static_cast<ConvKind>(words_.between(0, 5, "a kind of convolution"));
+        s_.kind = static_cast<ConvKind>(words_.between(0, 6, "a kind of convolution"));
         s_.in = words_.tensor(), s_.out = words_.tensor();
         s_.kernel_h = words_.side(), s_.kernel_w = words_.side(), s_.stride_h = words_.side(), s_.stride_w = words_.side();
         s_.dilation_h = words_.side(), s_.dilation_w = words_.side();
@@ -40,15 +40,16 @@ class ConvReader {
         require(s_.in.channels % s_.groups == 0 && s_.out.channels % s_.groups == 0, "groups do not divide the channels");
         n_in_ = s_.in.channels / s_.groups, n_out_ = s_.out.channels / s_.groups;
         blocks_ = (n_out_ + kBlock - 1) / kBlock, quads_ = s_.quads_of_tap();
-        const bool in_blocks = is_packed() || s_.kind == ConvKind::kSparse || s_.kind == ConvKind::kBinary;
+        const bool in_blocks = is_packed() || s_.kind == ConvKind::kSparse || s_.kind == ConvKind::kBinary ||
+                               s_.kind == ConvKind::kCodebook;
         n_parameters_ = in_blocks ? s_.groups * blocks_ * kBlock : s_.out.channels;
         require(s_.kind == ConvKind::kGeneric || !s_.in.buffer.wide, "a convolution reads wide codes");
         if (s_.kind == ConvKind::kBinary) {
             const Buffer& in = s_.in.buffer;
             require(s_.groups == 1 && s_.in.channels % kQuad == 0, "bits are of one group, in whole words");
             require(s_.pad_h + s_.pad_w + in.top + in.left + in.bottom + in.right == 0, "bits have no margins");
-        } else if (s_.kind == ConvKind::kSparse || s_.kind == ConvKind::kWinograd) {
-            require(s_.groups == 1, "sparse weights and those of Winograd are of one group");
+        } else if (s_.kind != ConvKind::kPacked && in_blocks) {
+            require(s_.groups == 1, "sparse weights, those of Winograd and places in a table are of one group");
         } else if (s_.kind == ConvKind::kPacked) {
             require(s_.groups == 1 || n_in_ % kQuad == 0, "groups are no whole quads");
         } else if (s_.kind == ConvKind::kDepthwise) {
@@ -58,6 +59,10 @@ class ConvReader {
     }
 
     void read_weights() {
+        if (s_.kind == ConvKind::kCodebook) {
+            read_codebook();
+            return;
+        }
         const bool generic = s_.kind == ConvKind::kGeneric, sparse = s_.kind == ConvKind::kSparse;
         const bool binary = s_.kind == ConvKind::kBinary;
         const std::int64_t n_weights = is_packed() ? s_.groups * blocks_ * taps() * quads_ * kBlock * kQuad
@@ -82,6 +87,19 @@ class ConvReader {
             s_.binary.both = words_.flag();
             s_.binary.factor = words_.next();
         }
+    }
+
+    // Places in a table of weights, and the table; a block has room in a panel.
+    void read_codebook() {
+        const std::int64_t pair = 2 * kBlock * kQuad;
+        require(taps() <= kCodebookPanel && quads_ <= kCodebookPanel && s_.pairs_of_block() * pair <= kCodebookPanel,
+                "a block of weights is too large for a table");
+        const Record& places = words_.record(words_.next(), blocks_ * s_.pairs_of_block() * pair, "a weight");
+        require(places.kind == 0 && !places.is_signed && places.bits == 4, "a weight is of another type");
+        s_.weights = places.payload;
+        const Record& table = words_.record(words_.next(), kTable, "a table of weights");
+        require(table.kind == 0 && table.is_signed && table.bits == 8, "a table of weights is of another type");
+        s_.table = reinterpret_cast<const std::int8_t*>(table.payload);
     }
 
     // Where each block's quads begin, and its quads: in order, and all weights there.

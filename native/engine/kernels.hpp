@@ -40,6 +40,8 @@ struct Kernels {
     void (*conv_depthwise)(const Conv& step, Share share, std::uint8_t* arena);
     void (*conv_binary)(const Conv& step, Share share, std::uint8_t* arena);
     void (*pack_bits)(const Bits& step, Share share, std::uint8_t* arena);
+    // Weights of `n` pairs of quads: places in the lower halves of 64 bytes, then those in the upper ones.
+    void (*look_up)(const std::uint8_t* places, std::int64_t n, const std::int8_t* table, std::int8_t* weights);
     // False: NaN or infinity in this share.
     bool (*quantize)(const Quantize& step, const Input& input, Share share, std::uint8_t* arena);
     void (*join)(const Join& step, Share share, std::uint8_t* arena);
@@ -51,12 +53,13 @@ struct Kernels {
 // A kernel stays too for others that fall back to it.
 constexpr Kernels only_built(Kernels kernels) {
     const auto keep = [](auto& kernel, auto... names) { kernel = (is_built(names) || ...) ? kernel : nullptr; };
-    keep(kernels.conv_packed, "direct", "winograd");
+    keep(kernels.conv_packed, "direct", "winograd", "codebook");
     keep(kernels.conv_sparse, "sparse");
     keep(kernels.conv_winograd, "winograd");
     keep(kernels.conv_depthwise, "depthwise");
     keep(kernels.conv_binary, "binary");
     keep(kernels.pack_bits, "bits");
+    keep(kernels.look_up, "codebook");
     keep(kernels.quantize, "quantize");
     keep(kernels.join, "join");
     keep(kernels.max_pool, "max_pool");

@@ -61,6 +61,7 @@ constexpr std::string_view name_of(ConvKind kind) {
         case ConvKind::kSparse: return "sparse";
         case ConvKind::kWinograd: return "winograd";
         case ConvKind::kBinary: return "binary";
+        case ConvKind::kCodebook: return "codebook";
     }
     return "";
 }

@@ -15,7 +15,7 @@
 
 namespace dyadiq::engine {
 
-inline constexpr std::int32_t kPlanVersion = 10;
+inline constexpr std::int32_t kPlanVersion = 11;
 inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
@@ -90,7 +90,7 @@ struct Quantize {  // real values [C, H, W] of a program's input
     const std::int32_t* grid;  // [3, C]: shift, low, high; null: none
 };
 
-enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse, kWinograd, kBinary };
+enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse, kWinograd, kBinary, kCodebook };
 
 // The tiles of 2 by 2 outputs of a plane, row by row; the last of a row or column may be half outside.
 struct WinogradTiles {
@@ -110,6 +110,9 @@ struct Winograd {
     Buffer scratch{};      // for transformed inputs
 };
 
+inline constexpr std::int64_t kCodebookPanel = 144 << 10;  // bytes of weights that come out of a table at once
+inline constexpr int kTable = 16;                          // values of it
+
 inline constexpr int kWordBits = 32;  // of a quad of bits
 
 // What sums of bits become: `factor` times how many inputs and weights are both 1, or are not the same.
@@ -124,6 +127,7 @@ struct Conv {
     std::int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w, groups;
     const void* weights;       // layouts: run.hpp
     std::int32_t weight_bits = 8;  // of packed weights: 8, 4, 2 or 1
+    const std::int8_t* table = nullptr;  // of weights that are places in it
     const std::int32_t *starts = nullptr, *places = nullptr;  // of sparse ones: which quads of each block exist
     Winograd winograd;                                        // of that kind alone
     Binary binary;                                            // of that kind alone
@@ -137,9 +141,11 @@ struct Conv {
 
     // Whether a tap of packed weights is a whole row of the kernel: where pixels of the input are no whole quads.
     bool packs_rows() const {
-        return kind == ConvKind::kPacked && groups == 1 && dilation_w == 1 && in.buffer.pixel_stride % kQuad != 0;
+        return (kind == ConvKind::kPacked || kind == ConvKind::kCodebook) && groups == 1 && dilation_w == 1 && in.buffer.pixel_stride % kQuad != 0;
     }
     std::int32_t tap_columns() const { return packs_rows() ? 1 : kernel_w; }
+    // Of weights that are places in a table: two quads in 64 bytes, the last one filled up.
+    std::int64_t pairs_of_block() const { return (std::int64_t{kernel_h} * tap_columns() * quads_of_tap() + 1) / 2; }
     std::int64_t quads_of_tap() const {
         const std::int64_t n = packs_rows() ? std::int64_t{kernel_w} * in.buffer.pixel_stride : in.channels / groups;
         return (n + kQuad - 1) / kQuad;

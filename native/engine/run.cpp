@@ -6,6 +6,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "engine/codebook.hpp"
 #include "engine/kernels/finish.hpp"
 #include "engine/pixels.hpp"
 
@@ -44,6 +45,11 @@ struct Runner {
             case ConvKind::kSparse: kernels.conv_sparse(s, share, arena); break;
             case ConvKind::kWinograd: kernels.conv_winograd(s, share, arena); break;
             case ConvKind::kBinary: kernels.conv_binary(s, share, arena); break;
+            case ConvKind::kCodebook:
+                if constexpr (is_built("codebook")) {
+                    conv_codebook(kernels, s, share, arena);
+                }
+                break;
         }
     }
 

@@ -8,6 +8,7 @@
 //   sparse      int8 [quad][16][4], and which quads of each block they are
 //   depthwise   int8 [tap][channel]
 //   generic     int32 [output][tap][input of the group]
+//   codebook    uint4 [block of 16 outputs][pair of quads, of all taps][16][4][quad], and int8 [16]
 //   binary      int32 [block of 16 outputs][tap][word of 32 inputs][16]; bias and dyadics in the same order
 #pragma once
 

@@ -11,6 +11,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
 TABLES = [
     "engine_baselines",
     "engine_binary",
+    "engine_codebook",
     "engine_mixed",
     "engine_runtime",
     "engine_sparse",

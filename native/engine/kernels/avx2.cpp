@@ -117,6 +117,6 @@ bool supported() { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_s
 
 constinit const Kernels kAvx2 = only_built(
     {"avx2", supported, [] { return 0.0; }, conv_packed<Avx2>, conv_sparse<Avx2>, conv_packed<Avx2>,
-     conv_depthwise<Avx2>, conv_binary<Avx2Bits>, pack_bits<Avx2Bits>, quantize<Avx2>, portable::join, max_pool<Avx2>, sum_pool<Avx2>});
+     conv_depthwise<Avx2>, conv_binary<Avx2Bits>, pack_bits<Avx2Bits>, look_up, quantize<Avx2>, portable::join, max_pool<Avx2>, sum_pool<Avx2>});
 
 }  // namespace dyadiq::engine

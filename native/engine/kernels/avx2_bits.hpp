@@ -1,4 +1,4 @@
-// Bits in registers of AVX2, which has no instruction that counts them: two look-ups of four bits each.
+// Bits in registers of AVX2, which has no instruction that counts them: two look-ups of four bits each. And other look-ups.
 #pragma once
 
 #include "engine/kernels/avx2_lanes.hpp"
@@ -6,6 +6,17 @@
 
 namespace dyadiq::engine {
 namespace {
+
+inline void look_up(const std::uint8_t* places, std::int64_t n, const std::int8_t* table, std::int8_t* weights) {
+    const __m256i values = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    const __m256i nibble = _mm256_set1_epi8(15);
+    for (std::int64_t i = 0; i < 2 * n; ++i, places += 32) {  // halves of 64 bytes
+        const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(places));
+        auto* to = reinterpret_cast<__m256i*>(weights + i / 2 * 128 + i % 2 * 32);
+        _mm256_storeu_si256(to, _mm256_shuffle_epi8(values, _mm256_and_si256(both, nibble)));
+        _mm256_storeu_si256(to + 2, _mm256_shuffle_epi8(values, _mm256_and_si256(_mm256_srli_epi16(both, 4), nibble)));
+    }
+}
 
 struct Avx2Bits {
     using Ending = VectorEpilogue<Avx2Lanes>;

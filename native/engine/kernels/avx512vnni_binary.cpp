@@ -1,4 +1,4 @@
-// Convolutions of bits, by the instructions that count ones: VPOPCNTDQ, of Ice Lake, Zen 4 and later.
+// Convolutions of bits, by the instructions that count ones: VPOPCNTDQ, of Ice Lake, Zen 4 and later. And look-ups.
 #include "engine/kernels/avx512vnni.hpp"
 #include "engine/kernels/avx512vnni_epilogue.hpp"
 #include "engine/kernels/vector_binary.hpp"
@@ -70,6 +70,16 @@ void pack_bits(const Bits& s, Share share, std::uint8_t* arena) {
             std::memcpy(out, &differ, left >= 8 ? 8 : 4);
         }
     });
+}
+
+void look_up(const std::uint8_t* places, std::int64_t n, const std::int8_t* table, std::int8_t* weights) {
+    const __m512i values = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+    const __m512i nibble = _mm512_set1_epi8(15);
+    for (std::int64_t i = 0; i < n; ++i, places += kBytes, weights += 2 * kBytes) {
+        const __m512i both = _mm512_loadu_si512(places);
+        _mm512_storeu_si512(weights, _mm512_shuffle_epi8(values, _mm512_and_si512(both, nibble)));
+        _mm512_storeu_si512(weights + kBytes, _mm512_shuffle_epi8(values, _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble)));
+    }
 }
 
 }  // namespace dyadiq::engine::avx512vnni

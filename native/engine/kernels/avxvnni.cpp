@@ -28,6 +28,6 @@ bool supported() {
 
 constinit const Kernels kAvxVnni = only_built(
     {"avxvnni", supported, [] { return 0.0; }, conv_packed<Isa>, conv_sparse<Isa>, conv_packed<Isa>,
-     conv_depthwise<Isa>, conv_binary<Avx2Bits>, pack_bits<Avx2Bits>, quantize<Isa>, portable::join, max_pool<Isa>, sum_pool<Isa>});
+     conv_depthwise<Isa>, conv_binary<Avx2Bits>, pack_bits<Avx2Bits>, look_up, quantize<Isa>, portable::join, max_pool<Isa>, sum_pool<Isa>});
 
 }  // namespace dyadiq::engine

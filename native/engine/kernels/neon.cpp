@@ -37,6 +37,6 @@ struct Neon {
 
 constinit const Kernels kNeon = only_built(
     {"neon", [] { return true; }, [] { return 0.0; }, conv_packed<Neon>, conv_sparse<Neon>, conv_packed<Neon>,
-     conv_depthwise<Neon>, conv_binary<NeonBits>, pack_bits<NeonBits>, quantize<Neon>, portable::join, max_pool<Neon>, sum_pool<Neon>});
+     conv_depthwise<Neon>, conv_binary<NeonBits>, pack_bits<NeonBits>, look_up, quantize<Neon>, portable::join, max_pool<Neon>, sum_pool<Neon>});
 
 }  // namespace dyadiq::engine

@@ -50,6 +50,6 @@ bool supported() {
 
 constinit const Kernels kNeonDot = only_built(
     {"neondot", supported, [] { return 0.0; }, conv_packed<NeonDot>, conv_sparse<NeonDot>, conv_packed<NeonDot>,
-     conv_depthwise<NeonDot>, conv_binary<NeonBits>, pack_bits<NeonBits>, quantize<NeonDot>, portable::join, max_pool<NeonDot>, sum_pool<NeonDot>});
+     conv_depthwise<NeonDot>, conv_binary<NeonBits>, pack_bits<NeonBits>, look_up, quantize<NeonDot>, portable::join, max_pool<NeonDot>, sum_pool<NeonDot>});
 
 }  // namespace dyadiq::engine

@@ -129,10 +129,18 @@ void pack_bits(const Bits& s, Share share, std::uint8_t* arena) {
     });
 }
 
+void look_up(const std::uint8_t* places, std::int64_t n, const std::int8_t* table, std::int8_t* weights) {
+    constexpr std::int64_t kBytes = kBlock * kQuad;
+    for (std::int64_t i = 0; i < n * kBytes; ++i) {
+        std::int8_t* to = weights + i / kBytes * 2 * kBytes + i % kBytes;
+        to[0] = table[places[i] & 15], to[kBytes] = table[places[i] >> 4];
+    }
+}
+
 }  // namespace
 
 constinit const Kernels kPortable = only_built(
     {"portable", [] { return true; }, [] { return 0.0; }, conv_packed, conv_sparse, conv_packed, conv_depthwise,
-     conv_binary, pack_bits,     portable::quantize, portable::join, portable::max_pool, portable::sum_pool});
+     conv_binary, pack_bits, look_up,     portable::quantize, portable::join, portable::max_pool, portable::sum_pool});
 
 }  // namespace dyadiq::engine

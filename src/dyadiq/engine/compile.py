@@ -179,6 +179,8 @@ class _Compiler(Places):
         geometry = [*weight.shape[2:], *dot.stride, *dot.dilation, *padding, kernel.groups]
         words, writes = [kernel.kind, self.index(x), self.index(out), *geometry], [out]
         words.append(self.plan.payload_index(f"{node.name}.weight", kernel.values, kernel.qtype))
+        if kernel.table is not None:
+            words.append(self.plan.payload_index(f"{node.name}.table", kernel.table))
         if kernel.places is not None:
             words.append(self.payload(f"{node.name}.places", kernel.places))
         if kernel.algorithm == "winograd":

@@ -12,6 +12,7 @@ from dyadiq.core.qtype import QType
 
 __all__ = [
     "BLOCK",
+    "INT8",
     "QUAD",
     "as_rows",
     "by_blocks",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 BLOCK, QUAD = 16, 4
-_INT8 = QType(8, signed=True)
+INT8 = QType(8, signed=True)
 
 # Types of packed weights, the narrowest first; and how many bits to the left kernels hold them, sums included.
 _NARROW = (
@@ -68,10 +69,10 @@ def weight_type(weight: NDArray[np.int64], largest_sum: int) -> QType:
             fits, whole = bool(np.isin(weight, (-1, 1)).all()), whole and n_in % QUAD == 0
         if fits and whole and (largest_sum + _BEFORE) << left < 1 << 31:
             return qtype
-    return _INT8
+    return INT8
 
 
-def pack_dense(weight: NDArray[np.int64], groups: int, qtype: QType = _INT8) -> NDArray[np.int8]:
+def pack_dense(weight: NDArray[np.int64], groups: int, qtype: QType = INT8) -> NDArray[np.int8]:
     """Return weights as ``[group][block of 16 outputs][tap][group of quads][16][4][quad]``, flat.
 
     A group has ``8 / bits`` quads of 4 inputs, one where the type is int8; its 64 bytes hold them side by side.

@@ -20,7 +20,7 @@ from dyadiq.core.qtype import QType
 
 __all__ = ["INT32_RANGE", "NONE", "PLAN_VERSION", "Branch", "Buffer", "EnginePlan", "Finish", "Step", "TensorRef"]
 
-PLAN_VERSION = 10
+PLAN_VERSION = 11
 NONE = -1
 INT32_RANGE = (-(1 << 31), (1 << 31) - 1)
 

@@ -16,18 +16,30 @@ from numpy.typing import NDArray
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.qtype import QType
 from dyadiq.engine.binary import BinaryWeights, binary_weights, pack_words, refuse_binary
-from dyadiq.engine.layout import as_rows, by_blocks, find_places, pack_dense, pack_depthwise, pack_generic, weight_type
+from dyadiq.engine.codebook import pack_places, refuse_codebook
+from dyadiq.engine.layout import (
+    INT8,
+    as_rows,
+    by_blocks,
+    find_places,
+    pack_dense,
+    pack_depthwise,
+    pack_generic,
+    weight_type,
+)
 from dyadiq.engine.plan import INT32_RANGE
 from dyadiq.engine.winograd import refuse_winograd
 
 __all__ = ["ALGORITHMS", "Dot", "KernelWeights", "choose_weights", "find_weights"]
 
 # Kinds of convolutions by name, in the order of the specification.
-ALGORITHMS = ("direct", "depthwise", "generic", "sparse", "winograd", "binary")
+ALGORITHMS = ("direct", "depthwise", "generic", "sparse", "winograd", "binary", "codebook")
 _MAX_PLACES = 8192  # quads of a block
+_PLACE = QType(4, signed=False)
 # Share of quads that are not all zero, up to which sparse weights are worth it: benchmarks/engine_sparse.py.
 _DENSEST = 0.6
-# Channels, and outputs of a plane, from which on Winograd is worth it: benchmarks/engine_winograd.py.
+# Channels, and outputs of a plane, from which on Winograd is worth it: benchmarks/engine_winograd.py; and outputs from
+# which on places in a table cost little: benchmarks/engine_codebook.py.
 _LEAST_CHANNELS, _LEAST_PLANE = 32, 49
 # Products of an output, of at least a word of channels, from which on bits are worth it: benchmarks/engine_binary.py.
 _LEAST_BITS, _WORD = 256, 32
@@ -81,6 +93,7 @@ class KernelWeights:
         qtype: How values are packed; None: as they are.
         places: Of sparse weights: where each block's quads begin among all, then every quad.
         binary: Of weights that are bits: what counts become.
+        table: Of weights that are places in it: 16 values.
     """
 
     algorithm: str
@@ -89,6 +102,7 @@ class KernelWeights:
     qtype: QType | None = None
     places: NDArray[np.int32] | None = None
     binary: BinaryWeights | None = None
+    table: NDArray[np.int8] | None = None
 
     @property
     def kind(self) -> int:
@@ -118,7 +132,7 @@ class KernelWeights:
 
     def ordered(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return one value an output channel in the order of the kernels."""
-        in_blocks = self.algorithm in ("direct", "sparse", "winograd", "binary")
+        in_blocks = self.algorithm in ("direct", "sparse", "winograd", "binary", "codebook")
         return by_blocks(values, self.groups).astype(np.int64) if in_blocks else values
 
 
@@ -144,6 +158,9 @@ def find_weights(dot: Dot) -> dict[str, KernelWeights]:
     if _refuse_binary(dot) is None:
         bits = binary_weights(dot.weight, dot.codes)
         found["binary"] = KernelWeights("binary", 1, pack_words(bits.bits), binary=bits)
+    if found["direct"].qtype == INT8 and refuse_codebook(taps, groups) is None:
+        in_table, table = pack_places(taps)
+        found["codebook"] = KernelWeights("codebook", 1, in_table, _PLACE, table=table)
     return found
 
 
@@ -153,7 +170,8 @@ def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str 
     The rule: sparse where at most 0.6 of the quads are not all zero, and the file is no larger for it; binary where
     inputs are proven to have two codes and weights have two values, with at least 32 channels and 256 products an
     output; Winograd where that is proven to give the same integers, with at least 32 channels on both sides and 49
-    outputs a plane; else direct.
+    outputs a plane; places in a table where weights have few values and would be int8, with as many outputs; else
+    direct.
 
     Args:
         dot: The convolution.
@@ -170,7 +188,8 @@ def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str 
         ['direct', 'sparse']
     """
     if algorithm is not None and algorithm not in found:
-        refuse = {"winograd": _refuse_winograd, "binary": _refuse_binary}.get(algorithm)
+        refusals = {"winograd": _refuse_winograd, "binary": _refuse_binary, "codebook": _refuse_codebook}
+        refuse = refusals.get(algorithm)
         reason = (refuse(dot) if refuse is not None else None) or "its kernels are for other layers"
         raise ConfigError(f"{algorithm!r} cannot run it: {reason}. Take one of: {', '.join(found)}.")
     return found[algorithm or _rule(dot, found)]
@@ -184,8 +203,11 @@ def _rule(dot: Dot, found: Mapping[str, KernelWeights]) -> str:
             return "sparse"
     if "binary" in found and dot.weight.shape[1] >= _WORD and dot.weight[0].size >= _LEAST_BITS:
         return "binary"
-    large = min(dot.weight.shape[:2]) >= _LEAST_CHANNELS and dot.plane[0] * dot.plane[1] >= _LEAST_PLANE
-    return "winograd" if "winograd" in found and large else first
+    outputs = dot.plane[0] * dot.plane[1]
+    large = min(dot.weight.shape[:2]) >= _LEAST_CHANNELS and outputs >= _LEAST_PLANE
+    if "winograd" in found and large:
+        return "winograd"
+    return "codebook" if "codebook" in found and outputs >= _LEAST_PLANE else first
 
 
 def _refuse_winograd(dot: Dot) -> str | None:
@@ -201,3 +223,9 @@ def _refuse_binary(dot: Dot) -> str | None:
     if dot.wide:
         return "its input lies in 32 bits"
     return refuse_binary(dot.weight, dot.bias, groups=dot.groups, codes=dot.codes, only_ends=dot.only_ends)
+
+
+def _refuse_codebook(dot: Dot) -> str | None:
+    if dot.wide or dot.weight.min() < INT8.qmin or dot.weight.max() > INT8.qmax:
+        return "its input or weights have more than 8 bits"
+    return refuse_codebook(dot.weight, dot.groups) or "its weights have 4 bits or less as they are"
