@@ -2,18 +2,14 @@
 
     python benchmarks/engine_codebook.py [--rounds N] [--json PATH] [--table]
 
-Weights of 8 bits that are powers of two, activations of 8: the 3x3 layers of ResNet-18, 1x1 layers, and a linear one. One
-program is compiled with both algorithms, which are timed in turns (engine_layers); a ratio is the median over rounds of
-direct / codebook. Writes benchmarks/results/engine_codebook.json.
+Weights of 8 bits that are powers of two, activations of 8: the 3x3 layers of ResNet-18, a 1x1 layer and linear ones.
+One program is compiled with both algorithms, which are timed in turns (engine_layers); a ratio is the median over
+rounds of direct / codebook. Writes benchmarks/results/engine_codebook.json.
 """
 
-import tempfile
 from pathlib import Path
 
-import torch
-from arguments import parser_of, read_results, write_results
-from engine_layers import LAYERS, SEED, compare, program_of, speedup_cell
-from environment import environment
+from engine_layers import LAYERS, compare, main_of, program_of, speedup_cell
 
 RESULTS = Path(__file__).parent / "results/engine_codebook.json"
 # Channels, side, side of the kernel.
@@ -26,10 +22,8 @@ SHAPES = {layer: (channels, size, 3) for layer, (channels, size) in LAYERS.items
 
 def table(document):
     """The rows of docs/validation.md."""
-    lines = [
-        "| layer | direct, us | table, us | direct / table | file, kB: direct | table |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = ["| layer | direct, us | table, us | direct / table | file, kB: direct | table |"]
+    lines.append("|---|---|---|---|---|---|")
     for layer, (channels, size, kernel) in SHAPES.items():
         row = document["rows"][layer]
         times, sizes = row["least_us"], row["file_bytes"]
@@ -39,21 +33,11 @@ def table(document):
     return "\n".join(lines)
 
 
-def main():
-    arguments = parser_of(__doc__, 15, RESULTS).parse_args()
-    if arguments.table:
-        print(table(read_results(arguments.json, {})))
-        return
-    torch.set_num_threads(1)
-    document = {"kind": "measured", "seed": SEED, "n_rounds": arguments.rounds, "rows": {}}
-    with tempfile.TemporaryDirectory() as temporary:
-        for layer, (channels, size, kernel) in SHAPES.items():
-            program, sample, _ = program_of(channels, size, (8, 8), kernel=kernel, padding=kernel // 2, powers=True)
-            row = compare(program, sample, ("direct", "codebook"), arguments.rounds, Path(temporary))
-            document["rows"][layer] = row
-            print(layer, row, flush=True)
-    write_results(arguments.json, document | {"environment": environment()})
+def rows(n_rounds, folder):
+    for layer, (channels, size, kernel) in SHAPES.items():
+        program, sample, _ = program_of(channels, size, (8, 8), kernel=kernel, padding=kernel // 2, powers=True)
+        yield (layer,), compare(program, sample, ("direct", "codebook"), n_rounds, folder)
 
 
 if __name__ == "__main__":
-    main()
+    main_of(__doc__, RESULTS, table, rows)

@@ -16,6 +16,7 @@ from dyadiq.core.qtype import QType
 from dyadiq.engine import compile_program, write_engine_file
 from dyadiq.engine.arena import check_arena, find_offsets, lifetimes
 from dyadiq.engine.lowering import BASELINES
+from few_values import FewValues
 from programs import INT4N, INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
 from sparse_weights import thin
 
@@ -85,13 +86,9 @@ def bits(rng, name, codes):
 
 def powers(rng):
     """Weights that are powers of two, as places in a table; of rows of dense pixels, and of whole quads."""
-    b = ProgramBuilder(rng, worst=True)
+    b = FewValues(rng)
     y = b.requantize(b.conv2d(b.input((3, 5, 7), UINT8), 20, 3, padding=1), INT8, multipliers(rng, 20, 16))
     z = b.conv2d(y, 17, (1, 3))
-    for node in b.nodes:
-        if node.op == "conv2d":
-            weight = b.params[node.inputs[1]]
-            weight[:] = rng.choice([-128, -64, -16, 0, 1, 32], weight.shape)
     return b.program(z, b.requantize(z, UINT8))
 
 

@@ -10,6 +10,7 @@ import pytest
 from dyadiq.core.qtype import QType
 from dyadiq.engine import compile_program, write_engine_file
 from dyadiq.ir.reference import run_reference
+from few_values import FewValues
 from programs import INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
 from sparse_weights import thin
 
@@ -62,6 +63,13 @@ def widths(rng):
     return b.program(*outputs)
 
 
+def powers(rng):
+    """Weights that lie in a table, by the rule: of rows of dense pixels, and of whole quads."""
+    b = FewValues(rng)
+    y = b.requantize(b.conv2d(b.input((3, 8, 9), UINT8), 33, 3, padding=1), INT8, multipliers(rng, 33, 16))
+    return b.program(b.conv2d(y, 17, (1, 3)))
+
+
 def run(runner, processor, isa, prefixes):
     command = [RUNNER, "-cpu", processor, str(runner), isa, str(N_SAMPLES), *map(str, prefixes)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -71,7 +79,7 @@ def run(runner, processor, isa, prefixes):
 def test_every_feature_equals_the_reference(processor, isa, runner, tmp_path):
     rng = np.random.default_rng(0)
     programs = [make(rng) for name, make in PROGRAMS.items() if name != "wide"]
-    programs += [widths(np.random.default_rng(seed)) for seed in range(8)]
+    programs += [widths(np.random.default_rng(seed)) for seed in range(8)] + [powers(np.random.default_rng(0))]
     expected, prefixes = [], []
     for at, program in enumerate(programs):
         prefixes.append(tmp_path / str(at))

@@ -13,19 +13,10 @@ from dyadiq.engine.codebook import pack_places
 from dyadiq.engine.layout import pack_dense
 from dyadiq.engine.weights import Dot, choose_weights, find_weights
 from dyadiq.ir.reference import run_reference
+from few_values import POWERS, FewValues
 from programs import INT4N, INT8, UINT8, ProgramBuilder, multipliers
 
 built = pytest.mark.skipif(not available_isas(), reason=f"the engine was not built: {native_state().found}")
-POWERS = np.array([0, *(sign * 2**k for k in range(7) for sign in (-1, 1)), -128])
-
-
-class FewValues(ProgramBuilder):
-    """Emits weights of few values, and none of the type's others."""
-
-    values = POWERS
-
-    def _codes(self, qtype, shape):
-        return self.rng.choice(self.values, shape)
 
 
 def by_table(program):
