@@ -64,7 +64,7 @@ class Hostile(EnginePlan):
     """A plan whose words were changed, behind right checksums."""
 
     def __init__(self, plan, words):
-        super().__init__(plan.inputs, plan.outputs, payloads=plan.payloads)
+        super().__init__(plan.inputs, plan.outputs, payloads=plan.payloads, types=plan.types)
         self._words = words
 
     def words(self):
