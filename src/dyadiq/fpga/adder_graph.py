@@ -29,7 +29,7 @@ MAX_WEIGHT = 1 << 24  # da4ml takes float32 matrices
 _INPUT, _ADD, _SUBTRACT = -1, 0, 1
 _BLOCK = 96  # da4ml's time grows with the cube of the number of inputs; longer sums are made of blocks
 _HARD_DEPTH = 2  # adders in a row beyond the fewest possible
-_FEW_DIGITS = 500  # a matrix of no more is solved whole, as deep as it comes: fewer LUTs, sooner, no later outputs
+_FEW_DIGITS = 500  # a matrix of no more is solved whole and as deep as it comes, in a quarter of the tries
 
 
 def multiply_matrix(net: Netlist, matrix: NDArray[np.int64], values: Sequence[Value]) -> list[Value]:
