@@ -74,8 +74,8 @@ def allocate(
             is taken only if it measures better than the one without.
         refine_by: Measures whole plans (`curvature.plan_losses`); the plan is then improved by measurements
             (`allocation.refine`). It keeps the certificate of the plan before; ``refinement`` says what changed.
-        refine_guard: Must come with it: measures on other samples. The refined plan is taken only if it is not worse
-            there.
+        refine_guard: Must come with it: measures on other samples. The refined plan is taken only if it is better
+            there by a standard error.
         refine_rounds: Most rounds of refinement.
         seed: Of the draws, and of the search with cross terms.
         progress: Told about the plans measured and the points of the front.

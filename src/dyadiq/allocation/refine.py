@@ -12,7 +12,8 @@ the first base. One round:
 
 A proposal becomes the base if its loss is lower by more than ``significance`` standard errors of the paired
 differences. After the last round a *guard*, other samples that proposed nothing, compares the answer with the first
-start: the answer is taken only if it is not worse there.
+start, by the same rule: what was found among many proposals is the luckiest of them on the samples that proposed, and
+a gain that other samples do not show clearly is not one.
 
 Used by `allocate` and benchmarks/allocation_quality.py, with `curvature.plan_losses` as the measurement.
 Knows no network: a measurement is a call. Source: coordinate descent with exchanges.
@@ -91,7 +92,8 @@ def refine(
         starts: Feasible choices; the first is the one the answer must not be worse than.
         measurement: Measures a plan given as decision name to bits.
         guard: Measures on other samples, for the last comparison; None leaves it out.
-        significance: Standard errors of the paired differences by which a proposal must be better.
+        significance: Standard errors of the paired differences by which a proposal must be better than the base, and
+            the answer better than the first start on the guard.
         max_rounds: Most rounds.
         max_trials: Proposals of one round that may fail in a row.
         progress: Told of each plan measured.
@@ -147,11 +149,14 @@ def refine(
             break
     before, after = (float(losses[first].mean()), math.nan), (float(loss.mean()), math.nan)
     if guard is not None:
-        judged = [float(_finite(guard(problem.bits(choice))).mean()) for choice in (first, now)]
-        before, after = (before[0], judged[0]), (after[0], judged[1])
-        if judged[1] > judged[0]:
+        judged = [_finite(guard(problem.bits(choice))) for choice in (first, now)]
+        before, after = (before[0], float(judged[0].mean())), (after[0], float(judged[1].mean()))
+        if now != first and not search.is_better(judged[1], judged[0]):
+            reason = (
+                f"on the guard's samples the refined plan ({after[1]:.4g}) was not better than the first start "
+                f"({before[1]:.4g}) by {significance:g} standard errors, so that the first start was kept"
+            )
             now, after = first, before
-            reason = "on the samples of the guard the refined plan was worse, so that the first start was kept"
     progress.finish()
     return Refinement(now, before, after, search.n_measured, accepted, reason)
 

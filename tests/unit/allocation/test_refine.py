@@ -102,6 +102,13 @@ def test_what_the_guard_finds_worse_is_not_taken():
     assert "the first start was kept" in found.reason
 
 
+@pytest.mark.parametrize(("spread", "taken"), [(0.3, True), (0.6, False)])
+def test_what_the_guard_finds_better_by_less_than_a_standard_error_is_not_taken(spread, taken):
+    found = refine(problem_of(2, 8), [(0, 0)], Paired(0.0), Paired(spread))
+    assert (found.choice == (1, 0), found.n_accepted) == (taken, 1)
+    assert ("not better than the first start (7.5) by 1 standard errors" in found.reason) is not taken
+
+
 def test_nothing_is_proposed_at_an_optimum_and_no_guard_gives_no_number():
     problem, truth = problem_of(2, 100), Quadratic(2, 0)
     found = refine(problem, [(2, 2)], truth)
