@@ -84,6 +84,19 @@ def bits(rng, name, codes):
     return b.program(*outputs, b.clip(b.add(b.branch(y, scale, 16), b.branch(x, scale, 16)), INT8))
 
 
+def quads(rng):
+    """Weights in blocks of 4 outputs, over planes of every stride, with a residual and without."""
+    b = ProgramBuilder(rng)
+    x = b.input((7, 5, 9), UINT8)
+    y = b.conv2d(x, 17, 3, padding=1)
+    thin(b, rng, 0.3, outputs=4)
+    y = b.requantize(y, INT8, multipliers(rng, 17, 16))
+    z = b.conv2d(y, 17, 1)
+    scale = b.scale(z).max() * 701.3
+    z = b.clip(b.add(b.branch(z, scale, 16), b.branch(y, scale, 16)), UINT8)
+    return b.program(z, b.conv2d(z, 20, 3, (1, 2), padding=1, dilation=(2, 1)))
+
+
 def powers(rng):
     """Weights that are powers of two, as places in a table; of rows of dense pixels, and of whole quads."""
     b = FewValues(rng)
@@ -110,6 +123,9 @@ def main():
     program = powers(np.random.default_rng(0))
     algorithms = {node.name: "codebook" for node in program.graph.nodes if node.op == "conv2d"}
     write(compile_program(program, algorithms=algorithms), folder / "codebook.dyqe")
+    program = quads(np.random.default_rng(0))
+    algorithms = {node.name: "sparse4x4" for node in program.graph.nodes if node.op == "conv2d"}
+    write(compile_program(program, algorithms=algorithms), folder / "quads.dyqe")
     for name in BASELINES:
         program = rows(np.random.default_rng(0))
         algorithms = {node.name: name for node in program.graph.nodes if node.op == "conv2d"}

@@ -20,6 +20,9 @@ inline bool apart(const Tensor& a, const Tensor& b) {
     return apart(a.buffer, b.buffer);
 }
 
+// Whether a convolution that reads quads, which are a whole buffer, writes into another one.
+inline bool quads_apart(const Conv& s) { return s.kind != ConvKind::kSparse4 || apart(s.in.buffer, s.out.buffer); }
+
 // Whether what a Winograd convolution works in is no part of its tensors.
 inline bool scratch_apart(const Conv& s) {
     const Buffer& scratch = s.winograd.scratch;
@@ -39,7 +42,9 @@ inline bool writes_apart(const Step& step) {
                 }
                 return true;
             } else if constexpr (std::is_same_v<Kind, Conv>) {
-                return apart(s.in, s.out) && (!s.has_residual || apart(s.residual.x, s.out)) && scratch_apart(s);
+                return apart(s.in, s.out) && (!s.has_residual || apart(s.residual.x, s.out)) && scratch_apart(s) && quads_apart(s);
+            } else if constexpr (std::is_same_v<Kind, Quads>) {
+                return apart(s.in.buffer, s.out.buffer);
             } else if constexpr (requires { s.in; s.out; }) {
                 return apart(s.in, s.out);
             } else {

@@ -69,6 +69,7 @@ class PlanReader : Reader {
             case 11: return output(plan);
             case 12: return lower();
             case 13: return bits();
+            case 14: return quads();
             default: throw BadImage("a step is unknown");
         }
     }
@@ -186,6 +187,17 @@ class PlanReader : Reader {
         require(s.out.channels == (std::int64_t{s.in.channels} + kWordBits - 1) / kWordBits * kQuad,
                 "a tensor of bits has other channels than its input");
         require(windows_fit(s), "a tensor of bits leaves its input");
+        return s;
+    }
+
+    Step quads() {
+        Quads s{};
+        s.in = tensor(), s.out = tensor();
+        s.stride_h = side(), s.stride_w = side(), s.pad_h = margin(), s.pad_w = margin();
+        require(!s.in.buffer.wide && s.in.channels == s.out.channels && s.in.code_offset == s.out.code_offset,
+                "a tensor of quads is of another type than its input");
+        require(is_in_quads(s.out, s.stride_h, s.stride_w), "a tensor of quads is no whole buffer");
+        require(s.pad_h <= s.in.buffer.top && s.pad_w <= s.in.buffer.left, "a tensor of quads leaves its input");
         return s;
     }
 

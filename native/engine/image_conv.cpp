@@ -27,11 +27,12 @@ class ConvReader {
     }
 
    private:
+    bool is_sparse() const { return s_.kind == ConvKind::kSparse || s_.kind == ConvKind::kSparse4; }
     bool is_packed() const { return s_.kind == ConvKind::kPacked || s_.kind == ConvKind::kWinograd; }
     std::int64_t taps() const { return std::int64_t{s_.kernel_h} * s_.tap_columns(); }
 
     void read_geometry() {
-        s_.kind = static_cast<ConvKind>(words_.between(0, 6, "a kind of convolution"));
+        s_.kind = static_cast<ConvKind>(words_.between(0, 7, "a kind of convolution"));
         s_.in = words_.tensor(), s_.out = words_.tensor();
         s_.kernel_h = words_.side(), s_.kernel_w = words_.side(), s_.stride_h = words_.side(), s_.stride_w = words_.side();
         s_.dilation_h = words_.side(), s_.dilation_w = words_.side();
@@ -40,7 +41,7 @@ class ConvReader {
         require(s_.in.channels % s_.groups == 0 && s_.out.channels % s_.groups == 0, "groups do not divide the channels");
         n_in_ = s_.in.channels / s_.groups, n_out_ = s_.out.channels / s_.groups;
         blocks_ = (n_out_ + kBlock - 1) / kBlock, quads_ = s_.quads_of_tap();
-        const bool in_blocks = is_packed() || s_.kind == ConvKind::kSparse || s_.kind == ConvKind::kBinary ||
+        const bool in_blocks = is_packed() || is_sparse() || s_.kind == ConvKind::kBinary ||
                                s_.kind == ConvKind::kCodebook;
         n_parameters_ = in_blocks ? s_.groups * blocks_ * kBlock : s_.out.channels;
         require(s_.kind == ConvKind::kGeneric || !s_.in.buffer.wide, "a convolution reads wide codes");
@@ -55,6 +56,7 @@ class ConvReader {
         } else if (s_.kind == ConvKind::kDepthwise) {
             require(n_in_ == 1 && n_out_ == 1, "a depthwise convolution has one channel a group");
         }
+        require(s_.kind != ConvKind::kSparse4 || is_in_quads(s_.in, s_.stride_h, s_.stride_w), "quads are no whole buffer");
         require(windows_fit(s_), "a convolution leaves its input");
     }
 
@@ -63,7 +65,7 @@ class ConvReader {
             read_codebook();
             return;
         }
-        const bool generic = s_.kind == ConvKind::kGeneric, sparse = s_.kind == ConvKind::kSparse;
+        const bool generic = s_.kind == ConvKind::kGeneric, sparse = is_sparse();
         const bool binary = s_.kind == ConvKind::kBinary;
         const std::int64_t n_weights = is_packed() ? s_.groups * blocks_ * taps() * quads_ * kBlock * kQuad
                                        : binary    ? blocks_ * taps() * quads_ * kBlock
@@ -79,8 +81,13 @@ class ConvReader {
             require(weights.bits == (generic || binary ? 32 : 8), "a weight is of another type");
         }
         s_.weights = weights.payload;
-        if (sparse) {
-            read_places(weights.count);
+        if (s_.kind == ConvKind::kSparse) {
+            read_places(weights.count, blocks_, kBlock * kQuad);
+            for (std::int64_t i = 0; i < s_.starts[blocks_]; ++i) {
+                require(s_.places[i] < taps() * quads_, "a list of quads is out of order");
+            }
+        } else if (s_.kind == ConvKind::kSparse4) {
+            read_quads(weights.count);
         } else if (s_.kind == ConvKind::kWinograd) {
             read_winograd();
         } else if (binary) {
@@ -102,22 +109,33 @@ class ConvReader {
         s_.table = reinterpret_cast<const std::int8_t*>(table.payload);
     }
 
-    // Where each block's quads begin, and its quads: in order, and all weights there.
-    void read_places(std::int64_t n_weights) {
-        const Record& found = words_.record(words_.next(), blocks_ + 1, "a list of quads");
+    // Where each of `n` blocks' quads begin, and its quads: in order, and all weights there.
+    void read_places(std::int64_t n_weights, std::int64_t n, std::int64_t weights_of_quad) {
+        const Record& found = words_.record(words_.next(), n + 1, "a list of quads");
         require(Reader::is_int32(found), "a list of quads is of another type");
         s_.starts = reinterpret_cast<const std::int32_t*>(found.payload);
-        s_.places = s_.starts + blocks_ + 1;
-        const std::int64_t n_places = found.count - blocks_ - 1;
-        require(s_.starts[0] == 0 && s_.starts[blocks_] == n_places && n_weights >= n_places * kBlock * kQuad,
+        s_.places = s_.starts + n + 1;
+        const std::int64_t n_places = found.count - n - 1;
+        require(s_.starts[0] == 0 && s_.starts[n] == n_places && n_weights >= n_places * weights_of_quad,
                 "a list of quads has another length");
-        for (std::int64_t b = 0; b < blocks_; ++b) {
+        for (std::int64_t b = 0; b < n; ++b) {
             const std::int64_t first = s_.starts[b], last = s_.starts[b + 1];
             require(first <= last && last <= n_places && last - first <= kMaxPlaces, "a list of quads is out of order");
             for (std::int64_t i = first; i < last; ++i) {
                 const bool rises = i == first || s_.places[i] > s_.places[i - 1];
-                require(s_.places[i] >= 0 && s_.places[i] < taps() * quads_ && rises, "a list of quads is out of order");
+                require(s_.places[i] >= 0 && rises, "a list of quads is out of order");
             }
+        }
+    }
+
+    // Blocks of 4 outputs, whose quads are found by where the first output's lies: the last output's lies inside, too.
+    void read_quads(std::int64_t n_weights) {
+        const std::int64_t n = blocks_ * (kBlock / kQuad);
+        read_places(n_weights, n, kQuad * kQuad);
+        const Buffer &in = s_.in.buffer, &out = s_.out.buffer;
+        const std::int64_t last = (std::int64_t{out.height} - 1) * s_.columns_of_phase() + out.width - 1;
+        for (std::int64_t i = 0; i < s_.starts[n]; ++i) {
+            require(s_.places[i] + last < in.bytes() / kQuad, "a quad lies outside its buffer");
         }
     }
 

@@ -36,6 +36,8 @@ struct Kernels {
     double (*measure_peak)();  // products a second in one thread, of registers alone; 0 where that says nothing
     void (*conv_packed)(const Conv& step, Share share, std::uint8_t* arena);
     void (*conv_sparse)(const Conv& step, Share share, std::uint8_t* arena);
+    void (*conv_sparse4)(const Conv& step, Share share, std::uint8_t* arena);
+    void (*pack_quads)(const Quads& step, Share share, std::uint8_t* arena);
     void (*conv_winograd)(const Conv& step, Share share, std::uint8_t* arena);  // conv_packed where that is as fast
     void (*conv_depthwise)(const Conv& step, Share share, std::uint8_t* arena);
     void (*conv_binary)(const Conv& step, Share share, std::uint8_t* arena);
@@ -55,6 +57,8 @@ constexpr Kernels only_built(Kernels kernels) {
     const auto keep = [](auto& kernel, auto... names) { kernel = (is_built(names) || ...) ? kernel : nullptr; };
     keep(kernels.conv_packed, "direct", "winograd", "codebook");
     keep(kernels.conv_sparse, "sparse");
+    keep(kernels.conv_sparse4, "sparse4x4");
+    keep(kernels.pack_quads, "quads");
     keep(kernels.conv_winograd, "winograd");
     keep(kernels.conv_depthwise, "depthwise");
     keep(kernels.conv_binary, "binary");

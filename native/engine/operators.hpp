@@ -52,6 +52,8 @@ template <>
 inline constexpr std::string_view kOperator<Lower> = "lower";
 template <>
 inline constexpr std::string_view kOperator<Bits> = "bits";
+template <>
+inline constexpr std::string_view kOperator<Quads> = "quads";
 
 constexpr std::string_view name_of(ConvKind kind) {
     switch (kind) {
@@ -62,6 +64,7 @@ constexpr std::string_view name_of(ConvKind kind) {
         case ConvKind::kWinograd: return "winograd";
         case ConvKind::kBinary: return "binary";
         case ConvKind::kCodebook: return "codebook";
+        case ConvKind::kSparse4: return "sparse4x4";
     }
     return "";
 }

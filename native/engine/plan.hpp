@@ -15,7 +15,7 @@
 
 namespace dyadiq::engine {
 
-inline constexpr std::int32_t kPlanVersion = 11;
+inline constexpr std::int32_t kPlanVersion = 12;
 inline constexpr std::int32_t kNone = -1;
 inline constexpr int kBlock = 16;  // output channels of one block of packed weights
 inline constexpr int kQuad = 4;    // input channels of one dot product
@@ -90,7 +90,7 @@ struct Quantize {  // real values [C, H, W] of a program's input
     const std::int32_t* grid;  // [3, C]: shift, low, high; null: none
 };
 
-enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse, kWinograd, kBinary, kCodebook };
+enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse, kWinograd, kBinary, kCodebook, kSparse4 };
 
 // The tiles of 2 by 2 outputs of a plane, row by row; the last of a row or column may be half outside.
 struct WinogradTiles {
@@ -128,7 +128,7 @@ struct Conv {
     const void* weights;       // layouts: run.hpp
     std::int32_t weight_bits = 8;  // of packed weights: 8, 4, 2 or 1
     const std::int8_t* table = nullptr;  // of weights that are places in it
-    const std::int32_t *starts = nullptr, *places = nullptr;  // of sparse ones: which quads of each block exist
+    const std::int32_t *starts = nullptr, *places = nullptr;  // of sparse ones: which quads of each block exist, or where they lie
     Winograd winograd;                                        // of that kind alone
     Binary binary;                                            // of that kind alone
     const std::int32_t* bias;  // padded to whole blocks where packed
@@ -139,6 +139,8 @@ struct Conv {
     Branch residual;
     Finish finish;
 
+    // Of inputs in the order of quads: from one row of a phase to the next, in quads.
+    std::int64_t columns_of_phase() const { return in.buffer.width / stride_w; }
     // Whether a tap of packed weights is a whole row of the kernel: where pixels of the input are no whole quads.
     bool packs_rows() const {
         return (kind == ConvKind::kPacked || kind == ConvKind::kCodebook) && groups == 1 && dilation_w == 1 && in.buffer.pixel_stride % kQuad != 0;
@@ -203,6 +205,23 @@ struct Bits {
     std::uint8_t low;           // as it lies in memory
 };
 
+// The pixels under a convolution's windows in another order, so that outputs side by side read quads side by side:
+// [quad of channels][row % stride][column % stride][row / stride][column / stride][4]. Out has whole strides of rows and
+// columns and no margins; what lies behind those of in is 0.
+struct Quads {
+    static constexpr std::int32_t kernel_h = 1, kernel_w = 1, dilation_h = 1, dilation_w = 1;
+    Tensor in, out;
+    std::int32_t stride_h, stride_w, pad_h, pad_w;  // of the windows; rows and columns of margins that come before
+
+    std::int64_t n() const { return out.buffer.pixel_stride / kQuad; }  // quads of a pixel
+    // Bytes from the first quad of out to that of a pixel, and from there to its next one.
+    std::int64_t at(std::int64_t y, std::int64_t x) const {
+        const std::int64_t phase = y % stride_h * stride_w + x % stride_w, columns = out.buffer.width / stride_w;
+        return (phase * (out.buffer.height / stride_h) * columns + y / stride_h * columns + x / stride_w) * kQuad;
+    }
+    std::int64_t step() const { return std::int64_t{out.buffer.height} * out.buffer.width * kQuad; }
+};
+
 struct Fill {  // margins
     Buffer buffer;
 };
@@ -215,7 +234,7 @@ struct Output {  // codes [C, H, W] as int32
 };
 
 using Step =
-    std::variant<Quantize, Conv, Join, MaxPool, SumPool, Lookup, Pad, Copy, Flatten, Fill, Output, Lower, Bits>;
+    std::variant<Quantize, Conv, Join, MaxPool, SumPool, Lookup, Pad, Copy, Flatten, Fill, Output, Lower, Bits, Quads>;
 
 struct Plan {
     std::int64_t arena_bytes = 0;

@@ -39,6 +39,14 @@ bool windows_fit(const WindowStep& s) {
            fits(out.width, s.stride_w, s.kernel_w, s.dilation_w, s.pad_w, in.left, in.width, in.right);
 }
 
+// Whether a tensor is a buffer whose bytes may lie in the order of quads: whole strides of rows and columns, no margins.
+inline bool is_in_quads(const Tensor& t, std::int32_t stride_h, std::int32_t stride_w) {
+    const Buffer& b = t.buffer;
+    const bool fills = t.first_channel == 0 && b.pixel_stride == (t.channels + kQuad - 1) / kQuad * kQuad;
+    return !b.wide && fills && b.height % stride_h == 0 && b.width % stride_w == 0 &&
+           b.top + b.left + b.bottom + b.right == 0;
+}
+
 class Reader {
    public:
     explicit Reader(Container file) : structure_(file.structure), records_(std::move(file.records)) {

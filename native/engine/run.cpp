@@ -43,6 +43,7 @@ struct Runner {
                 }
                 break;
             case ConvKind::kSparse: kernels.conv_sparse(s, share, arena); break;
+            case ConvKind::kSparse4: kernels.conv_sparse4(s, share, arena); break;
             case ConvKind::kWinograd: kernels.conv_winograd(s, share, arena); break;
             case ConvKind::kBinary: kernels.conv_binary(s, share, arena); break;
             case ConvKind::kCodebook:
@@ -150,6 +151,7 @@ struct Runner {
     }
 
     void operator()(const Bits& s) { kernels.pack_bits(s, share, arena); }
+    void operator()(const Quads& s) { kernels.pack_quads(s, share, arena); }
 
     void operator()(const Fill& s) {
         const Buffer& b = s.buffer;

@@ -2,11 +2,11 @@
 #     build_engine BUILD_FOLDER COMPILER FLAG...    leaves the objects' names in the array `objects`
 build_engine() {
     local build=$1 compiler=$2 flags=(-std=c++20 -g -fno-omit-frame-pointer -ffp-contract=off -Inative -Inative/engine "${@:3}")
-    local sources=(native/engine/{codebook,container,crc32,dispatch,image,image_conv,run,threads}.cpp native/engine/kernels/portable{,_planes}.cpp)
+    local sources=(native/engine/{codebook,container,crc32,dispatch,image,image_conv,run,threads}.cpp native/engine/kernels/portable{,_planes,_sparse4}.cpp)
     if [[ $(uname -m) == x86_64 ]]; then
         flags+=(-DDYADIQ_X86)
-        sources+=(native/engine/kernels/{avx2,avxvnni,avx512vnni256,avx512vnni,avx512vnni_binary,avx512vnni_conv,avx512vnni_depthwise,avx512vnni_planes,avx512vnni_winograd}.cpp
-            native/engine/kernels/avx512vnni_tiles.S)
+        sources+=(native/engine/kernels/{avx2,avxvnni,avx512vnni256,avx512vnni,avx512vnni_binary,avx512vnni_conv,avx512vnni_depthwise,avx512vnni_planes,avx512vnni_sparse4,avx512vnni_winograd}.cpp
+            native/engine/kernels/avx512vnni_{sparse4,tiles}.S)
     elif [[ $(uname -m) == aarch64 ]]; then
         flags+=(-DDYADIQ_AARCH64)
         sources+=(native/engine/kernels/{neon,neondot}.cpp)

@@ -8,6 +8,7 @@
 #include "engine/kernels/avx2_lanes.hpp"
 #include "engine/kernels/vector_conv.hpp"
 #include "engine/kernels/vector_planes.hpp"
+#include "engine/kernels/vector_sparse4.hpp"
 
 namespace dyadiq::engine {
 namespace {
@@ -93,6 +94,21 @@ struct Avx2 {
             sums.v[v] = _mm256_add_epi32(sums.v[v], pairs);
         }
     }
+    struct Spread {
+        __m256i even, odd;
+    };
+    [[gnu::always_inline]] static Spread all_lanes(const std::int8_t* quad) {
+        const __m256i bytes = quad_of(reinterpret_cast<const std::uint8_t*>(quad));
+        return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
+    }
+    [[gnu::always_inline]] static void dot_quads(Sums& sums, const Spread& w, const std::uint8_t* codes) {
+        for (int v = 0; v < kVectors; ++v) {
+            const __m256i x = load(codes + 32 * v);
+            const __m256i even = _mm256_and_si256(x, _mm256_set1_epi16(0xFF)), odd = _mm256_srli_epi16(x, 8);
+            const __m256i pairs = _mm256_add_epi32(_mm256_madd_epi16(even, w.even), _mm256_madd_epi16(odd, w.odd));
+            sums.v[v] = _mm256_add_epi32(sums.v[v], pairs);
+        }
+    }
     template <int kBits>
     static void store(const Sums& sums, std::int32_t* to) {
         SmallWeights::store<kBits>(sums, to);
@@ -116,7 +132,7 @@ bool supported() { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_s
 }  // namespace
 
 constinit const Kernels kAvx2 = only_built(
-    {"avx2", supported, [] { return 0.0; }, conv_packed<Avx2>, conv_sparse<Avx2>, conv_packed<Avx2>,
+    {"avx2", supported, [] { return 0.0; }, conv_packed<Avx2>, conv_sparse<Avx2>, conv_sparse4<Avx2>, portable::pack_quads, conv_packed<Avx2>,
      conv_depthwise<Avx2>, conv_binary<Avx2Bits>, pack_bits<Avx2Bits>, look_up, quantize<Avx2>, portable::join, max_pool<Avx2>, sum_pool<Avx2>});
 
 }  // namespace dyadiq::engine

@@ -56,6 +56,7 @@ double measure_peak() {
 
 constinit const Kernels kAvx512Vnni = only_built(
     {"avx512vnni", supported, measure_peak, avx512vnni::conv_packed, avx512vnni::conv_sparse,
+     avx512vnni::conv_sparse4, avx512vnni::pack_quads,
      avx512vnni::conv_winograd, avx512vnni::conv_depthwise, conv_bits, avx512vnni::pack_bits, avx512vnni::look_up, avx512vnni::quantize, avx512vnni::join,
      avx512vnni::max_pool, avx512vnni::sum_pool});
 

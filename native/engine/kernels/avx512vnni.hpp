@@ -7,6 +7,8 @@ namespace dyadiq::engine::avx512vnni {
 
 void conv_packed(const Conv& step, Share share, std::uint8_t* arena);
 void conv_sparse(const Conv& step, Share share, std::uint8_t* arena);
+void conv_sparse4(const Conv& step, Share share, std::uint8_t* arena);
+void pack_quads(const Quads& step, Share share, std::uint8_t* arena);
 void conv_winograd(const Conv& step, Share share, std::uint8_t* arena);
 void conv_depthwise(const Conv& step, Share share, std::uint8_t* arena);
 void conv_binary(const Conv& step, Share share, std::uint8_t* arena);

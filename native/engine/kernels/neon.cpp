@@ -24,6 +24,14 @@ struct Neon {
             sums.v[2 * v + 1] = vpadalq_s16(sums.v[2 * v + 1], vmull_high_s8(x, w.v[v]));
         }
     }
+    static int8x16_t all_lanes(const std::int8_t* quad) { return engine::all_lanes(quad); }
+    [[gnu::always_inline]] static void dot_quads(Sums& sums, int8x16_t w, const std::uint8_t* codes) {
+        for (int v = 0; v < kVectors; ++v) {
+            const int8x16_t x = quads_of(codes + 16 * v);
+            sums.v[2 * v] = vpadalq_s16(sums.v[2 * v], vmull_s8(vget_low_s8(x), vget_low_s8(w)));
+            sums.v[2 * v + 1] = vpadalq_s16(sums.v[2 * v + 1], vmull_high_s8(x, w));
+        }
+    }
     template <int kBits>
     static void store(const Sums& sums, std::int32_t* to) {
         for (int v = 0; v < kVectors; ++v) {
@@ -36,7 +44,7 @@ struct Neon {
 }  // namespace
 
 constinit const Kernels kNeon = only_built(
-    {"neon", [] { return true; }, [] { return 0.0; }, conv_packed<Neon>, conv_sparse<Neon>, conv_packed<Neon>,
+    {"neon", [] { return true; }, [] { return 0.0; }, conv_packed<Neon>, conv_sparse<Neon>, conv_sparse4<Neon>, portable::pack_quads, conv_packed<Neon>,
      conv_depthwise<Neon>, conv_binary<NeonBits>, pack_bits<NeonBits>, look_up, quantize<Neon>, portable::join, max_pool<Neon>, sum_pool<Neon>});
 
 }  // namespace dyadiq::engine

@@ -7,6 +7,7 @@
 #include "engine/kernels/vector_binary.hpp"
 #include "engine/kernels/vector_conv.hpp"
 #include "engine/kernels/vector_planes.hpp"
+#include "engine/kernels/vector_sparse4.hpp"
 
 namespace dyadiq::engine {
 namespace {
@@ -141,6 +142,16 @@ template <int kBits, int i>
     std::uint32_t codes;
     std::memcpy(&codes, at, sizeof codes);
     return vreinterpretq_s8_u32(vdupq_n_u32(codes ^ 0x80808080U));
+}
+
+// Four of them side by side, and a quad of weights for every lane.
+[[gnu::always_inline]] inline int8x16_t quads_of(const std::uint8_t* at) {
+    return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(at), vdupq_n_u8(0x80)));
+}
+[[gnu::always_inline]] inline int8x16_t all_lanes(const std::int8_t* at) {
+    std::uint32_t quad;
+    std::memcpy(&quad, at, sizeof quad);
+    return vreinterpretq_s8_u32(vdupq_n_u32(quad));
 }
 
 }  // namespace

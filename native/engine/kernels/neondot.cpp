@@ -28,6 +28,12 @@ struct NeonDot {
             sums.v[v] = vdotq_s32(sums.v[v], w.v[v], x);
         }
     }
+    static int8x16_t all_lanes(const std::int8_t* quad) { return engine::all_lanes(quad); }
+    [[gnu::always_inline]] static void dot_quads(Sums& sums, int8x16_t w, const std::uint8_t* codes) {
+        for (int v = 0; v < kVectors; ++v) {
+            sums.v[v] = vdotq_s32(sums.v[v], w, quads_of(codes + 16 * v));
+        }
+    }
     template <int kBits>
     static void store(const Sums& sums, std::int32_t* to) {
         for (int v = 0; v < kVectors; ++v) {
@@ -49,7 +55,7 @@ bool supported() {
 }  // namespace
 
 constinit const Kernels kNeonDot = only_built(
-    {"neondot", supported, [] { return 0.0; }, conv_packed<NeonDot>, conv_sparse<NeonDot>, conv_packed<NeonDot>,
+    {"neondot", supported, [] { return 0.0; }, conv_packed<NeonDot>, conv_sparse<NeonDot>, conv_sparse4<NeonDot>, portable::pack_quads, conv_packed<NeonDot>,
      conv_depthwise<NeonDot>, conv_binary<NeonBits>, pack_bits<NeonBits>, look_up, quantize<NeonDot>, portable::join, max_pool<NeonDot>, sum_pool<NeonDot>});
 
 }  // namespace dyadiq::engine

@@ -140,7 +140,7 @@ void look_up(const std::uint8_t* places, std::int64_t n, const std::int8_t* tabl
 }  // namespace
 
 constinit const Kernels kPortable = only_built(
-    {"portable", [] { return true; }, [] { return 0.0; }, conv_packed, conv_sparse, conv_packed, conv_depthwise,
+    {"portable", [] { return true; }, [] { return 0.0; }, conv_packed, conv_sparse, portable::conv_sparse4, portable::pack_quads, conv_packed, conv_depthwise,
      conv_binary, pack_bits, look_up,     portable::quantize, portable::join, portable::max_pool, portable::sum_pool});
 
 }  // namespace dyadiq::engine

@@ -12,5 +12,7 @@ bool quantize(const Quantize& step, const Input& input, Share share, std::uint8_
 void join(const Join& step, Share share, std::uint8_t* arena);
 void max_pool(const MaxPool& step, Share share, std::uint8_t* arena);
 void sum_pool(const SumPool& step, Share share, std::uint8_t* arena);
+void conv_sparse4(const Conv& step, Share share, std::uint8_t* arena);
+void pack_quads(const Quads& step, Share share, std::uint8_t* arena);
 
 }  // namespace dyadiq::engine::portable

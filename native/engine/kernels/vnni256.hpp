@@ -10,6 +10,7 @@
 #include "engine/kernels/avx2_lanes.hpp"
 #include "engine/kernels/vector_conv.hpp"
 #include "engine/kernels/vector_planes.hpp"
+#include "engine/kernels/vector_sparse4.hpp"
 
 namespace dyadiq::engine {
 namespace {
@@ -45,6 +46,16 @@ struct Vnni256 {
         const __m256i x = _mm256_set1_epi32(quad);
         for (int v = 0; v < kVectors; ++v) {
             sums.v[v] = Dot::add(sums.v[v], x, w.v[v]);
+        }
+    }
+    [[gnu::always_inline]] static __m256i all_lanes(const std::int8_t* quad) {
+        std::int32_t four;
+        std::memcpy(&four, quad, sizeof four);
+        return _mm256_set1_epi32(four);
+    }
+    [[gnu::always_inline]] static void dot_quads(Sums& sums, __m256i w, const std::uint8_t* codes) {
+        for (int v = 0; v < kVectors; ++v) {
+            sums.v[v] = Dot::add(sums.v[v], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32 * v)), w);
         }
     }
     template <int kBits>

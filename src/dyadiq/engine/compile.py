@@ -176,6 +176,8 @@ class _Compiler(Places):
         weight, bias, ordered = dot.weight, kernel.bias(dot), kernel.ordered
         if kernel.binary is not None:
             x, padding = self.emit_bits(node, x, padding, dot), (0, 0)
+        if kernel.algorithm == "sparse4x4":
+            x, padding = self.emit_quads(node, x, padding, dot), (0, 0)
         geometry = [*weight.shape[2:], *dot.stride, *dot.dilation, *padding, kernel.groups]
         words, writes = [kernel.kind, self.index(x), self.index(out), *geometry], [out]
         words.append(self.plan.payload_index(f"{node.name}.weight", kernel.values, kernel.qtype))
@@ -218,6 +220,15 @@ class _Compiler(Places):
         step = self.step("bits", node.name, (x,), (bits,), words)
         step.layer, step.algorithm = node.name, "binary"
         return bits
+
+    def emit_quads(self, node: Node, x: TensorRef, padding: Sequence[int], dot: Dot) -> TensorRef:
+        """Append what lays an input and its margins out by quads, and return where they lie."""
+        self.plan.buffers.append(Buffer(False, *dot.quad_plane.size, x.channels))
+        quads = TensorRef(len(self.plan.buffers) - 1, 0, x.channels, x.code_offset)
+        words = [self.index(x), self.index(quads), *dot.stride, *padding]
+        step = self.step("quads", node.name, (x,), (quads,), words)
+        step.layer, step.algorithm = node.name, "sparse4x4"
+        return quads
 
     def dot(self, node: Node, x: TensorRef, out: TensorRef) -> tuple[Dot, Sequence[int]]:
         """Return what kernels of a convolution or linear layer depend on, and its padding."""

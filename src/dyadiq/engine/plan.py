@@ -20,7 +20,7 @@ from dyadiq.core.qtype import QType
 
 __all__ = ["INT32_RANGE", "NONE", "PLAN_VERSION", "Branch", "Buffer", "EnginePlan", "Finish", "Step", "TensorRef"]
 
-PLAN_VERSION = 11
+PLAN_VERSION = 12
 NONE = -1
 INT32_RANGE = (-(1 << 31), (1 << 31) - 1)
 
@@ -38,6 +38,7 @@ _OPCODES = {
     "output": 11,
     "lower": 12,
     "bits": 13,
+    "quads": 14,
 }
 
 

@@ -28,12 +28,13 @@ from dyadiq.engine.layout import (
     weight_type,
 )
 from dyadiq.engine.plan import INT32_RANGE
+from dyadiq.engine.sparse4 import QuadPlane, find_blocks
 from dyadiq.engine.winograd import refuse_winograd
 
 __all__ = ["ALGORITHMS", "Dot", "KernelWeights", "choose_weights", "find_weights"]
 
 # Kinds of convolutions by name, in the order of the specification.
-ALGORITHMS = ("direct", "depthwise", "generic", "sparse", "winograd", "binary", "codebook")
+ALGORITHMS = ("direct", "depthwise", "generic", "sparse", "winograd", "binary", "codebook", "sparse4x4")
 _MAX_PLACES = 8192  # quads of a block
 _PLACE = QType(4, signed=False)
 # Share of quads that are not all zero, up to which sparse weights are worth it: benchmarks/engine_sparse.py.
@@ -74,6 +75,11 @@ class Dot:
     plane: tuple[int, int] = (1, 1)
     dense: bool = False
     only_ends: bool = False
+
+    @property
+    def quad_plane(self) -> QuadPlane:
+        """The pixels under its windows."""
+        return QuadPlane((self.weight.shape[2], self.weight.shape[3]), self.stride, self.dilation, self.plane)
 
     @property
     def largest_sum(self) -> int:
@@ -132,7 +138,7 @@ class KernelWeights:
 
     def ordered(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return one value an output channel in the order of the kernels."""
-        in_blocks = self.algorithm in ("direct", "sparse", "winograd", "binary", "codebook")
+        in_blocks = self.algorithm in ("direct", "sparse", "winograd", "binary", "codebook", "sparse4x4")
         return by_blocks(values, self.groups).astype(np.int64) if in_blocks else values
 
 
@@ -161,6 +167,10 @@ def find_weights(dot: Dot) -> dict[str, KernelWeights]:
     if found["direct"].qtype == INT8 and refuse_codebook(taps, groups) is None:
         in_table, table = pack_places(taps)
         found["codebook"] = KernelWeights("codebook", 1, in_table, _PLACE, table=table)
+    if groups == 1:
+        values, places = find_blocks(weight, dot.quad_plane)
+        if int(np.diff(places[: -(-len(weight) // 16) * 4 + 1]).max()) <= _MAX_PLACES:
+            found["sparse4x4"] = KernelWeights("sparse4x4", 1, values, None, places)
     return found
 
 

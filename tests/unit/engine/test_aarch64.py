@@ -63,6 +63,18 @@ def widths(rng):
     return b.program(*outputs)
 
 
+def blocks(rng):
+    """Weights in blocks of 4 outputs, whose inputs lie by quads of channels."""
+    b = ProgramBuilder(rng, worst=bool(rng.integers(2)))
+    x = b.input((17, 5, int(rng.choice([1, 7, 15, 17, 33]))), UINT8 if rng.integers(2) else INT8, scale=0.03)
+    y = b.conv2d(x, 33, 3, (1, 2), padding=1)
+    thin(b, rng, 0.3, outputs=4)
+    y = b.requantize(y, INT8, multipliers(rng, 33, 16))
+    z = b.conv2d(y, 33, 1)
+    scale = b.scale(z).max() * 701.3
+    return b.program(z, b.clip(b.add(b.branch(z, scale, 16), b.branch(y, scale, 16)), UINT8))
+
+
 def powers(rng):
     """Weights that lie in a table, by the rule: of rows of dense pixels, and of whole quads."""
     b = FewValues(rng)
@@ -80,10 +92,13 @@ def test_every_feature_equals_the_reference(processor, isa, runner, tmp_path):
     rng = np.random.default_rng(0)
     programs = [make(rng) for name, make in PROGRAMS.items() if name != "wide"]
     programs += [widths(np.random.default_rng(seed)) for seed in range(8)] + [powers(np.random.default_rng(0))]
+    first_of_blocks = len(programs)
+    programs += [blocks(np.random.default_rng(seed)) for seed in range(4)]
     expected, prefixes = [], []
     for at, program in enumerate(programs):
         prefixes.append(tmp_path / str(at))
-        write_engine_file(compile_program(program), f"{prefixes[-1]}.dyqe")
+        dots = [node.name for node in program.graph.nodes if node.op == "conv2d"] if at >= first_of_blocks else []
+        write_engine_file(compile_program(program, algorithms=dict.fromkeys(dots, "sparse4x4")), f"{prefixes[-1]}.dyqe")
         inputs = {}
         for i, name in enumerate(program.graph.inputs):
             shape = (N_SAMPLES, *program.graph.tensors[name].shape)

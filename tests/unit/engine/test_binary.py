@@ -159,7 +159,7 @@ def test_times_of_bits_and_of_the_convolution_are_added():
     b = ProgramBuilder(np.random.default_rng(0))
     program = b.program(b.conv2d(b.input((64, 20, 20), UINT1), 16, 3, qtype=BIPOLAR))
     (times,) = measure_algorithms(program, rounds=1).times_us.values()
-    assert times.keys() == {"direct", "sparse", "winograd", "binary"}
+    assert times.keys() == {"direct", "sparse", "winograd", "binary", "sparse4x4"}
     assert all(min(pair) > 0 for pair in times.values())
 
 

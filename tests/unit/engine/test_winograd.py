@@ -198,4 +198,4 @@ def test_fields_that_make_no_sense_are_refused(field, value, reason, tmp_path):
 
 
 def test_kinds_are_those_of_the_specification():
-    assert ALGORITHMS == ("direct", "depthwise", "generic", "sparse", "winograd", "binary", "codebook")
+    assert ALGORITHMS == ("direct", "depthwise", "generic", "sparse", "winograd", "binary", "codebook", "sparse4x4")
