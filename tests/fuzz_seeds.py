@@ -34,17 +34,18 @@ def small(rng, name):
     return b.program(b.linear(b.flatten(z), 5))
 
 
-def winograd(rng, name, codes):
+def winograd(rng, name, codes, kernel=3):
     """Winograd convolutions with every ending, of a plane with odd sides."""
+    padding = tuple(side // 2 for side in (kernel if isinstance(kernel, tuple) else (kernel, kernel)))
     b = ProgramBuilder(rng)
     x = b.input((17, 5, 7), QType.parse(codes), scale=1.0)
     y = b.requantize(
-        b.conv2d(x, 33, 3, padding=1, qtype=QType.parse(name)), QType.parse(codes), multipliers(rng, 33, 16)
+        b.conv2d(x, 33, kernel, padding=padding, qtype=QType.parse(name)), QType.parse(codes), multipliers(rng, 33, 16)
     )
-    z = b.conv2d(y, 33, 3, padding=1, qtype=INT4N)
+    z = b.conv2d(y, 33, kernel, padding=padding, qtype=INT4N)
     scale = b.scale(z).max() * 701.3
     z = b.clip(b.add(b.branch(z, scale, 16), b.branch(y, scale, 16)), UINT8)
-    return b.program(z, b.conv2d(y, 5, 3, qtype=INT4N))
+    return b.program(z, b.conv2d(y, 5, kernel, qtype=INT4N))
 
 
 def write(plan, path):
@@ -134,6 +135,10 @@ def main():
         program = winograd(np.random.default_rng(0), name, codes)
         algorithms = {node.name: "winograd" for node in program.graph.nodes if node.op == "conv2d"}
         write(compile_program(program, algorithms=algorithms), folder / f"winograd_{name}.dyqe")
+    for name, codes, kernel in (("bipolar", "uint7", 3), ("int6n", "int7", (1, 3)), ("int4n", "uint6", (3, 1))):
+        program = winograd(np.random.default_rng(0), name, codes, kernel)
+        algorithms = {node.name: "winograd1d" for node in program.graph.nodes if node.op == "conv2d"}
+        write(compile_program(program, algorithms=algorithms), folder / f"winograd1d_{name}.dyqe")
 
 
 if __name__ == "__main__":

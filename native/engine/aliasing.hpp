@@ -26,7 +26,7 @@ inline bool quads_apart(const Conv& s) { return s.kind != ConvKind::kSparse4 || 
 // Whether what a Winograd convolution works in is no part of its tensors.
 inline bool scratch_apart(const Conv& s) {
     const Buffer& scratch = s.winograd.scratch;
-    return s.kind != ConvKind::kWinograd || (apart(s.in.buffer, scratch) && apart(s.out.buffer, scratch) &&
+    return !s.is_winograd() || (apart(s.in.buffer, scratch) && apart(s.out.buffer, scratch) &&
                                              (!s.has_residual || apart(s.residual.x.buffer, scratch)));
 }
 

@@ -28,11 +28,11 @@ class ConvReader {
 
    private:
     bool is_sparse() const { return s_.kind == ConvKind::kSparse || s_.kind == ConvKind::kSparse4; }
-    bool is_packed() const { return s_.kind == ConvKind::kPacked || s_.kind == ConvKind::kWinograd; }
+    bool is_packed() const { return s_.kind == ConvKind::kPacked || s_.is_winograd(); }
     std::int64_t taps() const { return std::int64_t{s_.kernel_h} * s_.tap_columns(); }
 
     void read_geometry() {
-        s_.kind = static_cast<ConvKind>(words_.between(0, 7, "a kind of convolution"));
+        s_.kind = static_cast<ConvKind>(words_.between(0, 8, "a kind of convolution"));
         s_.in = words_.tensor(), s_.out = words_.tensor();
         s_.kernel_h = words_.side(), s_.kernel_w = words_.side(), s_.stride_h = words_.side(), s_.stride_w = words_.side();
         s_.dilation_h = words_.side(), s_.dilation_w = words_.side();
@@ -88,7 +88,7 @@ class ConvReader {
             }
         } else if (s_.kind == ConvKind::kSparse4) {
             read_quads(weights.count);
-        } else if (s_.kind == ConvKind::kWinograd) {
+        } else if (s_.is_winograd()) {
             read_winograd();
         } else if (binary) {
             s_.binary.both = words_.flag();
@@ -141,9 +141,10 @@ class ConvReader {
 
     // The lowest code as it lies in memory, and memory for transformed inputs, which nothing else of the step lies in.
     void read_winograd() {
-        const auto all = [](std::int32_t a, std::int32_t b, std::int32_t value) { return a == value && b == value; };
-        require(all(s_.kernel_h, s_.kernel_w, 3) && all(s_.stride_h, s_.stride_w, 1) &&
-                    all(s_.dilation_h, s_.dilation_w, 1) && s_.in.channels <= kMaxWinogradChannels,
+        const auto is_kernel = [&](std::int32_t h, std::int32_t w) { return s_.kernel_h == h && s_.kernel_w == w; };
+        const bool is_1d = s_.kind == ConvKind::kWinograd1d;
+        require((is_kernel(3, 3) || (is_1d && (is_kernel(1, 3) || is_kernel(3, 1)))) && s_.stride_h == 1 &&
+                    s_.stride_w == 1 && s_.dilation_h == 1 && s_.dilation_w == 1 && s_.in.channels <= kMaxWinogradChannels,
                 "a convolution is none for Winograd");
         s_.winograd.low = words_.between(0, 255, "the lowest code of an input");
         const Buffer scratch = s_.winograd.scratch = words_.buffer();

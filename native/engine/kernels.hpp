@@ -38,7 +38,7 @@ struct Kernels {
     void (*conv_sparse)(const Conv& step, Share share, std::uint8_t* arena);
     void (*conv_sparse4)(const Conv& step, Share share, std::uint8_t* arena);
     void (*pack_quads)(const Quads& step, Share share, std::uint8_t* arena);
-    void (*conv_winograd)(const Conv& step, Share share, std::uint8_t* arena);  // conv_packed where that is as fast
+    void (*conv_winograd)(const Conv& step, Share share, std::uint8_t* arena);  // of both kinds; conv_packed where that is as fast
     void (*conv_depthwise)(const Conv& step, Share share, std::uint8_t* arena);
     void (*conv_binary)(const Conv& step, Share share, std::uint8_t* arena);
     void (*pack_bits)(const Bits& step, Share share, std::uint8_t* arena);
@@ -55,11 +55,11 @@ struct Kernels {
 // A kernel stays too for others that fall back to it.
 constexpr Kernels only_built(Kernels kernels) {
     const auto keep = [](auto& kernel, auto... names) { kernel = (is_built(names) || ...) ? kernel : nullptr; };
-    keep(kernels.conv_packed, "direct", "winograd", "codebook");
+    keep(kernels.conv_packed, "direct", "winograd", "winograd1d", "codebook");
     keep(kernels.conv_sparse, "sparse");
     keep(kernels.conv_sparse4, "sparse4x4");
     keep(kernels.pack_quads, "quads");
-    keep(kernels.conv_winograd, "winograd");
+    keep(kernels.conv_winograd, "winograd", "winograd1d");
     keep(kernels.conv_depthwise, "depthwise");
     keep(kernels.conv_binary, "binary");
     keep(kernels.pack_bits, "bits");

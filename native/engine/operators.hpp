@@ -65,6 +65,7 @@ constexpr std::string_view name_of(ConvKind kind) {
         case ConvKind::kBinary: return "binary";
         case ConvKind::kCodebook: return "codebook";
         case ConvKind::kSparse4: return "sparse4x4";
+        case ConvKind::kWinograd1d: return "winograd1d";
     }
     return "";
 }

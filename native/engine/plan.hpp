@@ -90,7 +90,7 @@ struct Quantize {  // real values [C, H, W] of a program's input
     const std::int32_t* grid;  // [3, C]: shift, low, high; null: none
 };
 
-enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse, kWinograd, kBinary, kCodebook, kSparse4 };
+enum class ConvKind { kPacked, kDepthwise, kGeneric, kSparse, kWinograd, kBinary, kCodebook, kSparse4, kWinograd1d };
 
 // The tiles of 2 by 2 outputs of a plane, row by row; the last of a row or column may be half outside.
 struct WinogradTiles {
@@ -104,7 +104,7 @@ inline constexpr int kPositions = 16;  // of a transformed tile
 // Bytes of one transformed tile of inputs: whole vectors of every position.
 constexpr std::int64_t winograd_bytes(std::int64_t channels) { return (channels + 63) / 64 * 64 * kPositions; }
 
-// What a Winograd convolution has beside packed weights.
+// What a Winograd convolution, of two axes or one, has beside packed weights.
 struct Winograd {
     std::int32_t low = 0;  // of its inputs, as they lie in memory
     Buffer scratch{};      // for transformed inputs
@@ -129,7 +129,7 @@ struct Conv {
     std::int32_t weight_bits = 8;  // of packed weights: 8, 4, 2 or 1
     const std::int8_t* table = nullptr;  // of weights that are places in it
     const std::int32_t *starts = nullptr, *places = nullptr;  // of sparse ones: which quads of each block exist, or where they lie
-    Winograd winograd;                                        // of that kind alone
+    Winograd winograd;                                        // of those kinds alone
     Binary binary;                                            // of that kind alone
     const std::int32_t* bias;  // padded to whole blocks where packed
     bool finished;             // requantized, else the accumulator is what is stored
@@ -141,6 +141,8 @@ struct Conv {
 
     // Of inputs in the order of quads: from one row of a phase to the next, in quads.
     std::int64_t columns_of_phase() const { return in.buffer.width / stride_w; }
+    bool is_winograd() const { return kind == ConvKind::kWinograd || kind == ConvKind::kWinograd1d; }
+
     // Whether a tap of packed weights is a whole row of the kernel: where pixels of the input are no whole quads.
     bool packs_rows() const {
         return (kind == ConvKind::kPacked || kind == ConvKind::kCodebook) && groups == 1 && dilation_w == 1 && in.buffer.pixel_stride % kQuad != 0;

@@ -44,7 +44,8 @@ struct Runner {
                 break;
             case ConvKind::kSparse: kernels.conv_sparse(s, share, arena); break;
             case ConvKind::kSparse4: kernels.conv_sparse4(s, share, arena); break;
-            case ConvKind::kWinograd: kernels.conv_winograd(s, share, arena); break;
+            case ConvKind::kWinograd:
+            case ConvKind::kWinograd1d: kernels.conv_winograd(s, share, arena); break;
             case ConvKind::kBinary: kernels.conv_binary(s, share, arena); break;
             case ConvKind::kCodebook:
                 if constexpr (is_built("codebook")) {

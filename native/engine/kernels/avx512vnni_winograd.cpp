@@ -358,7 +358,7 @@ struct Worker {
 }  // namespace
 
 void conv_winograd(const Conv& s, Share share, std::uint8_t* arena) {
-    if (s.finish.sign && s.finished) {
+    if (s.kind == ConvKind::kWinograd1d || (s.finish.sign && s.finished)) {
         conv_packed(s, share, arena);
         return;
     }

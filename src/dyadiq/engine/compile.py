@@ -21,7 +21,7 @@ from dyadiq.engine.places import Places
 from dyadiq.engine.plan import NONE, Branch, Buffer, EnginePlan, Finish, Step, TensorRef
 from dyadiq.engine.single import single_words
 from dyadiq.engine.weights import ALGORITHMS, Dot, KernelWeights, choose_weights, find_weights
-from dyadiq.engine.winograd import winograd_scratch
+from dyadiq.engine.winograd import WINOGRAD_AXES, winograd_scratch
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight
 from dyadiq.ir.proof import Bound, prove
@@ -185,7 +185,7 @@ class _Compiler(Places):
             words.append(self.plan.payload_index(f"{node.name}.table", kernel.table))
         if kernel.places is not None:
             words.append(self.payload(f"{node.name}.places", kernel.places))
-        if kernel.algorithm == "winograd":
+        if kernel.algorithm in WINOGRAD_AXES:
             self.plan.buffers.append(Buffer(False, *winograd_scratch(dot.plane, x.channels)))
             writes.append(TensorRef(len(self.plan.buffers) - 1, 0, 1, 0))
             words += [dot.codes[0] + x.code_offset, writes[1].buffer]

@@ -7,8 +7,9 @@ that a file depends on no machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,12 @@ from dyadiq.engine.layout import (
 )
 from dyadiq.engine.plan import INT32_RANGE
 from dyadiq.engine.sparse4 import QuadPlane, find_blocks
-from dyadiq.engine.winograd import refuse_winograd
+from dyadiq.engine.winograd import WINOGRAD_AXES, refuse_winograd
 
 __all__ = ["ALGORITHMS", "Dot", "KernelWeights", "choose_weights", "find_weights"]
 
 # Kinds of convolutions by name, in the order of the specification.
-ALGORITHMS = ("direct", "depthwise", "generic", "sparse", "winograd", "binary", "codebook", "sparse4x4")
+ALGORITHMS = ("direct", "depthwise", "generic", "sparse", "winograd", "binary", "codebook", "sparse4x4", "winograd1d")
 _MAX_PLACES = 8192  # quads of a block
 _PLACE = QType(4, signed=False)
 # Share of quads that are not all zero, up to which sparse weights are worth it: benchmarks/engine_sparse.py.
@@ -138,7 +139,7 @@ class KernelWeights:
 
     def ordered(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return one value an output channel in the order of the kernels."""
-        in_blocks = self.algorithm in ("direct", "sparse", "winograd", "binary", "codebook", "sparse4x4")
+        in_blocks = self.algorithm in ("direct", "sparse", "binary", "codebook", "sparse4x4", *WINOGRAD_AXES)
         return by_blocks(values, self.groups).astype(np.int64) if in_blocks else values
 
 
@@ -158,9 +159,10 @@ def find_weights(dot: Dot) -> dict[str, KernelWeights]:
         values, places = find_places(pack_dense(weight, 1), len(weight))
         if int(np.diff(places[: -(-len(weight) // 16) + 1]).max()) <= _MAX_PLACES:
             found["sparse"] = KernelWeights("sparse", 1, values, None, places)
-    if _refuse_winograd(dot) is None:
-        qtype = weight_type(weight, dot.largest_sum)
-        found["winograd"] = KernelWeights("winograd", 1, pack_dense(weight, 1, qtype), qtype)
+    for name, n_axes in WINOGRAD_AXES.items():
+        if _refuse_winograd(dot, n_axes) is None:
+            qtype = weight_type(weight, dot.largest_sum)
+            found[name] = KernelWeights(name, 1, pack_dense(weight, 1, qtype), qtype)
     if _refuse_binary(dot) is None:
         bits = binary_weights(dot.weight, dot.codes)
         found["binary"] = KernelWeights("binary", 1, pack_words(bits.bits), binary=bits)
@@ -198,7 +200,11 @@ def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str 
         ['direct', 'sparse']
     """
     if algorithm is not None and algorithm not in found:
-        refusals = {"winograd": _refuse_winograd, "binary": _refuse_binary, "codebook": _refuse_codebook}
+        refusals: dict[str, Callable[[Dot], str | None]] = {
+            "binary": _refuse_binary,
+            "codebook": _refuse_codebook,
+            **{name: partial(_refuse_winograd, n_axes=n_axes) for name, n_axes in WINOGRAD_AXES.items()},
+        }
         refuse = refusals.get(algorithm)
         reason = (refuse(dot) if refuse is not None else None) or "its kernels are for other layers"
         raise ConfigError(f"{algorithm!r} cannot run it: {reason}. Take one of: {', '.join(found)}.")
@@ -220,12 +226,12 @@ def _rule(dot: Dot, found: Mapping[str, KernelWeights]) -> str:
     return "codebook" if "codebook" in found and outputs >= _LEAST_PLANE else first
 
 
-def _refuse_winograd(dot: Dot) -> str | None:
+def _refuse_winograd(dot: Dot, n_axes: int) -> str | None:
     if dot.wide:
         return "its input lies in 32 bits"
     return refuse_winograd(
-        dot.weight, dot.bias, groups=dot.groups, stride=dot.stride, dilation=dot.dilation, codes=dot.codes,
-        largest_sum=dot.largest_sum,
+        dot.weight, dot.bias, n_axes=n_axes, groups=dot.groups, stride=dot.stride, dilation=dot.dilation,
+        codes=dot.codes, largest_sum=dot.largest_sum,
     )  # fmt: skip
 
 

@@ -1,20 +1,15 @@
 """Convolutions of bits: the reference's integers where inputs have two codes and weights two values, only there."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import ArtifactError, ConfigError
-from dyadiq.core.native import native_state
 from dyadiq.core.qtype import QType
-from dyadiq.engine import EngineProgram, available_isas, compile_program, measure_algorithms, write_engine_file
+from dyadiq.engine import compile_program, measure_algorithms
 from dyadiq.engine.binary import pack_words
 from dyadiq.engine.weights import Dot, choose_weights, find_weights
-from dyadiq.ir.reference import run_reference
+from engine_checks import assert_equal, assert_refused, built
 from programs import BIPOLAR, INT8, UINT8, ProgramBuilder, multipliers
 
-built = pytest.mark.skipif(not available_isas(), reason=f"the engine was not built: {native_state().found}")
 UINT1 = QType.parse("uint1")
 SIZES = (1, 7, 15, 17, 33)
 
@@ -24,17 +19,6 @@ def by_bits(program):
     plan = compile_program(program, algorithms=dict.fromkeys(dots, "binary"))
     assert [s.op for s in plan.steps if s.algorithm == "binary"] == ["bits", "conv"] * len(dots)
     return plan
-
-
-def assert_equal(program, inputs, path):
-    """The reference's integers from every instruction set, in one thread and two."""
-    write_engine_file(by_bits(program), path)
-    expected = run_reference(program, inputs)
-    for isa, threads in itertools.product(available_isas(), (1, 2)):
-        engine = EngineProgram(path, isa=isa, threads=threads)
-        for _ in range(2):  # what a first run leaves in the arena changes nothing
-            found = engine.run(inputs)
-            assert all(np.array_equal(found[name], expected[name]) for name in expected), (isa, threads)
 
 
 def two_values(b, rng, values):
@@ -65,7 +49,8 @@ def test_every_size_and_ending_equals_the_reference(size, n_in, codes, tmp_path)
     scale = b.scale(y).max() * 701.3
     outputs.append(b.clip(b.add(b.branch(y, scale, 16), b.branch(x, scale, 16)), UINT8))
     outputs.append(b.linear(b.flatten(x), 17, qtype=BIPOLAR))
-    assert_equal(b.program(*outputs), {"x0": rng.normal(size=(2, n_in, 5, size))}, tmp_path / "p.dyqe")
+    program = b.program(*outputs)
+    assert_equal(by_bits(program), program, {"x0": rng.normal(size=(2, n_in, 5, size))}, tmp_path / "p.dyqe")
 
 
 @built
@@ -83,7 +68,8 @@ def test_counts_at_their_ends_do_not_overflow(values, codes, tmp_path):
     ends = np.ones((3, 1100, 3, 5))
     ends[1] = -1
     ends[2] = rng.choice([-1, 1], ends[2].shape)
-    assert_equal(b.program(y, b.requantize(y, INT8)), {"x0": ends}, tmp_path / "p.dyqe")
+    program = b.program(y, b.requantize(y, INT8))
+    assert_equal(by_bits(program), program, {"x0": ends}, tmp_path / "p.dyqe")
 
 
 def test_other_pairs_of_codes_than_0_and_1_are_bits_too():
@@ -92,37 +78,6 @@ def test_other_pairs_of_codes_than_0_and_1_are_bits_too():
     x = b.requantize(b.input((40, 4, 4), INT8), INT8, 1, 0, clip=(-3, -2))
     program = b.program(b.conv2d(x, 8, 1, qtype=BIPOLAR))
     assert [step.algorithm for step in by_bits(program).steps if step.layer] == ["binary", "binary"]
-
-
-def dot_of(values, codes=(0, 1), only_ends=True, **more):
-    weight = np.resize(np.array(values, dtype=np.int64), (16, 64, 3, 3))
-    return Dot(weight, np.zeros(len(weight), dtype=np.int64), codes=codes, plane=(10, 10), only_ends=only_ends, **more)
-
-
-@pytest.mark.parametrize(
-    ("dot", "reason"),
-    [
-        (
-            dot_of([-1, 1], (0, 2), only_ends=False),
-            "its input has codes from 0 to 2 and between them, expected two",
-        ),
-        (dot_of([-1, 1], groups=2), "it has 2 groups, expected 1"),
-        (dot_of([-1, 1], wide=True), "its input lies in 32 bits"),
-        (dot_of([-1, 2]), r"its weights are \[-1, 2\], expected -m and m, or 0 and m"),
-        (dot_of([-1, 0, 1]), r"its weights are \[-1, 0, 1\], expected"),
-        (dot_of([1, 2, 3, 4, 5]), r"its weights are \[1, 2, 3, 4, \.\.\.\], expected"),
-        (dot_of([0, -1]), r"its weights are \[-1, 0\], expected"),
-        (dot_of([0]), r"its weights are \[0\], expected"),
-        (
-            Dot(np.ones((1, 4, 3, 3), dtype=np.int64), np.array([1 << 30]), codes=(0, 1), only_ends=True),
-            r"its sums may reach \d+, expected less than 1073741824",
-        ),
-    ],
-)
-def test_what_is_not_proven_to_be_bits_is_refused_with_the_reason(dot, reason):
-    assert "binary" not in find_weights(dot)
-    with pytest.raises(ConfigError, match=f"'binary' cannot run it: {reason}.*Take one of: "):
-        choose_weights(dot, find_weights(dot), "binary")
 
 
 def test_bipolar_codes_padded_with_a_zero_are_three_codes():
@@ -159,7 +114,7 @@ def test_times_of_bits_and_of_the_convolution_are_added():
     b = ProgramBuilder(np.random.default_rng(0))
     program = b.program(b.conv2d(b.input((64, 20, 20), UINT1), 16, 3, qtype=BIPOLAR))
     (times,) = measure_algorithms(program, rounds=1).times_us.values()
-    assert times.keys() == {"direct", "sparse", "winograd", "binary", "sparse4x4"}
+    assert times.keys() == {"direct", "sparse", "winograd", "winograd1d", "binary", "sparse4x4"}
     assert all(min(pair) > 0 for pair in times.values())
 
 
@@ -186,6 +141,4 @@ def test_fields_that_make_no_sense_are_refused(op, field, value, reason, tmp_pat
     plan = by_bits(b.program(b.conv2d(x, 8, (3, 1), padding=1, qtype=BIPOLAR)))
     (step,) = (step for step in plan.steps if step.op == op)
     step.words[field] = step.words[15] if value == "bias" else value
-    write_engine_file(plan, tmp_path / "p.dyqe")
-    with pytest.raises(ArtifactError, match=reason):
-        EngineProgram(tmp_path / "p.dyqe")
+    assert_refused(plan, reason, tmp_path / "p.dyqe")

@@ -1,22 +1,16 @@
 """Weights that are places in a table: the reference's integers, half the bytes, and only where values are few."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import ArtifactError, ConfigError
-from dyadiq.core.native import native_state
 from dyadiq.core.qtype import QType
-from dyadiq.engine import EngineProgram, available_isas, compile_program, write_engine_file
+from dyadiq.engine import compile_program
 from dyadiq.engine.codebook import pack_places
 from dyadiq.engine.layout import pack_dense
 from dyadiq.engine.weights import Dot, choose_weights, find_weights
-from dyadiq.ir.reference import run_reference
+from engine_checks import assert_equal, assert_refused, built
 from few_values import POWERS, FewValues
 from programs import INT4N, INT8, UINT8, ProgramBuilder, multipliers
-
-built = pytest.mark.skipif(not available_isas(), reason=f"the engine was not built: {native_state().found}")
 
 
 def by_table(program):
@@ -43,12 +37,8 @@ def test_every_size_and_ending_equals_the_reference(size, n_in, tmp_path):
     outputs.append(b.clip(b.add(b.branch(z, scale, 16), b.branch(outputs[1], scale, 16)), INT8))
     outputs.append(b.linear(b.flatten(x), 17))
     program = b.program(*outputs)
-    write_engine_file(by_table(program), tmp_path / "p.dyqe")
     inputs = {"x0": rng.normal(size=(2, n_in, 5, size)) * 4}
-    expected = run_reference(program, inputs)
-    for isa, threads in itertools.product(available_isas(), (1, 2)):
-        found = EngineProgram(tmp_path / "p.dyqe", isa=isa, threads=threads).run(inputs)
-        assert all(np.array_equal(found[name], expected[name]) for name in expected), (isa, threads)
+    assert_equal(by_table(program), program, inputs, tmp_path / "p.dyqe")
 
 
 @built
@@ -56,14 +46,9 @@ def test_blocks_that_fill_their_panel_alone_equal_the_reference(tmp_path):
     """9,212 inputs: one block of outputs at once, and an odd number of quads."""
     rng = np.random.default_rng(0)
     b = FewValues(rng)
-    y = b.linear(b.input((9212,), UINT8), 40)
-    program = b.program(y)
-    write_engine_file(by_table(program), tmp_path / "p.dyqe")
+    program = b.program(b.linear(b.input((9212,), UINT8), 40))
     inputs = {"x0": rng.normal(size=(1, 9212)) * 4}
-    expected = run_reference(program, inputs)
-    for isa in available_isas():
-        found = EngineProgram(tmp_path / "p.dyqe", isa=isa).run(inputs)
-        assert all(np.array_equal(found[name], expected[name]) for name in expected), isa
+    assert_equal(by_table(program), program, inputs, tmp_path / "p.dyqe", threads=(1,))
 
 
 def dot_of(weight, plane=(7, 7), **more):
@@ -79,24 +64,6 @@ def test_files_are_half_of_int8_and_the_rule_takes_them_on_large_planes():
     assert choose_weights(dot_of(SPREAD), found).algorithm == "codebook"
     assert choose_weights(dot_of(SPREAD, (6, 8)), found).algorithm == "direct"
     assert 2 * found["codebook"].n_bytes == found["direct"].n_bytes
-
-
-@pytest.mark.parametrize(
-    ("dot", "reason"),
-    [
-        (dot_of(np.resize(np.arange(17), (16, 32, 3, 3))), "its weights have 17 values, expected at most 16, a 0"),
-        (dot_of(np.resize(np.arange(1, 17), (16, 3, 3, 3))), "its weights have 17 values"),
-        (dot_of(SPREAD, groups=2), "it has 2 groups, expected 1"),
-        (dot_of(SPREAD, wide=True), "its input or weights have more than 8 bits"),
-        (dot_of(SPREAD * 2), "its input or weights have more than 8 bits"),
-        (dot_of(np.resize(np.arange(-8, 8), (16, 32, 1, 1))), "its weights have 4 bits or less as they are"),
-        (dot_of(np.resize(POWERS, (1, 9216, 1, 1))), "16 outputs have 147456 bytes of weights, expected less than"),
-    ],
-)
-def test_other_weights_are_refused_with_the_reason(dot, reason):
-    assert "codebook" not in find_weights(dot)
-    with pytest.raises(ConfigError, match=f"'codebook' cannot run it: {reason}.*Take one of: "):
-        choose_weights(dot, find_weights(dot), "codebook")
 
 
 @pytest.mark.parametrize("n_in", [3, 4, 5, 32])
@@ -131,9 +98,7 @@ def test_fields_that_make_no_sense_are_refused(field, value, reason, tmp_path):
         plan.types.clear()
     else:
         step.words[at[field]] = step.words[at[value]] if isinstance(value, str) else value
-    write_engine_file(plan, tmp_path / "p.dyqe")
-    with pytest.raises(ArtifactError, match=reason):
-        EngineProgram(tmp_path / "p.dyqe")
+    assert_refused(plan, reason, tmp_path / "p.dyqe")
 
 
 def test_weights_of_four_bits_stay_as_they_are():

@@ -38,7 +38,7 @@ def test_all_that_can_run_a_layer_is_timed_in_place_and_again():
     found = measure_algorithms(program_of(np.random.default_rng(0)), rounds=2, isa="portable", threads=2)
     assert (found.isa, found.threads) == ("portable", 2)
     assert {layer: list(times) for layer, times in found.times_us.items()} == {
-        "conv2d1": ["direct", "sparse", "winograd", "sparse4x4"],
+        "conv2d1": ["direct", "sparse", "winograd", "winograd1d", "sparse4x4"],
         "conv2d3": ["depthwise"],
         "linear7": ["direct", "sparse", "sparse4x4"],
     }

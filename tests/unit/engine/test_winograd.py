@@ -1,40 +1,25 @@
 """Winograd convolutions: the reference's integers wherever ranges are proven, and nowhere else."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from dyadiq.core.errors import ArtifactError, ConfigError, UnknownNameError
-from dyadiq.core.native import native_state
 from dyadiq.core.qtype import QType
-from dyadiq.engine import EngineProgram, available_isas, compile_program, write_engine_file
-from dyadiq.engine.weights import ALGORITHMS, Dot, choose_weights, find_weights
+from dyadiq.engine import compile_program
+from dyadiq.engine.weights import Dot, choose_weights, find_weights
 from dyadiq.engine.winograd import transformed_inputs, transformed_weights
-from dyadiq.ir.reference import run_reference
+from engine_checks import assert_equal, assert_refused, built
 from programs import INT4N, INT8, UINT8, ProgramBuilder, multipliers
 
-built = pytest.mark.skipif(not available_isas(), reason=f"the engine was not built: {native_state().found}")
-UINT6, INT6 = QType.parse("uint6"), QType.parse("int6")
+UINT6, INT6, UINT7, INT7 = (QType.parse(t) for t in ("uint6", "int6", "uint7", "int7"))
 SIZES = (1, 7, 15, 17, 33)
+_1D = "winograd1d"
 
 
-def by_winograd(program):
+def by_winograd(program, algorithm="winograd"):
     dots = [node.name for node in program.graph.nodes if node.op == "conv2d"]
-    plan = compile_program(program, algorithms=dict.fromkeys(dots, "winograd"))
-    assert [step.algorithm for step in plan.steps if step.op == "conv"] == ["winograd"] * len(dots)
+    plan = compile_program(program, algorithms=dict.fromkeys(dots, algorithm))
+    assert [step.algorithm for step in plan.steps if step.op == "conv"] == [algorithm] * len(dots)
     return plan
-
-
-def assert_equal(program, inputs, path):
-    """The reference's integers from every instruction set, in one thread and two."""
-    write_engine_file(by_winograd(program), path)
-    expected = run_reference(program, inputs)
-    for isa, threads in itertools.product(available_isas(), (1, 2)):
-        engine = EngineProgram(path, isa=isa, threads=threads)
-        for _ in range(2):  # what a first run leaves in the arena changes nothing
-            found = engine.run(inputs)
-            assert all(np.array_equal(found[name], expected[name]) for name in expected), (isa, threads)
 
 
 @built
@@ -56,94 +41,87 @@ def test_every_size_and_ending_equals_the_reference(size, n_in, tmp_path):
     if size > 2:
         z = b.conv2d(y, 17, 3, padding=(1, 0), qtype=INT4N)
         outputs.append(b.requantize(z, QType.parse("bipolar")))
-    assert_equal(b.program(*outputs), {"x0": rng.normal(size=(2, *b.shape("x0"))) * 40}, tmp_path / "p.dyqe")
+    program = b.program(*outputs)
+    inputs = {"x0": rng.normal(size=(2, *b.shape("x0"))) * 40}
+    assert_equal(by_winograd(program), program, inputs, tmp_path / "p.dyqe")
 
 
 @built
-def test_residuals_of_32_bits_and_chunks_of_a_plane_equal_the_reference(tmp_path):
+@pytest.mark.parametrize("n_in", SIZES)
+@pytest.mark.parametrize("size", SIZES)
+def test_one_axis_equals_the_reference_at_every_size_and_ending(size, n_in, tmp_path):
+    """3x3, 1x3 and 3x1; sums, codes, residuals of bytes and int32; weights of every width in the file."""
+    rng = np.random.default_rng(size * 100 + n_in)
+    b = ProgramBuilder(rng)
+    x = b.input((n_in, *((7, size) if n_in % 2 else (size, 8))), UINT7 if n_in % 4 == 1 else INT7, scale=1.0)
+    n_out = 48 if n_in == 33 else int(rng.choice(SIZES))
+    sums = b.conv2d(x, n_out, 3, padding=1, qtype=QType.parse("int6n"), bias_bits=12)
+    y = b.requantize(sums, UINT7, multipliers(rng, n_out, 16))
+    outputs = [sums]
+    for qtype, kernel, ending in (
+        ("int6", 3, UINT7), ("int6n", (1, 3), INT7), ("int4n", (3, 1), UINT8), ("int2n", 3, INT8),
+        ("bipolar", (1, 3), QType.parse("int12")),
+    ):  # fmt: skip
+        padding = (0 if kernel == (1, 3) else 1, 0 if kernel == (3, 1) else 1)
+        z = b.conv2d(y, n_out, kernel, padding=padding, qtype=QType.parse(qtype))
+        scale = b.scale(z).max() * 701.3
+        outputs.append(b.clip(b.add(b.branch(z, scale, 16), b.branch(y, scale, 16)), ending))
+    z = b.conv2d(y, 17, (3, 1), padding=(1, 0), qtype=QType.parse("int6"))
+    outputs += [z, b.requantize(z, QType.parse("bipolar"))]
+    program = b.program(*outputs)
+    inputs = {"x0": rng.normal(size=(2, *b.shape("x0"))) * 60}
+    assert_equal(by_winograd(program, "winograd1d"), program, inputs, tmp_path / "p.dyqe", threads=(1, 3))
+
+
+@built
+@pytest.mark.parametrize(("algorithm", "kernel"), [("winograd", 3), *((_1D, k) for k in (3, (1, 3), (3, 1)))])
+def test_residuals_of_32_bits_and_chunks_of_a_plane_equal_the_reference(algorithm, kernel, tmp_path):
     rng = np.random.default_rng(0)
     b = ProgramBuilder(rng)
     x = b.input((70, 60, 30), UINT6, scale=1.0)  # 450 tiles of 2 kB: more than are near at once
     stream = b.requantize(x, QType.parse("int12"), np.array([37]))
-    z = b.conv2d(x, 70, 3, padding=1, qtype=INT4N)
+    padding = tuple(k // 2 for k in (kernel if isinstance(kernel, tuple) else (kernel, kernel)))
+    z = b.conv2d(x, 70, kernel, padding=padding, qtype=INT4N)
     z = b.branch(z, b.scale(stream), 16)
-    program = b.program(b.clip(b.add(z, stream), UINT8), b.requantize(b.conv2d(x, 70, qtype=INT4N), INT8, 99))
-    assert_equal(program, {"x0": rng.normal(size=(1, *b.shape("x0"))) * 40}, tmp_path / "p.dyqe")
+    y = b.requantize(b.conv2d(x, 20, kernel, qtype=INT4N), INT8, 99)
+    program = b.program(b.clip(b.add(z, stream), UINT8), y)
+    inputs = {"x0": rng.normal(size=(1, *b.shape("x0"))) * 40}
+    assert_equal(by_winograd(program, algorithm), program, inputs, tmp_path / "p.dyqe", threads=(1, 3))
 
 
 @built
-@pytest.mark.parametrize("codes", [UINT6, INT6, QType.parse("uint7")], ids=str)
+@pytest.mark.parametrize(
+    ("algorithm", "kernel", "most", "n_codes", "codes"),
+    [
+        *(("winograd", 3, 14, 64, codes) for codes in (UINT6, INT6, UINT7)),
+        *((_1D, kernel, 42, 128, codes) for kernel in (3, (1, 3), (3, 1)) for codes in (UINT7, INT7)),
+        (_1D, 3, 42, 128, UINT8),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("channels", [16, 65])
-def test_extremes_neither_wrap_nor_saturate(channels, codes, tmp_path):
-    """Weights of -14 and 14, codes of both ends: every transformed value at the end of its byte."""
+def test_extremes_neither_wrap_nor_saturate(channels, algorithm, kernel, most, n_codes, codes, tmp_path):
+    """The largest weights, codes of both ends: every transformed value at the end of its byte."""
     rng = np.random.default_rng(channels)
     b = ProgramBuilder(rng, worst=True)
-    low = codes.qmax - 63  # of uint7: the upper half alone, which is what pads it too
+    low = codes.qmax - n_codes + 1  # of a type with more codes: the upper half alone, which is what pads it too
     x = b.requantize(b.input((channels, 7, 9), INT8, 1.0), codes, 1, 0, zero_point=low, clip=(low, codes.qmax))
     outputs = []
     for _ in range(2):
-        y = b.conv2d(x, 17, 3, padding=1, qtype=QType.parse("int5"))
+        y = b.conv2d(x, 17, kernel, padding=1, qtype=INT8)
         weight = b.params[b.nodes[-1].inputs[1]]
-        weight[:] = rng.choice([-14, 14], weight.shape)
-        weight[:2] = [[[[14]]], [[[-14]]]]  # the largest sums
+        weight[:] = rng.choice([-most, most], weight.shape)
+        weight[:2] = [[[[most]]], [[[-most]]]]  # the largest sums
         outputs += [y, b.requantize(y, INT8, multipliers(rng, 17, 16))]
     program = b.program(*outputs)
     ends = rng.choice([-1000.0, 1000.0], (3, channels, 7, 9))
     ends[:2] = [[[[-1000.0]]], [[[1000.0]]]]
-    assert_equal(program, {"x0": ends}, tmp_path / "p.dyqe")
-
-
-def dot_of(weight, codes=(0, 63), **more):
-    weight = np.broadcast_to(np.asarray(weight, dtype=np.int64), (32, 32, 3, 3))
-    return Dot(weight, np.zeros(len(weight), dtype=np.int64), codes=codes, plane=(10, 10), **more)
-
-
-@pytest.mark.parametrize(
-    ("dot", "reason"),
-    [
-        (dot_of(15), "its transformed weights reach 135, expected -128 to 127"),
-        (dot_of(-15), "its transformed weights reach -135, expected -128 to 127"),
-        (dot_of(14, (0, 64)), "its input's codes span 65 values, expected at most 64"),
-        (dot_of(14, stride=(2, 2)), "it is 3x3 with stride 2, dilation 1 and 1 groups, expected 3x3, 1, 1 and 1"),
-        (dot_of(14, dilation=(1, 2)), "it is 3x3 with stride 1, dilation 2 and 1 groups"),
-        (dot_of(14, groups=2), "it is 3x3 with stride 1, dilation 1 and 2 groups"),
-        (Dot(np.ones((4, 4, 1, 1), dtype=np.int64), np.zeros(4, dtype=np.int64)), "it is 1x1 with"),
-        (dot_of(14, wide=True), "its input lies in 32 bits"),
-        (
-            Dot(np.ones((1, 516, 3, 3), dtype=np.int64), np.zeros(1, dtype=np.int64), codes=(0, 1)),
-            "it has 516 input channels, expected at most 512",
-        ),
-        (
-            Dot(np.ones((1, 4, 3, 3), dtype=np.int64), np.array([1 << 29]), codes=(0, 1)),
-            r"its sums may reach \d+, expected less than 536870912",
-        ),
-    ],
-)
-def test_ranges_that_do_not_fit_are_refused_with_the_reason(dot, reason):
-    assert "winograd" not in find_weights(dot)
-    with pytest.raises(ConfigError, match=f"'winograd' cannot run it: {reason}.*Take one of: "):
-        choose_weights(dot, find_weights(dot), "winograd")
-
-
-def test_what_does_not_fit_is_not_given_to_winograd_and_forcing_it_names_the_layer():
-    b = ProgramBuilder(np.random.default_rng(0))
-    x = b.input((32, 14, 14), UINT8)
-    y = b.conv2d(x, 32, 3, qtype=INT4N)
-    program = b.program(y, b.conv2d(b.requantize(y, UINT6), 32, 3, qtype=INT4N))
-    assert [step.algorithm for step in compile_program(program).steps if step.layer] == ["direct", "winograd"]
-    with pytest.raises(ConfigError, match="conv2d1: 'winograd' cannot run it: its input's codes span 256 values"):
-        compile_program(program, algorithms={"conv2d1": "winograd"})
-    with pytest.raises(ConfigError, match="'depthwise' cannot run it: its kernels are for other layers"):
-        compile_program(program, algorithms={"conv2d1": "depthwise"})
-    with pytest.raises(UnknownNameError, match="unknown convolution or linear layer 'conv2d2'; did you mean"):
-        compile_program(program, algorithms={"conv2d2": "direct"})
-    with pytest.raises(UnknownNameError, match="unknown algorithm 'fft'"):
-        compile_program(program, algorithms={"conv2d1": "fft"})
+    assert_equal(by_winograd(program, algorithm), program, {"x0": ends}, tmp_path / "p.dyqe")
 
 
 def test_the_rule_looks_at_channels_and_the_plane():
-    def chosen(n_out, n_in, plane):
-        weight = np.ones((n_out, n_in, 3, 3), dtype=np.int64)
+    def chosen(n_out, n_in, plane, largest=1, kernel=(3, 3)):
+        weight = np.random.default_rng(0).integers(-largest, largest + 1, (n_out, n_in, *kernel))
         dot = Dot(weight, np.zeros(n_out, dtype=np.int64), codes=(0, 63), plane=plane)
         return choose_weights(dot, find_weights(dot)).algorithm
 
@@ -161,19 +139,34 @@ def test_bounds_of_transforms_hold_and_are_reached():
     assert (moved.min(), moved.max()) == (0, 254)
     kernels = np.where(np.arange(1 << 9)[:, None] >> np.arange(9) & 1, 14, -14).reshape(1, -1, 3, 3)
     assert (transformed_weights(kernels).min(), transformed_weights(kernels).max()) == (-126, 126)
-    # A' M A is four times the convolution.
+    ends = np.where(np.arange(16)[:, None] >> np.arange(4) & 1, 63, -64) + 64
+    assert transformed_inputs((-64, 63), n_axes=1) == (0, 255)
+    assert [(back @ ends.T).min(axis=1).tolist(), (back @ ends.T).max(axis=1).tolist()] == [
+        [-127, 0, -127, -127],
+        [127, 254, 127, 127],
+    ]
+    lines = np.where(np.arange(1 << 9)[:, None] >> np.arange(9) & 1, 42, -42).reshape(1, -1, 3, 3)
+    assert (transformed_weights(lines, 1).min(), transformed_weights(lines, 1).max()) == (-126, 126)
+    # A' M A is four times the convolution, M A twice.
     d, w = rng.integers(0, 64, (1, 5, 4, 4)), rng.integers(-14, 15, (3, 5, 3, 3))
     forward = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
     sums = forward @ (transformed_weights(w) * (back @ d @ back.T)).sum(axis=1) @ forward.T
     direct = [[(w * d[:, :, y : y + 3, x : x + 3]).sum(axis=(1, 2, 3)) for x in (0, 1)] for y in (0, 1)]
     assert np.array_equal(sums, 4 * np.moveaxis(direct, -1, 0))
+    for y in (0, 1):
+        sums = (transformed_weights(w, 1) * (d[:, :, y : y + 3] @ back.T)).sum(axis=(1, 2)) @ forward.T
+        assert np.array_equal(sums, 2 * np.transpose(direct[y]))
 
 
 @built
+@pytest.mark.parametrize("algorithm", ["winograd", _1D])
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("kernel", 1, "a convolution is none for Winograd"),
+        ("kernel", 2, "a convolution is none for Winograd"),
+        ("kernel", 1, None),
+        ("stride", 2, "a convolution is none for Winograd"),
+        ("groups", 2, "sparse weights, those of Winograd and places in a table are of one group"),
         ("low", 256, "the lowest code of an input is out of range"),
         ("low", -1, "the lowest code of an input is out of range"),
         ("scratch", 99, "a buffer is out of range"),
@@ -181,21 +174,18 @@ def test_bounds_of_transforms_hold_and_are_reached():
         ("shared", None, "a step writes over what it reads"),
     ],
 )
-def test_fields_that_make_no_sense_are_refused(field, value, reason, tmp_path):
+def test_fields_that_make_no_sense_are_refused(field, value, reason, algorithm, tmp_path):
     b = ProgramBuilder(np.random.default_rng(0))
-    x = b.input((4, 6, 6), UINT6)
-    plan = by_winograd(b.program(b.requantize(b.conv2d(x, 4, 3, qtype=INT4N), UINT6)))
+    x = b.input((4, 3, 3), UINT6)
+    plan = by_winograd(b.program(b.requantize(b.conv2d(x, 4, 3, qtype=INT4N), UINT6)), algorithm)
     (step,) = (step for step in plan.steps if step.op == "conv")
-    at = {"kernel": 3, "low": 13, "scratch": 14}
+    at = {"kernel": 3, "stride": 5, "groups": 11, "low": 13, "scratch": 14}
     scratch = plan.buffers[step.words[14]]
     if field == "shared":
         plan.buffers[step.reads[0].buffer].offset = scratch.offset
     else:
         step.words[at[field]] = value
-    write_engine_file(plan, tmp_path / "p.dyqe")
-    with pytest.raises(ArtifactError, match=reason):
-        EngineProgram(tmp_path / "p.dyqe")
-
-
-def test_kinds_are_those_of_the_specification():
-    assert ALGORITHMS == ("direct", "depthwise", "generic", "sparse", "winograd", "binary", "codebook", "sparse4x4")
+    if reason is None:  # one row of it is a kernel of another shape, along one axis alone
+        reason = "a convolution is none for Winograd" if algorithm == "winograd" else "a buffer is too small"
+        step.words[at["scratch"]] = 0
+    assert_refused(plan, reason, tmp_path / "p.dyqe")
