@@ -26,10 +26,12 @@ OPTIONS = (
 )
 
 
-def torchrun(*arguments):
-    code = "from dyadiq.cli.app import main; main()"
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python")
-    command = (*launch, sys.executable, "-c", code, *arguments)
+DYADIQ = "from dyadiq.cli.app import main; main()"
+
+
+def torchrun(n_processes, code, *arguments):
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", n_processes, "--no-python")
+    command = (sys.executable, *launch, sys.executable, "-c", code, *arguments)
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=900, check=False)
 
 
@@ -40,7 +42,7 @@ def path(tmp_path_factory):
 
 def test_two_processes_of_torchrun_give_the_bytes_of_one(path, tmp_path):
     sets = [text for option in OPTIONS for text in ("--set", option)]
-    found = torchrun("run", path, *sets, "--set", f"out={tmp_path / 'two'}", "--json")
+    found = torchrun(2, DYADIQ, "run", path, *sets, "--set", f"out={tmp_path / 'two'}", "--json")
     assert found.returncode == 0, found.stderr
     two = json.loads(found.stdout)  # One document: the process that helps says nothing.
     one = run_recipe(load_recipe(path, [*OPTIONS, f"out={tmp_path / 'one'}"])).summary
@@ -49,6 +51,23 @@ def test_two_processes_of_torchrun_give_the_bytes_of_one(path, tmp_path):
     assert two["accuracy"] == one["accuracy"]
     assert two["plan"] == one["plan"]
     assert not (tmp_path / "two" / ".work").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed by Linux")
+def test_nothing_keeps_the_threads_of_the_process_group_alive_after_the_run():
+    code = """
+from pathlib import Path
+from dyadiq.cli.commands.run import _process_group
+def threads():
+    return sorted((task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
+with _process_group():
+    import torch.distributed.nn.functional
+    inside = threads()
+assert any("gloo" in name for name in inside), inside
+assert not any("gloo" in name for name in threads()), threads()
+"""
+    found = torchrun(1, code)
+    assert found.returncode == 0, found.stderr
 
 
 def test_other_stages_are_those_of_one_process():

@@ -190,6 +190,10 @@ def _process_group() -> Iterator[int]:
     if not torch.distributed.is_available() or not torch.distributed.is_torchelastic_launched():
         yield 0
         return
+    # Its functions keep the group that exists when they are imported, as a default argument. Imported later, by
+    # torch.export, they would keep this one's threads past its destruction, and a process may abort as it exits.
+    import torch.distributed.nn.functional
+
     torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
     try:
         yield torch.distributed.get_rank()
