@@ -63,3 +63,19 @@ def test_validation_page_shows_both_fronts_of_the_stored_results(script):
     assert not any(found["mismatches"] for row in ours["rows"] for found in row["verify"].values())
     # The claim about the cost model: estimates of circuits as trained are within 2 % of Yosys.
     assert all(abs(row["lut_estimated"] / row["lut_yosys"] - 1) <= 0.02 for row in ours["rows"])
+
+
+def test_validation_page_says_what_seeds_that_nothing_was_chosen_by_reach(script):
+    ours, theirs = (json.loads((script.RESULTS / file).read_text())["rows"] for file in script.FRONTS.values())
+    said = []
+    for rows, seconds in (
+        ([row for row in ours if row["budget"] == 1340], "training_cpu_seconds"),
+        ([row for row in theirs if row["kind"] == "fixed beta" and row["epochs"] == 286], "cpu_seconds"),
+    ):
+        fresh = [row for row in rows if row["seed"] in (3, 4, 5)]
+        assert len(fresh) == 3
+        found = [script.mean_and_spread(row[key] for row in fresh) for key in ("accuracy", "lut_yosys", seconds)]
+        counts = [f"{count['mean']:,.0f} ± {count['std']:.0f}" for count in found[1:]]
+        said.append((f"{script.percent(found[0])} % with {counts[0]}", f"{counts[1]} CPU s"))
+    page = (BENCHMARKS.parent / "docs" / "validation.md").read_text(encoding="utf-8")
+    assert f"{said[0][0]} LUTs in {said[0][1]} | HGQ2 trained about as long, {said[1][1]}: {said[1][0]} |" in page
