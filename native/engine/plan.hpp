@@ -209,7 +209,7 @@ struct Bits {
 
 // The pixels under a convolution's windows in another order, so that outputs side by side read quads side by side:
 // [quad of channels][row % stride][column % stride][row / stride][column / stride][4]. Out has whole strides of rows and
-// columns and no margins; what lies behind those of in is 0.
+// columns and no margins; behind those of in comes the same fill.
 struct Quads {
     static constexpr std::int32_t kernel_h = 1, kernel_w = 1, dilation_h = 1, dilation_w = 1;
     Tensor in, out;

@@ -17,7 +17,7 @@ constexpr std::int64_t kFewPositions = 4;      // of which each is done alone
 
 using Sparse4Tile = void (*)(const std::int32_t* places, std::int64_t n, const std::int8_t* weights, const std::uint8_t* in,
                              std::int32_t* sums, const std::int32_t* first);
-extern "C" const Sparse4Tile dyadiq_avx512vnni_sparse4_tiles[kVectors];
+extern "C" const Sparse4Tile dyadiq_avx512vnni_sparse4_tiles[2][kVectors];  // with a half vector at the end, or not
 
 // Row i of a matrix of 16 by 16 becomes column i.
 [[gnu::always_inline]] inline void transpose(__m512i (&m)[kBlock]) {
@@ -57,15 +57,17 @@ struct Lanes {
     std::int64_t exists[kPositions4];  // all ones or none
 
     void find(const Conv& s, std::int64_t first, std::int64_t n, std::uint8_t* arena) {
-        const std::int64_t columns = s.columns_of_phase();
-        std::int64_t y = first / columns, x = first % columns;
-        for (std::int64_t p = 0; p < n; ++p) {
-            const bool found = x < s.out.buffer.width && y < s.out.buffer.height;
-            exists[p] = found ? -1 : 0;
-            out[p] = found ? arena + s.out.at(y, x) : nowhere;
-            residual[p] = found && s.has_residual ? arena + s.residual.x.at(y, x) : nowhere;
-            if (++x == columns) {
-                x = 0, ++y;
+        const std::int64_t columns = s.columns_of_phase(), width = s.out.buffer.width;
+        const Tensor& other = s.has_residual ? s.residual.x : s.out;
+        const std::int64_t step = s.out.at(0, 1) - s.out.at(0, 0), other_step = other.at(0, 1) - other.at(0, 0);
+        for (std::int64_t p = 0, y = first / columns, x = first % columns; p < n; x = 0, ++y) {
+            const std::int64_t inside = y < s.out.buffer.height ? width : 0, end = std::min(p + columns - x, n);
+            std::uint8_t* at = arena + s.out.at(y, x);
+            const std::uint8_t* other_at = arena + other.at(y, x);
+            for (; p < end; ++p, ++x, at += step, other_at += other_step) {
+                exists[p] = x < inside ? -1 : 0;
+                out[p] = x < inside ? at : nowhere;
+                residual[p] = x < inside ? other_at : nowhere;
             }
         }
     }
@@ -86,11 +88,12 @@ struct Codes {
     }
 
     // Of one vector of positions, `step` sums from output to output.
-    void operator()(const std::int32_t* sums, std::int64_t step, const Lanes& lanes, std::int64_t first) const {
+    template <bool kResidual>
+    [[gnu::noinline]] void store(const std::int32_t* sums, std::int64_t step, const Lanes& lanes, std::int64_t first) const {
         const auto place = [&](int quarter, int i) { return first + 4 * quarter + i; };
         const auto offset = [&](std::int64_t p) { return channel & lanes.exists[p]; };
-        __m512i other[kRows];
-        if (s.has_residual) {
+        [[maybe_unused]] __m512i other[kRows];
+        if constexpr (kResidual) {
 #pragma GCC unroll 4
             for (int i = 0; i < kRows; ++i) {
                 const auto at = [&](int quarter) {
@@ -104,7 +107,7 @@ struct Codes {
             transpose(other);
         }
         const __m512i by_position = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-        const __m512i before = _mm512_set1_epi32(add(s.residual.before, -s.residual.x.code_offset));
+        [[maybe_unused]] const __m512i before = _mm512_set1_epi32(add(s.residual.before, -s.residual.x.code_offset));
         __m512i codes[kRows];
 #pragma GCC unroll 4
         for (int row = 0; row < kRows; ++row) {
@@ -114,7 +117,7 @@ struct Codes {
                 const std::int64_t at = channel + row * kQuad + o;
                 const __m512i sum = _mm512_loadu_si512(sums + (row * kQuad + o) * step);
                 y[o] = Epilogue::floored(sum, _mm512_set1_ps(s.single.scale[at]), _mm512_set1_ps(s.single.offset[at]));
-                if (s.has_residual) {
+                if constexpr (kResidual) {
                     const __m512i byte = _mm512_and_si512(_mm512_srli_epi32(other[row], static_cast<unsigned>(8 * o)), _mm512_set1_epi32(0xFF));
                     const __m512 factor = _mm512_set1_ps(s.single.residual_scale[at]), summand = _mm512_set1_ps(s.single.residual_offset[at]);
                     y[o] = _mm512_add_epi32(y[o], Epilogue::nearest(_mm512_add_epi32(byte, before), factor, summand));
@@ -208,19 +211,21 @@ void conv_sparse4(const Conv& s, Share share, std::uint8_t* arena) {
             lanes.find(s, position, end - position, arena);
             known = tile;
         }
+        const bool ends_half = end >= positions + kBlock / 2;
         const Epilogue epilogue(s, first, first, s.out.channels - first);
         const bool in_bytes = Codes::fits(s, epilogue, s.out.channels - first);
         const std::int32_t* bias = (in_bytes ? s.single.bias : s.bias) + first;
         for (std::int64_t row = 0; row < kRows; ++row) {
             const std::int32_t from = s.starts[first / kQuad + row], to = s.starts[first / kQuad + row + 1];
-            dyadiq_avx512vnni_sparse4_tiles[(end - position) / kBlock - 1](
+            dyadiq_avx512vnni_sparse4_tiles[ends_half ? 1 : 0][(end - position) / kBlock - 1](
                 s.places + from, to - from, weights + std::int64_t{from} * kQuad * kQuad,
                 arena + s.in.buffer.offset + position * kQuad, sums + row * kQuad * (end - position), bias + row * kQuad);
         }
         const Codes codes(s, first);
         for (std::int64_t p = 0; p < end - position; p += kBlock) {
             if (in_bytes) {
-                codes(sums + p, end - position, lanes, p);
+                s.has_residual ? codes.store<true>(sums + p, end - position, lanes, p)
+                               : codes.store<false>(sums + p, end - position, lanes, p);
                 continue;
             }
             __m512i m[kBlock];
@@ -241,6 +246,7 @@ void conv_sparse4(const Conv& s, Share share, std::uint8_t* arena) {
 void pack_quads(const Quads& s, Share share, std::uint8_t* arena) {
     const Buffer &in = s.in.buffer, &out = s.out.buffer;
     const std::int64_t columns = out.width / s.stride_w, pixel_step = (s.in.at(0, 1) - s.in.at(0, 0)) * s.stride_w;
+    const __m512i fill = _mm512_set1_epi8(static_cast<char>(in.fill));
     for (std::int64_t y = share.first(out.height); y < share.last(out.height); ++y) {
         const bool exists = y - s.pad_h < std::int64_t{in.height} + in.bottom;
         for (std::int64_t phase = 0; phase < s.stride_w; ++phase) {
@@ -256,7 +262,7 @@ void pack_quads(const Quads& s, Share share, std::uint8_t* arena) {
                     const std::uint8_t* at = from + column * pixel_step + quad * kQuad;
 #pragma GCC unroll 16
                     for (int i = 0; i < kBlock; ++i) {
-                        m[i] = _mm512_maskz_loadu_epi32(column + i < inside ? quads : __mmask16{0}, at + i * pixel_step);
+                        m[i] = _mm512_mask_loadu_epi32(fill, column + i < inside ? quads : __mmask16{0}, at + i * pixel_step);
                     }
                     transpose(m);
                     const __mmask16 pixels = first_lanes(columns - column);

@@ -37,7 +37,7 @@ void pack_quads(const Quads& s, Share share, std::uint8_t* arena) {
             if (inside) {
                 std::memcpy(to, arena + s.in.at(from_y, from_x) + quad * kQuad, kQuad);
             } else {
-                std::memset(to, 0, kQuad);
+                std::memset(to, in.fill, kQuad);
             }
         }
     });

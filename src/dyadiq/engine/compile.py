@@ -248,7 +248,8 @@ class _Compiler(Places):
             codes = min(codes[0], a["pad_value"]), max(codes[1], a["pad_value"])
         stride, dilation, wide = tuple(a["stride"]), tuple(a["dilation"]), source.wide
         dot = Dot(weight, bias, a["groups"], wide, x.code_offset, stride, dilation, codes, plane, source.dense)
-        dot = replace(dot, only_ends=bipolar or codes[1] - codes[0] == 1)
+        row = a["padding"][1], source.width
+        dot = replace(dot, only_ends=bipolar or codes[1] - codes[0] == 1, row=row)
         return dot, a["padding"]
 
     def end_of_dot(

@@ -30,6 +30,8 @@ class QuadPlane:
         stride: Of rows and columns.
         dilation: Of rows and columns.
         outputs: Rows and columns of its output.
+        before: Columns of margins before its input.
+        columns: Of its input; None: all that windows see.
 
     Example:
         >>> plane = QuadPlane((3, 3), (2, 2), (1, 1), (4, 4))
@@ -41,12 +43,18 @@ class QuadPlane:
     stride: tuple[int, int]
     dilation: tuple[int, int]
     outputs: tuple[int, int]
+    before: int = 0
+    columns: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Rows and columns; margins before a row are those behind the row above as well."""
         seen = zip(self.outputs, self.stride, self.kernel, self.dilation, strict=True)
         height, width = (-(-((out - 1) * s + (k - 1) * d + 1) // s) * s for out, s, k, d in seen)
+        if self.columns is not None and self.stride[1] == 1:
+            least = max(self.before + self.columns, width - self.before)
+            if (self.kernel[1] - 1) * self.dilation[1] < least < width:
+                return height + self.stride[0], least
         return height, width
 
     @property

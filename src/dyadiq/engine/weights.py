@@ -40,6 +40,9 @@ _MAX_PLACES = 8192  # quads of a block
 _PLACE = QType(4, signed=False)
 # Share of quads that are not all zero, up to which sparse weights are worth it: benchmarks/engine_sparse.py.
 _DENSEST = 0.6
+# Of blocks of 4 by 4: positions come eight at once, ends cost as much as so many blocks, and one output without others
+# beside it as much as twice its weights.
+_LANES, _BLOCKS_MORE, _WORK_ALONE = 8, 10, 2
 # Channels, and outputs of a plane, from which on Winograd is worth it: benchmarks/engine_winograd.py; and outputs from
 # which on places in a table cost little: benchmarks/engine_codebook.py.
 _LEAST_CHANNELS, _LEAST_PLANE = 32, 49
@@ -63,6 +66,7 @@ class Dot:
         plane: Rows and columns of its output.
         dense: Whether pixels of its input are no whole quads: then rows of the kernel are, as far as they can be.
         only_ends: Whether its input has no codes between these two.
+        row: Columns of margins before its input, and of its input; None: all that windows see.
     """
 
     weight: NDArray[np.int64]
@@ -76,11 +80,14 @@ class Dot:
     plane: tuple[int, int] = (1, 1)
     dense: bool = False
     only_ends: bool = False
+    row: tuple[int, int] | None = None
 
     @property
     def quad_plane(self) -> QuadPlane:
         """The pixels under its windows."""
-        return QuadPlane((self.weight.shape[2], self.weight.shape[3]), self.stride, self.dilation, self.plane)
+        before, columns = self.row or (0, None)
+        kernel = self.weight.shape[2], self.weight.shape[3]
+        return QuadPlane(kernel, self.stride, self.dilation, self.plane, before, columns)
 
     @property
     def largest_sum(self) -> int:
@@ -179,7 +186,8 @@ def find_weights(dot: Dot) -> dict[str, KernelWeights]:
 def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str | None = None) -> KernelWeights:
     """Return weights for the kernels of an algorithm; None: of the rule's.
 
-    The rule: sparse where at most 0.6 of the quads are not all zero, and the file is no larger for it; binary where
+    The rule: sparse where at most 0.6 of the quads are not all zero, and the file is no larger for it, and in blocks of
+    4 by 4 where those are less work, on planes of at least 49 outputs, or of one; binary where
     inputs are proven to have two codes and weights have two values, with at least 32 channels and 256 products an
     output; Winograd where that is proven to give the same integers, with at least 32 channels on both sides and 49
     outputs a plane; places in a table where weights have few values and would be int8, with as many outputs; else
@@ -213,10 +221,10 @@ def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str 
 
 def _rule(dot: Dot, found: Mapping[str, KernelWeights]) -> str:
     first = next(iter(found))
-    if "sparse" in found:
-        sparse, direct = found["sparse"], found["direct"]
-        if sparse.values.size <= _DENSEST * direct.values.size and sparse.n_bytes < direct.n_bytes:
-            return "sparse"
+    work = {name: _work(dot, found, name) for name in ("sparse", "sparse4x4") if name in found}
+    worth = [name for name in work if work[name] <= _DENSEST and found[name].n_bytes < found["direct"].n_bytes]
+    if worth:
+        return min(worth, key=work.__getitem__)
     if "binary" in found and dot.weight.shape[1] >= _WORD and dot.weight[0].size >= _LEAST_BITS:
         return "binary"
     outputs = dot.plane[0] * dot.plane[1]
@@ -224,6 +232,20 @@ def _rule(dot: Dot, found: Mapping[str, KernelWeights]) -> str:
     if "winograd" in found and large:
         return "winograd"
     return "codebook" if "codebook" in found and outputs >= _LEAST_PLANE else first
+
+
+def _work(dot: Dot, found: Mapping[str, KernelWeights], name: str) -> float:
+    """Return what sparse kernels take, in times of direct ones, as their quads and lanes count it."""
+    share = found[name].values.size / found["direct"].values.size
+    outputs = dot.plane[0] * dot.plane[1]
+    if name == "sparse":
+        return share
+    if outputs == 1:
+        return _WORK_ALONE * share
+    if outputs < _LEAST_PLANE:
+        return float("inf")
+    lanes = -(-dot.quad_plane.n_positions // _LANES) * _LANES
+    return (share + _BLOCKS_MORE / (dot.weight[0].size / 4)) * lanes / outputs
 
 
 def _refuse_winograd(dot: Dot, n_axes: int) -> str | None:

@@ -105,6 +105,42 @@ def test_places_are_where_windows_find_their_quads(kernel, stride, dilation):
 
 
 @pytest.mark.parametrize(
+    ("kernel", "padding", "dilation", "size"),
+    [
+        ((3, 3), 1, (1, 1), (6, 8)),  # one column of margins for two rows, and a row behind the last
+        ((3, 5), 2, (2, 1), (8, 9)),  # two columns
+        ((3, 3), 1, (1, 4), (5, 9)),  # a tap may not reach the next row's
+        ((3, 3), 0, (1, 1), (5, 7)),
+    ],
+)
+def test_rows_share_their_margins_where_taps_are_near(kernel, padding, dilation, size):
+    outputs = (3, 7 + 2 * padding - (kernel[1] - 1) * dilation[1])
+    plane = QuadPlane(kernel, (1, 1), dilation, outputs, padding, 7)
+    assert plane.size == size
+
+
+@pytest.mark.parametrize(
+    ("outputs", "density", "plane", "chosen"),
+    [
+        (4, 0.4, (14, 14), "sparse4x4"),
+        (4, 0.5, (7, 7), "direct"),  # 55 positions for 49 outputs
+        (4, 0.7, (14, 14), "direct"),
+        (4, 0.1, (4, 4), "sparse"),  # a plane too small, and 16 outputs share zeros now and then
+        (4, 0.25, (1, 1), "sparse4x4"),
+        (4, 0.4, (1, 1), "direct"),
+        (16, 0.25, (14, 14), "sparse"),
+    ],
+)
+def test_blocks_are_chosen_where_they_are_less_work(outputs, density, plane, chosen):
+    rng = np.random.default_rng(0)
+    kept = np.zeros(64 // outputs * 16 * 9, dtype=np.int64)
+    kept[: round(density * kept.size)] = 1
+    mask = rng.permutation(kept).reshape(-1, 16, 3, 3).repeat(outputs, axis=0).repeat(4, axis=1)
+    dot = Dot(rng.integers(1, 128, (64, 64, 3, 3)) * mask, np.zeros(64, dtype=np.int64), plane=plane, row=(1, plane[1]))
+    assert choose_weights(dot, find_weights(dot)).algorithm == chosen
+
+
+@pytest.mark.parametrize(
     ("more", "weight"),
     [
         ({"wide": True}, np.ones((16, 8, 1, 1))),
@@ -163,7 +199,7 @@ def test_fields_that_make_no_sense_are_refused(op, field, value, reason, tmp_pat
     [
         (5, -1, "a list of quads is out of order"),
         (6, 0, "a list of quads is out of order"),
-        (-1, 2 * 8 * 8 - 5 * 8 - 6 + 1, "a quad lies outside its buffer"),
+        (-1, 2 * 63 - (5 * 7 + 5), "a quad lies outside its buffer"),
         (1, 1 << 30, "a list of quads is out of order"),
         (4, 1 << 20, "a list of quads has another length"),
     ],
@@ -171,7 +207,7 @@ def test_fields_that_make_no_sense_are_refused(op, field, value, reason, tmp_pat
 def test_places_outside_are_refused(at, value, reason, tmp_path):
     plan = small_plan()
     (places,) = (values for name, values in plan.payloads if name.endswith(".places"))
-    assert places[-1] == 2 * 8 * 8 - 5 * 8 - 6  # the last tap of the last channels: from there on the plane ends
+    assert places[-1] == 63 + 2 * 7 + 2  # the last tap of the last channels, in planes of 9 by 7
     places[at] = value
     write_engine_file(plan, tmp_path / "p.dyqe")
     with pytest.raises(ArtifactError, match=reason):
