@@ -17,7 +17,7 @@ namespace nb = nanobind;
 
 namespace {
 
-constexpr int kInterface = 18;
+constexpr int kInterface = 19;
 
 template <typename T>
 using Flat = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;

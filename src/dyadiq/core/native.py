@@ -15,7 +15,7 @@ from typing import Any
 
 __all__ = ["INTERFACE", "NativeState", "native_module", "native_state"]
 
-INTERFACE = 18  # as kInterface in native/bindings/module.cpp
+INTERFACE = 19  # as kInterface in native/bindings/module.cpp
 
 
 @dataclass(frozen=True, slots=True)
