@@ -245,7 +245,8 @@ def _work(dot: Dot, found: Mapping[str, KernelWeights], name: str) -> float:
     if outputs < _LEAST_PLANE:
         return float("inf")
     lanes = -(-dot.quad_plane.n_positions // _LANES) * _LANES
-    return (share + _BLOCKS_MORE / (dot.weight[0].size / 4)) * lanes / outputs
+    blocks_of_row = dot.weight.size / len(dot.weight) / 4
+    return (share + _BLOCKS_MORE / blocks_of_row) * lanes / outputs
 
 
 def _refuse_winograd(dot: Dot, n_axes: int) -> str | None:
