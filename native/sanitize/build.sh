@@ -5,7 +5,7 @@ build_engine() {
     local sources=(native/engine/{codebook,container,crc32,dispatch,image,image_conv,run,threads}.cpp native/engine/kernels/portable{,_planes,_sparse4}.cpp)
     if [[ $(uname -m) == x86_64 ]]; then
         flags+=(-DDYADIQ_X86)
-        sources+=(native/engine/kernels/{avx2,avxvnni,avx512vnni256,avx512vnni,avx512vnni_binary,avx512vnni_conv,avx512vnni_depthwise,avx512vnni_planes,avx512vnni_sparse4,avx512vnni_winograd}.cpp
+        sources+=(native/engine/kernels/{avx2,avxvnni,avx512vnni256,avx512vnni,avx512vnni_binary,avx512vnni_conv,avx512vnni_depthwise,avx512vnni_planes,avx512vnni_sparse4,avx512vnni_winograd,avx512vnni_winograd1d}.cpp
             native/engine/kernels/avx512vnni_{sparse4,tiles}.S)
     elif [[ $(uname -m) == aarch64 ]]; then
         flags+=(-DDYADIQ_AARCH64)

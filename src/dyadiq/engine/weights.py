@@ -46,6 +46,8 @@ _LANES, _BLOCKS_MORE, _WORK_ALONE = 8, 10, 2
 # Channels, and outputs of a plane, from which on Winograd is worth it: benchmarks/engine_winograd.py; and outputs from
 # which on places in a table cost little: benchmarks/engine_codebook.py.
 _LEAST_CHANNELS, _LEAST_PLANE = 32, 49
+# For one axis: channels, outputs of a plane, and inputs times rows of the kernel.
+_LEAST_CHANNELS_1D, _LEAST_PLANE_1D, _LEAST_LINE = 64, 64, 128
 # Products of an output, of at least a word of channels, from which on bits are worth it: benchmarks/engine_binary.py.
 _LEAST_BITS, _WORD = 256, 32
 
@@ -190,7 +192,8 @@ def choose_weights(dot: Dot, found: Mapping[str, KernelWeights], algorithm: str 
     4 by 4 where those are less work, on planes of at least 49 outputs, or of one; binary where
     inputs are proven to have two codes and weights have two values, with at least 32 channels and 256 products an
     output; Winograd where that is proven to give the same integers, with at least 32 channels on both sides and 49
-    outputs a plane; places in a table where weights have few values and would be int8, with as many outputs; else
+    outputs a plane; along one axis, with 64 channels, 64 outputs and 128 inputs times rows that are not transformed;
+    places in a table where weights have few values and would be int8, with as many outputs; else
     direct.
 
     Args:
@@ -231,6 +234,9 @@ def _rule(dot: Dot, found: Mapping[str, KernelWeights]) -> str:
     large = min(dot.weight.shape[:2]) >= _LEAST_CHANNELS and outputs >= _LEAST_PLANE
     if "winograd" in found and large:
         return "winograd"
+    large = min(dot.weight.shape[:2]) >= _LEAST_CHANNELS_1D and outputs >= _LEAST_PLANE_1D
+    if "winograd1d" in found and large and dot.weight[0].size // 3 >= _LEAST_LINE:
+        return "winograd1d"
     return "codebook" if "codebook" in found and outputs >= _LEAST_PLANE else first
 
 

@@ -104,12 +104,12 @@ def test_the_last_of_a_range_is_not_refused(algorithm, dot):
 
 def test_forcing_what_does_not_fit_names_the_layer():
     b = ProgramBuilder(np.random.default_rng(0))
-    x = b.input((32, 14, 14), UINT8)
-    y = b.requantize(b.conv2d(x, 32, 3, qtype=INT4N), UINT7)
-    z = b.requantize(b.conv2d(y, 32, 3, qtype=INT6N), UINT6)
-    program = b.program(b.conv2d(z, 32, 3, qtype=INT4N))
+    x = b.input((64, 14, 14), UINT8)
+    y = b.requantize(b.conv2d(x, 64, 3, qtype=INT4N), UINT7)
+    z = b.requantize(b.conv2d(y, 64, 3, qtype=INT6N), UINT6)
+    program = b.program(b.conv2d(z, 64, 3, qtype=INT4N))
     chosen = [step.algorithm for step in compile_program(program).steps if step.layer]
-    assert chosen == ["direct", "direct", "winograd"]
+    assert chosen == ["direct", "winograd1d", "winograd"]
     first, _, last = (node.name for node in program.graph.nodes if node.op == "conv2d")
     with pytest.raises(ConfigError, match=f"{first}: 'winograd' cannot run it: its input's codes span 256 values"):
         compile_program(program, algorithms={first: "winograd"})

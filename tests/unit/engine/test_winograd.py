@@ -127,6 +127,12 @@ def test_the_rule_looks_at_channels_and_the_plane():
 
     sizes = [(32, 32, (7, 7)), (32, 32, (6, 8)), (31, 32, (7, 7)), (32, 31, (7, 7))]
     assert [chosen(*size) for size in sizes] == ["winograd", "direct", "direct", "direct"]
+    sizes = [(64, 64, (8, 8)), (64, 64, (7, 9)), (63, 64, (8, 8)), (64, 63, (8, 8)), (64, 63, (99, 99))]
+    assert [chosen(*size, largest=20) for size in sizes] == [_1D, "direct", "direct", "direct", "direct"]
+    sizes = [(64, 128, (8, 8)), (64, 127, (8, 8)), (63, 128, (8, 8))]
+    for kernel in ((1, 3), (3, 1), (1, 5)):
+        found = [chosen(*size, largest=20, kernel=kernel) for size in sizes]
+        assert found == [_1D if 1 in kernel and 3 in kernel else "direct", "direct", "direct"]
 
 
 def test_bounds_of_transforms_hold_and_are_reached():
