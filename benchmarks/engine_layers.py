@@ -18,24 +18,24 @@ LAYERS = {"layer1": (64, 56), "layer2": (128, 28), "layer3": (256, 14), "layer4"
 SEED = 0
 
 
-def program_of(channels, size, bits, kept=1.0, *, n_out=None, kernel=3, stride=1, padding=1, powers=False):
+def program_of(channels, size, bits, kept=1.0, *, block=16, n_out=None, kernel=3, stride=1, padding=1, powers=False):
     """A convolution at some bits of weights and activations, a sample, and the share of blocks that is kept.
 
-    All weights but those of some blocks of 16 outputs by 4 inputs of one tap are zero; with `powers`, others are powers
-    of two, up to rounding. Depthwise layers stand before it
-    and behind it, since inputs and outputs of networks have 8 bits and 16.
+    All weights but those of some blocks of 16 outputs, or other many, by 4 inputs of one tap are zero; with `powers`,
+    others are powers of two, up to rounding. Depthwise layers stand before it and behind it, since inputs and outputs
+    of networks have 8 bits and 16.
     """
     generator, n_out = torch.Generator().manual_seed(SEED), n_out or channels
     before, behind = (torch.nn.Conv2d(n, n, 1, groups=n) for n in (channels, n_out))
     conv = torch.nn.Conv2d(channels, n_out, kernel, stride, padding)
-    blocks = (-(-n_out // 16), -(-channels // 4), *conv.weight.shape[2:])
+    blocks = (-(-n_out // block), -(-channels // 4), *conv.weight.shape[2:])
     mask = torch.rand(blocks, generator=generator) < kept
     with torch.no_grad():
         for other in (before, behind):
             other.weight.fill_(1.0)
         weight = torch.randn(conv.weight.shape, generator=generator)
         conv.weight.copy_(weight.sign() * 2.0 ** weight.abs().mul(3).clamp(max=6).round() if powers else weight)
-        conv.weight.mul_(mask.repeat_interleave(16, dim=0)[:n_out].repeat_interleave(4, dim=1)[:, :channels])
+        conv.weight.mul_(mask.repeat_interleave(block, dim=0)[:n_out].repeat_interleave(4, dim=1)[:, :channels])
     model = torch.nn.Sequential(before, torch.nn.ReLU(), conv, torch.nn.ReLU(), behind).eval()
     batch = torch.rand((2, channels, size, size), generator=generator)
     graph = dq.capture(model, batch[:1])
