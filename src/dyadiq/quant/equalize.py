@@ -26,7 +26,7 @@ from dyadiq.quant.module import QuantModule
 from dyadiq.quant.reconstruction import Reconstruction
 from dyadiq.quant.write_back import has_bias, own_layers, set_params_, shift_bias_, write_weight_
 
-__all__ = ["Pair", "equalize_", "find_pairs"]
+__all__ = ["Pair", "calibrate_again_", "equalize_", "find_pairs", "scalable", "scale_inputs_", "scale_outputs_"]
 
 _SWEEPS = 20
 _SETTLED = 1e-3
@@ -77,7 +77,7 @@ def equalize_(job: Reconstruction) -> None:
     for pair in pairs:
         _absorb_bias_(module, pair)
     job.reference = {name: tensor.detach().clone() for name, tensor in module.model_tensors().items()}
-    _calibrate_(job)
+    calibrate_again_(job)
 
 
 def find_pairs(module: QuantModule) -> list[Pair]:
@@ -93,7 +93,7 @@ def find_pairs(module: QuantModule) -> list[Pair]:
             (reader,) = graph.consumers(tensor)
             if reader.name in layers:
                 second = layers[reader.name]
-                if not second.input_norms and _scalable(first):
+                if not second.input_norms and scalable(first):
                     n_first, n_second = _n_outputs(module, first), _n_inputs(module, second)
                     pairs.append(Pair(layers[name], second, n_second // n_first, linear))
                 break
@@ -104,7 +104,7 @@ def find_pairs(module: QuantModule) -> list[Pair]:
     return pairs
 
 
-def _scalable(layer: Layer) -> bool:
+def scalable(layer: Layer) -> bool:
     """Return whether a channel can be scaled: by its own weight, or by a batch norm that the model really has."""
     return not layer.norms or not set(layer.norms[-1].attrs.get("neutral", ())) & set(layer.norms[-1].inputs[1:3])
 
@@ -128,8 +128,8 @@ def _balance_(module: QuantModule, pair: Pair) -> float:
     dead = (first_range == 0) | (second_range == 0)
     factor = torch.where(dead, 1.0, torch.sqrt(first_range / torch.where(dead, 1.0, second_range)))
     factor = factor.clamp(1 / _LIMIT, _LIMIT)
-    _scale_outputs_(pair.first, tensors, 1 / factor)
-    _scale_inputs_(module, pair, following, factor)
+    scale_outputs_(pair.first, tensors, 1 / factor)
+    scale_inputs_(module, pair.second, following, factor.repeat_interleave(pair.repeat))
     return float((factor - 1).abs().max())
 
 
@@ -142,15 +142,17 @@ def _input_view(pair: Pair, weight: Tensor, n_channels: int) -> Tensor:
     return per_group.permute(1, 0, 2, 3).reshape(len(weight) // groups, n_channels, -1)
 
 
-def _scale_inputs_(module: QuantModule, pair: Pair, folded: Tensor, factor: Tensor) -> None:
-    groups = pair.second.node.attrs.get("groups", 1)
-    rows, columns = len(folded) // groups, folded[0].numel()
-    per_input = factor.repeat_interleave(pair.repeat).reshape(groups, 1, -1, 1)
-    scaled = folded.double().reshape(groups, rows, per_input.shape[2], -1) * per_input
-    write_weight_(module, pair.second, scaled.reshape(groups * rows, columns).reshape(folded.shape))
+def scale_inputs_(module: QuantModule, layer: Layer, folded: Tensor, factor: Tensor) -> None:
+    """Multiply what a layer does with every input by its factor ``[C_in]``; ``folded`` is its weight as it is."""
+    groups = layer.node.attrs.get("groups", 1)
+    per_input = factor.reshape(groups, 1, -1, 1)
+    scaled = folded.double().reshape(groups, len(folded) // groups, per_input.shape[2], -1) * per_input
+    write_weight_(module, layer, scaled.reshape(folded.shape))
 
 
-def _scale_outputs_(layer: Layer, tensors: Mapping[str, Tensor], factor: Tensor) -> None:
+@torch.no_grad()
+def scale_outputs_(layer: Layer, tensors: Mapping[str, Tensor], factor: Tensor) -> None:
+    """Multiply every output channel of a layer by its factor, through its last batch norm if it has one."""
     if layer.norms:
         for name in layer.norms[-1].inputs[1:3]:
             tensors[name].copy_(tensors[name].double() * factor)
@@ -186,7 +188,7 @@ def _absorb_bias_(module: QuantModule, pair: Pair) -> None:
     shift_bias_(module, pair.second, shift)
 
 
-def _calibrate_(job: Reconstruction) -> None:
+def calibrate_again_(job: Reconstruction) -> None:
     """Fit all ranges again, as `quantize` does."""
     module = job.module
     graph, formats = module.folded_graph(), module.plan.formats

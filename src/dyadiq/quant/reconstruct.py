@@ -22,6 +22,7 @@ from dyadiq.quant.gptq import gptq_
 from dyadiq.quant.learned_rounding import adaround_, brecq_, qdrop_
 from dyadiq.quant.module import QuantModule
 from dyadiq.quant.reconstruction import ReconstructConfig, Reconstruction
+from dyadiq.quant.smooth import smooth_
 from dyadiq.quant.walk import read_inputs
 
 __all__ = ["METHODS", "ReconstructResult", "reconstruct_"]
@@ -29,6 +30,7 @@ __all__ = ["METHODS", "ReconstructResult", "reconstruct_"]
 METHODS: Mapping[str, Callable[[Reconstruction], None]] = MappingProxyType(
     {
         "equalize": equalize_,
+        "smooth": smooth_,
         "gptq": gptq_,
         "adaround": adaround_,
         "brecq": brecq_,
