@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dyadiq.core.errors import ConfigError
 from dyadiq.core.progress import NO_PROGRESS, Progress
+from dyadiq.core.ranges import HEADROOM_BITS
 from dyadiq.ir.execute import Batch, NamedInputs, iterate_batches
 from dyadiq.quant.fake_quant import ActivationQuantizer
 from dyadiq.quant.module import QuantModule
@@ -82,7 +83,10 @@ def _descend(
             before = dict(chosen)
             for name, quantizer in quantizers.items():
                 start, best = quantizer.scale.clone(), (float("inf"), 1.0)
+                least = 1.0 if name in module.sites.outputs and quantizer.fmt.bits >= HEADROOM_BITS else 0.0
                 for factor in sorted(factors, key=lambda f: (f != 1.0, f)):  # ties keep the scale
+                    if factor * chosen[name] < least:
+                        continue
                     quantizer.scale.copy_(start * factor)
                     best = min(best, (_divergence(module, inputs, wanted), factor), key=lambda pair: pair[0])
                     progress.advance(1, name)

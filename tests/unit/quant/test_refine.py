@@ -66,6 +66,21 @@ def test_nothing_changes_when_no_factor_is_better():
     assert scales(qmod) == before
 
 
+@pytest.mark.parametrize(("output_bits", "smaller"), [(16, False), (8, True)])
+def test_headroom_of_answers_stays_and_other_ranges_of_outputs_may_fall(output_bits, smaller):
+    model, graph = captured("perceptron")
+    config = QuantConfig(Format(8, signed=True, narrow=True), Format(8, range_method="minmax"), output_bits=output_bits)
+    x = samples_of(model, 64)
+    qmod = quantize(graph, uniform_plan(network_facts(canonicalize(graph), config), 8, 8), [x], config=config)
+    (name,) = qmod.sites.outputs
+    if smaller:
+        qmod.quantizers_by_name()[name].scale.mul_(8)  # far more range than anything needs
+    before = scales(qmod)[name]
+    factor = refine_ranges_(qmod, [x])[name]
+    assert (factor < 1) == smaller
+    assert scales(qmod)[name] == before * factor
+
+
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf"), 0.75])
 def test_factor_is_refused_when_it_is_no_power_of_two(factor):
     with pytest.raises(ConfigError, match="refine: factors must be powers of two, as the scales are; got"):
