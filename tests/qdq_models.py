@@ -13,8 +13,8 @@ POWERS = (2.0**-4, 2.0**-6, 2.0**-3, 2.0**-5)
 class Quantized(FloatModel):
     """Float nodes between quantizers of one type; scales in turn, odd and even zero points."""
 
-    def __init__(self, *shape, scales=ARBITRARY, dtype=np.uint8, seed=0):
-        super().__init__(*shape, seed=seed)
+    def __init__(self, *shape, scales=ARBITRARY, dtype=np.uint8, seed=0, **more):
+        super().__init__(*shape, seed=seed, **more)
         self.scales, self.dtype, self.count = scales, dtype, 0
 
     def q(self, x, scale=None, zero=None):

@@ -21,6 +21,7 @@ from dyadiq.ir.qonnx_import_joins import concat, join
 from dyadiq.ir.qonnx_import_linear import dequantize_linear, quantize_linear
 from dyadiq.ir.qonnx_import_quant import bipolar_quant, positive, quant, snapped, trunc
 from dyadiq.ir.qonnx_import_reader import Call, Reader, Value, settled
+from dyadiq.ir.qonnx_import_tables import FUNCTIONS, combined, function, limited
 
 __all__ = ["HANDLERS", "finish"]
 
@@ -35,11 +36,11 @@ def _same(call: Call) -> Value:
     return value
 
 
-def _relu(call: Call) -> Affine:
-    return call.tensor().clipped((_ZERO,), None)
+def _relu(call: Call) -> Value:
+    return limited(call, 0.0, None) or call.tensor().clipped((_ZERO,), None)
 
 
-def _clip(call: Call) -> Affine:
+def _clip(call: Call) -> Value:
     ends: list[tuple[Fraction] | None] = []
     for i, name in ((1, "min"), (2, "max")):
         given = call.inputs[i] if i < len(call.inputs) else None
@@ -47,7 +48,8 @@ def _clip(call: Call) -> Affine:
             ends.append((Fraction(call.constant(i, f"its {name}").scalar(f"its {name}")),))
         else:
             ends.append((Fraction(float(call.attrs[name])),) if name in call.attrs else None)
-    return call.tensor().clipped(*ends)
+    low, high = (None if end is None else float(end[0]) for end in ends)
+    return limited(call, low, high) or call.tensor().clipped(*ends)
 
 
 def _max(call: Call) -> Value:
@@ -96,13 +98,15 @@ def _add(call: Call) -> Value:
     for value, other in ((left, right), (right, left)):
         if isinstance(value, Affine) and isinstance(other, Constant):
             return value.scaled((_ONE,) * value.channels, per_channel(other, value.shape))
-    return join(call, call.tensor(0), call.tensor(1))
+    return combined(call, np.add, "adds") or join(call, call.tensor(0), call.tensor(1))
 
 
 def _sub(call: Call) -> Value:
     left, right = call.inputs[0], call.inputs[1]
     if (constant := _arithmetic(call, np.subtract)) is not None:
         return constant
+    if (made := combined(call, np.subtract, "subtracts")) is not None:
+        return made
     if isinstance(right, Constant):
         value = call.tensor(0)
         return value.scaled((_ONE,) * value.channels, tuple(-v for v in per_channel(right, value.shape)))
@@ -119,12 +123,16 @@ def _mul(call: Call) -> Value:
     for value, other in ((left, right), (right, left)):
         if isinstance(value, Affine) and isinstance(other, Constant):
             return value.scaled(per_channel(other, value.shape), (_ZERO,) * value.channels)
-    raise UnrepresentableError("multiplies two tensors, which no operator of integer programs does")
+    if (made := combined(call, np.multiply, "multiplies")) is not None:
+        return made
+    raise UnrepresentableError("multiplies what is no tensor")
 
 
 def _div(call: Call) -> Value:
     if (constant := _arithmetic(call, np.divide)) is not None:
         return constant
+    if (made := combined(call, np.divide, "divides")) is not None:
+        return made
     value = call.tensor(0)
     factors = per_channel(call.constant(1, "its divisor"), value.shape)
     if not all(factors):
@@ -367,5 +375,6 @@ HANDLERS: Mapping[str, Callable[[Call], Value]] = MappingProxyType(
         "Sub": _sub,
         "Transpose": _transpose,
         "Trunc": trunc,
+        **{operator: function(operator) for operator in FUNCTIONS},
     }
 )

@@ -10,12 +10,35 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dyadiq.ir.qonnx_import_build import Affine, Dot, Emitter, Parts, UnrepresentableError
 from dyadiq.ir.qonnx_import_constants import Constant
 
-__all__ = ["Call", "Reader", "Value", "settled"]
+__all__ = ["Call", "Mapped", "Reader", "Value", "settled"]
 
-Value = Affine | Constant | Parts
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """A real tensor that is a function of codes, not rounded yet.
+
+    Attributes:
+        shape: Without batch.
+        base: Program tensor of the codes, of at most 8 bits.
+        reals: Values of all codes of its type, from the least on.
+    """
+
+    shape: tuple[int, ...]
+    base: str
+    reals: NDArray[np.float64]
+
+    def with_reals(self, reals: NDArray[np.float64]) -> Mapped:
+        """Return another function of the same codes."""
+        return replace(self, reals=np.asarray(reals, dtype=np.float64))
+
+
+Value = Affine | Constant | Mapped | Parts
 
 
 @dataclass
@@ -89,6 +112,10 @@ class Call:
             UnrepresentableError: It is missing or a constant.
         """
         value = self.inputs[i] if i < len(self.inputs) else None
+        if isinstance(value, Mapped):
+            raise UnrepresentableError(
+                "reads values of a function (Sigmoid, say) that are not quantized. Quantize them"
+            )
         if not isinstance(value, Affine):
             raise UnrepresentableError("expects a tensor that depends on the input")
         return value

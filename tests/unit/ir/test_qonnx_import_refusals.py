@@ -18,7 +18,7 @@ def test_every_offending_node_is_listed():
     m = Model()
     x = m.quant("x", 0.25, 6)
     a = m.op("Sin", x)
-    b = m.op("Mul", x, x)
+    b = m.op("Mul", "x", "x")
     c = m.quant(m.op("MatMul", x, np.full((4, 2), 0.1)), 0.25, 4)
     d = m.quant(x, 0.5, 4.5)
     m.op("Add", a, b)
