@@ -19,7 +19,7 @@ from dyadiq.ir.qonnx_import_constants import Constant
 from dyadiq.ir.qonnx_import_quant import check_steps, clip_limits, positive, quantize_input, snapped
 from dyadiq.ir.qonnx_import_reader import Call, Mapped, Value
 from dyadiq.ir.qonnx_import_rounding import FINEST, find_rescale, nearest_rescale
-from dyadiq.ir.qonnx_import_tables import mapped, tabulated
+from dyadiq.ir.qonnx_import_tables import affine_codes, emit_table, tabulated
 
 __all__ = ["dequantize_linear", "quantize_linear"]
 
@@ -44,7 +44,7 @@ def quantize_linear(call: Call) -> Value:
         return Constant(codes, dtype=str(qtype))
     step, zero_point = Fraction(scale.scalar("its scale")), int(zero.scalar("its zero point"))
     if isinstance(x, Mapped):
-        return Affine(x.shape, tabulated(call.reader, call.name, x, step, zero_point, qtype), (_ONE,), (_ZERO,))
+        return Affine(x.shape, tabulated(call, x, step, zero_point, qtype), (_ONE,), (_ZERO,))
     if isinstance(x, Parts):
         return _concatenated(call, x, step, zero_point, qtype)
     tensor = _tensor(call, call.tensor(), call.name, step, zero_point, qtype)
@@ -143,7 +143,7 @@ def _tensor(call: Call, value: Affine, name: str, step: Fraction, zero_point: in
     """
     if value.given:
         return quantize_input(call, value, step, zero_point, qtype, "HALF_EVEN")
-    codes = mapped(call.reader, value)
+    source, codes = value.base, affine_codes(call.reader, value, step, zero_point, qtype)
     value = positive(call.reader, snapped(call, value), name)
     alpha = [f / step for f in value.factors()]
     beta = [b / step for b in value.offsets()]
@@ -151,11 +151,11 @@ def _tensor(call: Call, value: Affine, name: str, step: Fraction, zero_point: in
     limits = clip_limits(value, step, 0, qtype, "HALF_EVEN", zero_point)
     ends = (bound.low.tolist(), bound.high.tolist(), limits)
     found = find_rescale(alpha, beta, *ends, "HALF_EVEN", finest=0 if call.reader.nearest else FINEST)
-    several = found is not None and not found.plain and (set(found.gain) != {1} or len(set(found.bias)) > 1)
-    needs_dot = several or not isinstance(value.base, str)
-    if codes is not None and (found is None or found.composed or needs_dot):  # a table is exact, and one node
-        return tabulated(call.reader, name, codes, step, zero_point, qtype)
-    if call.reader.nearest and (found is None or max(found.gain) > 1):  # weights stay as narrow as they are
+    if codes is not None and found is None:  # a table is exact for all scales
+        return emit_table(call.reader, name, str(source), value.shape, codes, (step, zero_point, qtype))
+    if (
+        call.reader.nearest and codes is None and (found is None or max(found.gain) > 1)
+    ):  # weights stay as narrow as they are
         near = nearest_rescale(alpha, beta, *ends)
         if near is not None and (found is None or max(near.gain) < max(found.gain)):
             found = near
@@ -166,4 +166,7 @@ def _tensor(call: Call, value: Affine, name: str, step: Fraction, zero_point: in
             "or allow near ones (nearest=True; --nearest)"
         )
     both = (limits[0] + zero_point, limits[1] + zero_point)
-    return call.reader.out.rescale(value, name, found, qtype, float(step), zero_point, both, zero_point)
+    tensor = call.reader.out.rescale(value, name, found, qtype, float(step), zero_point, both, zero_point)
+    if codes is not None:
+        call.reader.tables[tensor] = (str(source), codes)
+    return tensor

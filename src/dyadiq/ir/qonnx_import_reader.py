@@ -52,6 +52,8 @@ class Reader:
         nearest: Whether what has no exact integer form may get a near one.
         near: Names of what got one.
         readers: Operators that read a tensor, by its name.
+        tables: Program tensors whose codes are functions of those of another, of at most 8 bits: that, and the code
+            for each of its codes.
     """
 
     out: Emitter = field(default_factory=Emitter)
@@ -60,6 +62,7 @@ class Reader:
     nearest: bool = False
     near: list[str] = field(default_factory=list)
     readers: dict[str, list[str]] = field(default_factory=dict)
+    tables: dict[str, tuple[str, NDArray[np.int64]]] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor, without the batch.

@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 
 from dyadiq.core.qtype import QType
 from dyadiq.ir.activation import FUNCTIONS as _OURS
-from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.qonnx_import_build import Affine, Emitter, UnrepresentableError
 from dyadiq.ir.qonnx_import_constants import Constant
 from dyadiq.ir.qonnx_import_reader import Call, Mapped, Reader, Value, settled
-from dyadiq.ir.reference import run_node
 from dyadiq.ir.shapes import TABLE_SIZE
 
-__all__ = ["FUNCTIONS", "combined", "function", "limited", "mapped", "tabulated"]
+__all__ = ["FUNCTIONS", "affine_codes", "combined", "emit_table", "function", "limited", "tabulated"]
 
 _Reals = NDArray[np.float64]
 
@@ -114,23 +112,24 @@ def combined(call: Call, operate: Callable[[_Reals, _Reals], _Reals], does: str)
         x if isinstance(x, (Constant, Mapped)) else _mapped(call, call.tensor(i)) for i, x in enumerate((left, right))
     ]
     tensors = [x for x in pair if isinstance(x, Mapped)]
-    root = tensors[0].base if len(tensors) == 1 else _common(call.reader.out, tensors[0].base, tensors[1].base)
+    root = tensors[0].base if len(tensors) == 1 else _common(call.reader, tensors[0].base, tensors[1].base)
     if root is None or any(x.shape != tensors[0].shape for x in tensors):
         raise UnrepresentableError(refusal)
-    codes = _codes(call.reader.out, root)
     reals = []
     for x in pair:
         if isinstance(x, Mapped):
-            at = _traced(call.reader.out, root, x.base, codes)
+            at = _traced(call.reader, root, x.base)
             reals.append(x.reals[at - _first(call.reader.out, x.base)])
         else:
-            reals.append(np.full(len(codes), x.scalar("what is combined with a function of codes")))
+            reals.append(
+                np.full(len(_codes(call.reader.out, root)), x.scalar("what is combined with a function of codes"))
+            )
     with np.errstate(all="ignore"):
         made = np.asarray(operate(*reals), dtype=np.float64)
     return Mapped(tensors[0].shape, root, made)
 
 
-def tabulated(reader: Reader, name: str, x: Mapped, step: Fraction, zero_point: int, qtype: QType) -> str:
+def tabulated(call: Call, x: Mapped, step: Fraction, zero_point: int, qtype: QType) -> str:
     """Emit the table of a function, rounded to codes, and return them.
 
     Raises:
@@ -138,24 +137,41 @@ def tabulated(reader: Reader, name: str, x: Mapped, step: Fraction, zero_point: 
     """
     if not np.isfinite(x.reals).all():
         raise UnrepresentableError("a function whose values are not finite for all codes")
-    out = reader.out
     codes = np.clip(np.round(x.reals / float(step)) + zero_point, qtype.qmin, qtype.qmax).astype(np.int64)
+    return emit_table(call.reader, call.name, x.base, x.shape, codes, (step, zero_point, qtype))
+
+
+def emit_table(
+    reader: Reader, name: str, base: str, shape: tuple[int, ...], codes: NDArray[np.int64],
+    grid: tuple[Fraction, int, QType],
+) -> str:  # fmt: skip
+    """Emit a table with the code for each code of a tensor; return what it makes, of a step, zero point and type."""
+    out, (step, zero_point, qtype) = reader.out, grid
     table = np.pad(codes, (0, TABLE_SIZE - len(codes)), mode="edge")
-    parts = [x.base, out.param(f"{out.fresh(name)}.table", table)]
-    return out.node("lookup", name, parts, x.shape, qtype, float(step), zero_point, first=_first(out, x.base))
+    parts = [base, out.param(f"{out.fresh(name)}.table", table)]
+    tensor = out.node("lookup", name, parts, shape, qtype, float(step), zero_point, first=_first(out, base))
+    reader.tables[tensor] = (base, codes)
+    return tensor
 
 
-def mapped(reader: Reader, value: Affine) -> Mapped | None:
-    """Return a tensor as a function of its codes; None where it has more than 256, or steps by channel."""
+def affine_codes(
+    reader: Reader, value: Affine, step: Fraction, zero_point: int, qtype: QType
+) -> NDArray[np.int64] | None:
+    """Return what a tensor becomes when it is rounded, exactly, for each code; None where they are too many."""
+    if (reals := _affine(reader, value)) is None:
+        return None
+    steps = [round(real / step) + zero_point for real in reals]  # of a Fraction: half to even
+    return np.array([min(max(code, qtype.qmin), qtype.qmax) for code in steps], dtype=np.int64)
+
+
+def _affine(reader: Reader, value: Affine) -> list[Fraction] | None:
+    """Return the real value of each code; None where codes are more than 256, pending, or have steps by channel."""
     if not isinstance(value.base, str) or value.given or len(set(value.a)) > 1 or len(set(value.b)) > 1:
         return None
-    codes = _codes(reader.out, value.base)
-    if len(codes) == 0:
-        return None
-    a, b = value.a[0], value.b[0]
-    low = -math.inf if value.low is None else float(value.low)
-    high = math.inf if value.high is None else float(value.high)
-    return Mapped(value.shape, value.base, np.clip([float(a * int(code) + b) for code in codes], low, high))
+    reals = [value.a[0] * int(code) + value.b[0] for code in _codes(reader.out, value.base)]
+    low, high = value.low, value.high
+    reals = reals if low is None else [max(real, low) for real in reals]
+    return (reals if high is None else [min(real, high) for real in reals]) or None
 
 
 def _mapped(call: Call, value: Affine) -> Mapped:
@@ -164,12 +180,12 @@ def _mapped(call: Call, value: Affine) -> Mapped:
     Raises:
         UnrepresentableError: It has more than 256 of them, or a step per channel.
     """
-    made = mapped(call.reader, settled(call.reader, value, call.name, keep_clip=True))
-    if made is None:
+    value = settled(call.reader, value, call.name, keep_clip=True)
+    if (reals := _affine(call.reader, value)) is None:
         raise UnrepresentableError(
             "a function of values that are no codes of 8 bits, per tensor. Quantize its input so"
         )
-    return made
+    return Mapped(value.shape, str(value.base), np.array([float(real) for real in reals]))
 
 
 def _codes(out: Emitter, base: str) -> NDArray[np.int64]:
@@ -186,35 +202,22 @@ def _first(out: Emitter, base: str) -> int:
     return qtype.qmin
 
 
-def _maker(out: Emitter, base: str) -> Node | None:
-    """Return the node that makes a tensor of the codes of one other, all alike; None if there is none."""
-    node = next((node for node in out.nodes if node.output == base), None)
-    if node is None or node.op not in ("clip", "lookup", "requantize"):
-        return None
-    alike = node.op != "requantize" or all(out.params[name].size == 1 for name in node.inputs[1:])
-    return node if alike else None
-
-
-def _ancestors(out: Emitter, base: str) -> list[str]:
+def _ancestors(reader: Reader, base: str) -> list[str]:
     found = [base]
-    while (node := _maker(out, found[-1])) is not None:
-        found.append(node.inputs[0])
+    while found[-1] in reader.tables:
+        found.append(reader.tables[found[-1]][0])
     return found
 
 
-def _common(out: Emitter, left: str, right: str) -> str | None:
+def _common(reader: Reader, left: str, right: str) -> str | None:
     """Return the nearest tensor whose codes both are functions of."""
-    others = _ancestors(out, right)
-    return next((name for name in _ancestors(out, left) if name in others and len(_codes(out, name))), None)
+    others = _ancestors(reader, right)
+    return next((name for name in _ancestors(reader, left) if name in others), None)
 
 
-def _traced(out: Emitter, root: str, base: str, codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the code of a tensor for each code of its root, by the reference."""
+def _traced(reader: Reader, root: str, base: str) -> NDArray[np.int64]:
+    """Return the code of a tensor for each code of its root."""
     if base == root:
-        return codes
-    node = _maker(out, base)
-    assert node is not None
-    graph = Graph("integer", (), (), (), out.tensors, out.params, out.types)
-    before = _traced(out, root, node.inputs[0], codes)
-    found: NDArray[np.int64] = run_node(graph, node, {node.inputs[0]: before[None, :]})[0]
-    return found
+        return _codes(reader.out, root)
+    before, codes = reader.tables[base]
+    return codes[_traced(reader, root, before) - _first(reader.out, before)]

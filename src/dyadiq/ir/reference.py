@@ -18,7 +18,7 @@ from dyadiq.core.qtype import QType
 from dyadiq.ir.graph import Graph, Node
 from dyadiq.ir.integer import IntegerProgram, effective_weight, input_grid
 
-__all__ = ["named_inputs", "quantize_input", "run_node", "run_reference"]
+__all__ = ["named_inputs", "quantize_input", "run_reference"]
 
 Codes = NDArray[np.int64]
 
@@ -57,21 +57,12 @@ def run_reference(
     for start in range(0, n_samples, chunk_size):
         values: dict[str, NDArray[Any]] = {k: v[start : start + chunk_size] for k, v in arrays.items()}
         for node in graph.nodes:
-            values[node.output] = run_node(graph, node, values)
+            codes = _OPS[node.op](graph, node, values)
+            _check_type(graph, node, codes)
+            values[node.output] = codes
         for name in wanted:
             chunks[name].append(np.asarray(values[name]))
     return {name: np.concatenate(parts) for name, parts in chunks.items()}
-
-
-def run_node(graph: Graph, node: Node, values: Mapping[str, NDArray[Any]]) -> Codes:
-    """Return what one node makes of the tensors before it.
-
-    Raises:
-        ProofError: The codes leave their declared type.
-    """
-    codes: Codes = _OPS[node.op](graph, node, values)
-    _check_type(graph, node, codes)
-    return codes
 
 
 def named_inputs(graph: Graph, inputs: NDArray[Any] | Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:

@@ -97,7 +97,6 @@ def test_what_depends_on_the_same_codes_is_one_table(build, quantized):
     inputs = rng.normal(size=(200, 2, 3, 3)).astype(np.float32) * 3
     program = import_qonnx(m.proto(), nearest=True)
     assert program.graph.nodes[-1].op == "lookup"
-    assert {node.op for node in program.graph.nodes[3:]} <= {"lookup", "clip", "requantize"}
     ours = run_reference(program, {"x": inputs})[program.graph.outputs[0]]
     info = program.graph.tensors[program.graph.outputs[0]]
     theirs = np.rint(run_onnxruntime(m.proto(), inputs) / np.asarray(info.scale)) + info.zero_point
@@ -112,17 +111,17 @@ def test_codes_to_another_arbitrary_scale_are_exact_without_near_forms(dtype):
     m = Quantized(1, dtype=dtype)
     m.q(m.op("Add", m.q("x"), m.constant("c", np.float32(0.3))))
     program = import_qonnx(m.proto())
-    quantize, lookup = program.graph.nodes
-    assert lookup.op == "lookup"
-    found, middle = run_reference(program, {"x": SAMPLES}, taps=[quantize.output]), 128 if dtype == np.uint8 else 0
+    quantize, middle = program.graph.nodes[0], 128 if dtype == np.uint8 else 0
+    found = run_reference(program, {"x": SAMPLES}, taps=[quantize.output])
     given, made = (ARBITRARY[0], middle + 1), (ARBITRARY[1], middle - 7)
     wanted = by_definition(found[quantize.output], lambda x: x + float(np.float32(0.3)), given, made, dtype)
-    assert np.array_equal(found[lookup.output], wanted)
+    assert np.array_equal(found[program.graph.outputs[0]], wanted)
 
 
 def test_scales_of_powers_of_two_stay_shifts():
+    """Also where ties occur, which two shifts and a sum round to even."""
     m = Quantized(1, scales=POWERS)
-    m.q(m.q("x"), zero=128)
+    m.q(m.q(m.q("x"), zero=128), zero=127)
     assert "lookup" not in [node.op for node in import_qonnx(m.proto()).graph.nodes]
 
 
