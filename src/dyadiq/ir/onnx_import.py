@@ -33,13 +33,15 @@ from dyadiq.ir.onnx_file import (
     read_constant,
 )
 from dyadiq.ir.onnx_import_constants import computed_constant
+from dyadiq.ir.onnx_import_gelu import with_gelus
 from dyadiq.ir.onnx_import_network import Network, OnnxNode, plain_name
 from dyadiq.ir.onnx_import_ops import OPERATORS
+from dyadiq.ir.onnx_import_orders import in_order
 
 __all__ = ["import_onnx", "is_quantized_onnx"]
 
 _DOMAINS = ("", "ai.onnx")
-_TYPES = {1: "torch.float32", 11: "torch.float64"}  # of onnx.TensorProto
+_TYPES = {1: "torch.float32", 10: "torch.float32", 11: "torch.float64"}  # of onnx.TensorProto; float16 is widened
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "Quant", "BipolarQuant", "Trunc")
 _ENDS = ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK")
 
@@ -89,12 +91,16 @@ def import_onnx(model: str | os.PathLike[str] | bytes | Any, *, outputs: Sequenc
         except DamagedError as error:
             net.problem(f"constant {tensor.name}", str(error))
     _read_inputs(net, graph)
-    for node in needed_nodes(graph, wanted):
+    for node in with_gelus(needed_nodes(graph, wanted), net.constants, wanted):
         _read_node(net, node, folder)
     for name in wanted:
         if name not in net.known and name not in net.failed:
             net.problem(f"output {name}", "no node makes it")
-    ends = [Ref(name) for name in wanted if name in net.known and name not in net.constants]
+        elif name in net.orders:
+            net.problem(
+                f"output {name}", "its axes are in another order than the network's. Leave out the last transpose"
+            )
+    ends = [Ref(name) for name in wanted if name in net.known and name not in net.constants and name not in net.orders]
     if not ends and not net.failed:
         net.problem("graph", "it has no outputs that depend on its inputs")
     meta = {"model": Path(where).stem, "source": "onnx", "producer": str(proto.producer_name)}
@@ -182,7 +188,10 @@ def _read_node(net: Network, node: Any, folder: Path | None) -> None:
             return
         if node.domain not in _DOMAINS or op not in OPERATORS:
             raise DamagedError(_unknown(entry, str(node.domain)))
-        OPERATORS[op](net, entry)
+        if net.orders.keys() & set(entry.inputs):
+            in_order(net, entry, OPERATORS[op])
+        else:
+            OPERATORS[op](net, entry)
     except (DamagedError, CaptureError) as error:
         net.fail(entry, str(error))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

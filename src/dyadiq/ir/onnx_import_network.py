@@ -13,7 +13,7 @@ from dyadiq.ir.capture_builder import Call, GraphBuilder, Ref
 from dyadiq.ir.capture_ops import translate
 from dyadiq.ir.onnx_file import DamagedError
 
-__all__ = ["Network", "OnnxNode", "Rule", "plain_name"]
+__all__ = ["Network", "OnnxNode", "Order", "Rule", "plain_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,21 @@ class OnnxNode:
         return tuple(int(v) for v in self.attrs.get(name, default))
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A tensor that is another one with its axes, or its elements, in another order (`onnx_import_orders`).
+
+    Attributes:
+        base: The other one.
+        axes: Its axes without the batch, in the order of this one's.
+        features: Of a vector: which element of the base each one is.
+    """
+
+    base: str
+    axes: tuple[int, ...]
+    features: tuple[int, ...] = ()
+
+
 @dataclass
 class Network:
     """What has been read so far.
@@ -55,6 +70,8 @@ class Network:
         failed: Those that could not be made, which is noted.
         batches: Sizes of dimension 0 that the file fixes.
         activations: Operator and input of every sigmoid, for products with its own input.
+        orders: Tensors that were transposed, which the builder does not know.
+        features: Vectors whose elements a linear layer has weights for in another order.
     """
 
     builder: GraphBuilder
@@ -63,6 +80,8 @@ class Network:
     failed: set[str] = field(default_factory=set)
     batches: set[int] = field(default_factory=set)
     activations: dict[str, tuple[str, str]] = field(default_factory=dict)
+    orders: dict[str, Order] = field(default_factory=dict)
+    features: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def problem(self, where: str, reason: str) -> None:
         """Note why the file cannot be read."""
@@ -118,7 +137,11 @@ class Network:
 
     def shape(self, ref: Ref) -> tuple[int, ...]:
         """Return the seen shape of an activation, without the batch."""
-        return self.builder.view(ref).shape
+        order = self.orders.get(ref.name)
+        if order is None:
+            return self.builder.view(ref).shape
+        shape = self.builder.view(Ref(order.base)).shape
+        return tuple(shape[a] for a in order.axes)
 
 
 Rule = Callable[[Network, OnnxNode], None]

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from dyadiq.ir.capture_builder import Ref
 from dyadiq.ir.onnx_file import DamagedError
 from dyadiq.ir.onnx_import_network import Network, OnnxNode, Rule, plain_name
+from dyadiq.ir.onnx_import_orders import transpose
 from dyadiq.ir.onnx_import_windows import average_pool, conv, max_pool
 
 __all__ = ["OPERATORS"]
 
-_FLOAT_TYPES = (1, 11)
+_FLOAT_TYPES = (1, 10, 11)
 _BATCH_NORM = "aten.batch_norm.default"
 
 
@@ -51,6 +52,10 @@ def _linear(net: Network, node: OnnxNode, weight: NDArray[Any], bias: NDArray[An
     made = None
     if bias is not None:
         made = net.param(node.inputs[2], np.broadcast_to(bias.reshape(-1), (len(weight),)).copy())
+    if (order := net.features.get(node.inputs[0])) is not None:
+        moved = np.empty_like(weight)
+        moved[:, list(order)] = weight
+        weight = moved
     w = net.param(node.inputs[1], np.ascontiguousarray(weight))
     net.call(node, "aten.linear.default", {"input": net.x(node), "weight": w, "bias": made})
 
@@ -333,6 +338,7 @@ OPERATORS: Mapping[str, Rule] = MappingProxyType(
         "Sub": _arithmetic,
         "Sum": _sum,
         "Tanh": _simple("tanh"),
+        "Transpose": transpose,
         "Unsqueeze": _unsqueeze,
     }
 )

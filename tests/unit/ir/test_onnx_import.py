@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from dyadiq.ir.execute import run_graph
 from dyadiq.ir.onnx_import import import_onnx
@@ -64,7 +65,41 @@ def activations(m):
     m.op("Sum", m.op("Concat", *parts[:5], axis=1), m.op("Concat", *parts[5:], axis=-3))
 
 
+def gelus(m):
+    """Written out, the factors in every order; a product that is none stays."""
+    one, half, two = (m.constant(f"c{v}", np.float32(v)) for v in (1, 0.5, 2))
+    root, inverse = m.constant("root", np.float32(2**0.5)), m.constant("inverse", np.array([2**-0.5], np.float32))
+    x = m.op("Conv", "x", m.weight("c.weight", 4, 3, 1, 1))
+    parts = []
+    for at in range(4):
+        y = m.op("Erf", m.op("Div", x, root) if at % 2 else m.op("Mul", inverse, x))
+        y = m.op("Add", y, one) if at % 2 else m.op("Add", one, y)
+        parts.append(
+            (
+                lambda y: m.op("Mul", m.op("Mul", x, y), half),
+                lambda y: m.op("Mul", x, m.op("Mul", half, y)),
+                lambda y: m.op("Mul", m.op("Mul", x, half), y),
+                lambda y: m.op("Div", m.op("Mul", y, x), two),
+            )[at](y)
+        )
+    m.op("Concat", *parts, axis=1)
+
+
+def transposed(m):
+    """Channels last and back, over functions of single values; axes of size 1 that move; weights in another order."""
+    x = m.op("Relu", m.op("Transpose", m.op("Conv", "x", m.weight("c.weight", 4, 3, 3, 3)), perm=[0, 2, 3, 1]))
+    back = m.op("Transpose", m.op("Clip", x, m.constant("low", np.float32(-1)), ""), perm=[0, 3, 1, 2])
+    pooled = m.op("GlobalAveragePool", m.op("Conv", back, m.weight("d.weight", 5, 4, 3, 3)))
+    flat = m.op("Reshape", m.op("Transpose", pooled, perm=[0, 3, 1, 2]), m.constant("flat", np.array([0, -1])))
+    y = m.op("Tanh", m.op("Flatten", m.op("Transpose", x, perm=[0, 2, 1, 3])))
+    y = m.op("Gemm", m.op("Transpose", y, perm=[0, 1]), m.weight("fc", 4 * 7 * 5, 5), m.weight("b", 5))
+    z = m.op("MatMul", m.op("Reshape", x, m.constant("all", np.array([-1, 4 * 7 * 5]))), m.weight("fc2", 4 * 7 * 5, 5))
+    m.op("Add", m.op("Add", y, z), flat)
+
+
 CASES = {
+    "gelu, written out": gelus,
+    "transposes": transposed,
     "arithmetic with constants": scaled,
     "a view": shaped,
     "means, squeezes, gemm": squeezed,
@@ -99,6 +134,32 @@ def test_operator_computes_what_onnxruntime_does(case, batch):
     CASES[case](model)
     x = np.random.default_rng(1).normal(size=(3, 3, 9, 7)).astype(np.float32)
     assert_same(model.proto(), x)
+
+
+# float16 has 11 binary digits; onnxruntime rounds every value to them, the graph does not.
+HALF_TOLERANCE = 2.0**-8
+
+
+@pytest.mark.parametrize("inputs", [TensorProto.FLOAT16, TensorProto.FLOAT])
+def test_half_precision_is_widened(inputs):
+    """All of a model in float16, and weights alone, which it widens itself."""
+    m = FloatModel(3, 9, 7)
+    m.input = helper.make_tensor_value_info("x", inputs, ["N", 3, 9, 7])
+    weights = [m.constant(n, m.rng.normal(size=s).astype(np.float16)) for n, s in (("w", (4, 3, 3, 3)), ("b", (4,)))]
+    if inputs == TensorProto.FLOAT:
+        weights = [m.op("Cast", name, to=TensorProto.FLOAT) for name in weights]
+    x = m.op("Relu", m.op("Conv", "x", *weights))
+    if inputs == TensorProto.FLOAT16:
+        x = m.op("Cast", m.op("Add", x, m.constant("half", np.float16(0.3))), to=TensorProto.FLOAT)
+    m.op("MaxPool", x, kernel_shape=[2, 2])
+    dtype = helper.tensor_dtype_to_np_dtype(inputs)
+    given = np.random.default_rng(1).normal(size=(3, 3, 9, 7)).astype(np.float16)
+    wanted = run_onnxruntime(m.proto(), given.astype(dtype))
+    graph = import_onnx(m.proto())
+    (found,) = run_graph(graph, torch.from_numpy(given.astype(np.float32)))
+    tolerance = HALF_TOLERANCE if inputs == TensorProto.FLOAT16 else TOLERANCE
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
+    assert all(array.dtype == np.float32 for array in graph.params.values())
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13])

@@ -50,7 +50,21 @@ def test_every_offending_node_is_listed():
         (lambda m: m.op("Div", m.weight("w", 3, 1, 1), "x"), "divides by a tensor"),
         (lambda m: m.op("Div", "x", m.constant("w", np.float32(0))), "divides by zero"),
         (lambda m: m.op("Concat", "x", "x", axis=2), "concatenates along dimension 2, expected 1"),
-        (lambda m: m.op("Transpose", "x", perm=[0, 2, 3, 1]), "no such operator"),
+        (lambda m: m.op("Transpose", "x", perm=[0, 2, 3, 1]), "output transpose_0: its axes are in another order"),
+        (lambda m: m.op("Transpose", "x", perm=[1, 0, 2, 3]), "which moves the batch"),
+        (
+            lambda m: m.op("MaxPool", m.op("Transpose", "x", perm=[0, 3, 1, 2]), kernel_shape=[2, 2]),
+            r"MaxPool in .*in the order \['N', 2, 0, 1\].*--inputs-as-nchw",
+        ),
+        (
+            lambda m: m.op("Reshape", m.op("Transpose", "x", perm=[0, 2, 3, 1]), m.constant("s", np.array([0, 8, -1]))),
+            "only flattening is supported",
+        ),
+        (
+            lambda m: m.op("Add", m.op("Flatten", m.op("Transpose", "x", perm=[0, 2, 3, 1])), m.op("Flatten", "x")),
+            "in the order of a transposed tensor that was flattened",
+        ),
+        (lambda m: m.op("Erf", "x"), "no such operator"),
         (lambda m: m.op("Gemm", "x", m.weight("w", 3, 3), transA=1), "transA turns its input"),
         (lambda m: m.op("HardSigmoid", "x"), "torch's hardsigmoid has 1/6 and 0.5"),
         (lambda m: m.op("LeakyRelu", "x", alpha=0.3), r"got \{'negative_slope': 0.3\}"),
@@ -92,9 +106,9 @@ def test_inputs_need_sizes(shape, message):
         import_onnx(m.proto())
 
 
-def test_half_precision_is_refused_by_name():
+def test_other_precisions_are_refused_by_name():
     m = convolutional()
-    m.input = helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["N", 3, 8, 8])
+    m.input = helper.make_tensor_value_info("x", TensorProto.BFLOAT16, ["N", 3, 8, 8])
     with pytest.raises(CaptureError, match="Export the model in float32"):
         import_onnx(m.proto())
 
