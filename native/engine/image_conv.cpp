@@ -59,6 +59,7 @@ class ConvReader {
         Conv windows = s_;
         if (s_.kind == ConvKind::kSparse4) {  // whose windows may end in the next row; what they read, `read_quads` checks
             require(is_in_quads(s_.in, s_.stride_h, s_.stride_w), "quads are no whole buffer");
+            require(s_.out.buffer.width <= s_.columns_of_phase(), "a convolution leaves its input");
             windows.in.buffer.right = s_.in.buffer.width;
         }
         require(windows_fit(windows), "a convolution leaves its input");

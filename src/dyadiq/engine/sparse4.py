@@ -52,7 +52,7 @@ class QuadPlane:
         seen = zip(self.outputs, self.stride, self.kernel, self.dilation, strict=True)
         height, width = (-(-((out - 1) * s + (k - 1) * d + 1) // s) * s for out, s, k, d in seen)
         if self.columns is not None and self.stride[1] == 1:
-            least = max(self.before + self.columns, width - self.before)
+            least = max(self.before + self.columns, width - self.before, self.outputs[1])
             if (self.kernel[1] - 1) * self.dilation[1] < least < width:
                 return height + self.stride[0], least
         return height, width

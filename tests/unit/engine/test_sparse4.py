@@ -44,7 +44,8 @@ def test_every_size_and_ending_equals_the_reference(size, n_in, worst, tmp_path)
     x = b.input((n_in, 5, size), UINT8 if n_in % 2 else INT8)
     outputs = []
     for out, kernel, stride, padding, dilation in (
-        (33, 3, 1, 1, 1), (48, 1, 1, 0, 1), (7, (3, 1), 2, 2, (2, 3)), (20, 3, (1, 3), 1, 1), (16, 1, 2, 0, 1)
+        (33, 3, 1, 1, 1), (48, 1, 1, 0, 1), (7, (3, 1), 2, 2, (2, 3)), (20, 3, (1, 3), 1, 1), (16, 1, 2, 0, 1),
+        (17, (3, 1), 1, 2, 1),
     ):  # fmt: skip
         y = b.conv2d(x, out, kernel, stride, padding, dilation)
         thin(b, rng, 0.3, outputs=4)
@@ -111,6 +112,7 @@ def test_places_are_where_windows_find_their_quads(kernel, stride, dilation):
         ((3, 5), 2, (2, 1), (8, 9)),  # two columns
         ((3, 3), 1, (1, 4), (5, 9)),  # a tap may not reach the next row's
         ((3, 3), 0, (1, 1), (5, 7)),
+        ((3, 1), 2, (1, 1), (5, 11)),  # wide outputs, and nothing to share
     ],
 )
 def test_rows_share_their_margins_where_taps_are_near(kernel, padding, dilation, size):
@@ -190,6 +192,17 @@ def test_fields_that_make_no_sense_are_refused(op, field, value, reason, tmp_pat
     step.words[field] = step.words[14] if value == "bias" else value
     write_engine_file(plan, tmp_path / "p.dyqe")
     with pytest.raises(ArtifactError, match=reason):
+        EngineProgram(tmp_path / "p.dyqe")
+
+
+@built
+def test_rows_of_quads_that_are_narrower_than_outputs_are_refused(tmp_path):
+    """Windows may end in the next row; outputs may not."""
+    plan = small_plan()
+    (quads,) = (buffer for buffer in plan.buffers if (buffer.height, buffer.width) == (9, 7))
+    quads.height, quads.width = 12, 5
+    write_engine_file(plan, tmp_path / "p.dyqe")
+    with pytest.raises(ArtifactError, match="a convolution leaves its input"):
         EngineProgram(tmp_path / "p.dyqe")
 
 
