@@ -34,11 +34,16 @@ def small(rng, name):
     return b.program(b.linear(b.flatten(z), 5))
 
 
+# Weights, codes and kernels of Winograd convolutions, of two axes and of one.
+WINOGRAD = (("bipolar", "uint6"), ("int4n", "int6"))
+WINOGRAD_1D = (("bipolar", "uint7", 3), ("int6n", "int7", (1, 3)), ("int4n", "uint6", (3, 1)))
+
+
 def winograd(rng, name, codes, kernel=3):
     """Winograd convolutions with every ending, of a plane with odd sides."""
     padding = tuple(side // 2 for side in (kernel if isinstance(kernel, tuple) else (kernel, kernel)))
     b = ProgramBuilder(rng)
-    x = b.input((17, 5, 7), QType.parse(codes), scale=1.0)
+    x = b.input((17, 9, 11), QType.parse(codes), scale=1.0)
     y = b.requantize(
         b.conv2d(x, 33, kernel, padding=padding, qtype=QType.parse(name)), QType.parse(codes), multipliers(rng, 33, 16)
     )
@@ -131,14 +136,11 @@ def main():
         program = rows(np.random.default_rng(0))
         algorithms = {node.name: name for node in program.graph.nodes if node.op == "conv2d"}
         write(compile_program(program, algorithms=algorithms), folder / f"{name}.dyqe")
-    for name, codes in (("bipolar", "uint6"), ("int4n", "int6")):
-        program = winograd(np.random.default_rng(0), name, codes)
-        algorithms = {node.name: "winograd" for node in program.graph.nodes if node.op == "conv2d"}
-        write(compile_program(program, algorithms=algorithms), folder / f"winograd_{name}.dyqe")
-    for name, codes, kernel in (("bipolar", "uint7", 3), ("int6n", "int7", (1, 3)), ("int4n", "uint6", (3, 1))):
-        program = winograd(np.random.default_rng(0), name, codes, kernel)
-        algorithms = {node.name: "winograd1d" for node in program.graph.nodes if node.op == "conv2d"}
-        write(compile_program(program, algorithms=algorithms), folder / f"winograd1d_{name}.dyqe")
+    for algorithm, all_words in (("winograd", WINOGRAD), ("winograd1d", WINOGRAD_1D)):
+        for words in all_words:
+            program = winograd(np.random.default_rng(0), *words)
+            algorithms = {node.name: algorithm for node in program.graph.nodes if node.op == "conv2d"}
+            write(compile_program(program, algorithms=algorithms), folder / f"{algorithm}_{words[0]}.dyqe")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 #include "engine/kernels/vector_conv.hpp"
 #include "engine/kernels/vector_planes.hpp"
 #include "engine/kernels/vector_sparse4.hpp"
+#include "engine/kernels/vector_winograd.hpp"
 
 namespace dyadiq::engine {
 namespace {
@@ -132,7 +133,7 @@ bool supported() { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_s
 }  // namespace
 
 constinit const Kernels kAvx2 = only_built(
-    {"avx2", supported, [] { return 0.0; }, conv_packed<Avx2>, conv_sparse<Avx2>, conv_sparse4<Avx2>, portable::pack_quads, conv_packed<Avx2>,
+    {"avx2", supported, [] { return 0.0; }, conv_packed<Avx2>, conv_sparse<Avx2>, conv_sparse4<Avx2>, portable::pack_quads, conv_winograd<Avx2>,
      conv_depthwise<Avx2>, conv_binary<Avx2Bits>, pack_bits<Avx2Bits>, look_up, quantize<Avx2>, portable::join, max_pool<Avx2>, sum_pool<Avx2>});
 
 }  // namespace dyadiq::engine

@@ -19,7 +19,7 @@ bool supported() {
 }  // namespace
 
 constinit const Kernels kAvx512Vnni256 = only_built(
-    {"avx512vnni256", supported, [] { return 0.0; }, conv_packed<Isa>, conv_sparse<Isa>, conv_sparse4<Isa>, portable::pack_quads, conv_packed<Isa>,
+    {"avx512vnni256", supported, [] { return 0.0; }, conv_packed<Isa>, conv_sparse<Isa>, conv_sparse4<Isa>, portable::pack_quads, conv_winograd<Isa>,
      conv_depthwise<Isa>, conv_binary<Avx2Bits>, pack_bits<Avx2Bits>, look_up, quantize<Isa>, portable::join, max_pool<Isa>, sum_pool<Isa>});
 
 }  // namespace dyadiq::engine

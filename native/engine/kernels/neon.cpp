@@ -44,7 +44,7 @@ struct Neon {
 }  // namespace
 
 constinit const Kernels kNeon = only_built(
-    {"neon", [] { return true; }, [] { return 0.0; }, conv_packed<Neon>, conv_sparse<Neon>, conv_sparse4<Neon>, portable::pack_quads, conv_packed<Neon>,
+    {"neon", [] { return true; }, [] { return 0.0; }, conv_packed<Neon>, conv_sparse<Neon>, conv_sparse4<Neon>, portable::pack_quads, conv_winograd<Neon>,
      conv_depthwise<Neon>, conv_binary<NeonBits>, pack_bits<NeonBits>, look_up, quantize<Neon>, portable::join, max_pool<Neon>, sum_pool<Neon>});
 
 }  // namespace dyadiq::engine

@@ -55,7 +55,7 @@ bool supported() {
 }  // namespace
 
 constinit const Kernels kNeonDot = only_built(
-    {"neondot", supported, [] { return 0.0; }, conv_packed<NeonDot>, conv_sparse<NeonDot>, conv_sparse4<NeonDot>, portable::pack_quads, conv_packed<NeonDot>,
+    {"neondot", supported, [] { return 0.0; }, conv_packed<NeonDot>, conv_sparse<NeonDot>, conv_sparse4<NeonDot>, portable::pack_quads, conv_winograd<NeonDot>,
      conv_depthwise<NeonDot>, conv_binary<NeonBits>, pack_bits<NeonBits>, look_up, quantize<NeonDot>, portable::join, max_pool<NeonDot>, sum_pool<NeonDot>});
 
 }  // namespace dyadiq::engine

@@ -11,6 +11,7 @@
 #include "engine/kernels/vector_conv.hpp"
 #include "engine/kernels/vector_planes.hpp"
 #include "engine/kernels/vector_sparse4.hpp"
+#include "engine/kernels/vector_winograd.hpp"
 
 namespace dyadiq::engine {
 namespace {

@@ -11,6 +11,7 @@ from dyadiq.core.qtype import QType
 from dyadiq.engine import compile_program, write_engine_file
 from dyadiq.ir.reference import run_reference
 from few_values import FewValues
+from fuzz_seeds import WINOGRAD, WINOGRAD_1D, winograd
 from programs import INT8, PROGRAMS, UINT8, ProgramBuilder, multipliers
 from sparse_weights import thin
 
@@ -92,13 +93,17 @@ def test_every_feature_equals_the_reference(processor, isa, runner, tmp_path):
     rng = np.random.default_rng(0)
     programs = [make(rng) for name, make in PROGRAMS.items() if name != "wide"]
     programs += [widths(np.random.default_rng(seed)) for seed in range(8)] + [powers(np.random.default_rng(0))]
-    first_of_blocks = len(programs)
-    programs += [blocks(np.random.default_rng(seed)) for seed in range(4)]
+    by_name = [(blocks(np.random.default_rng(seed)), "sparse4x4") for seed in range(4)]
+    by_name += [(winograd(rng, *words), "winograd") for words in WINOGRAD]
+    by_name += [(winograd(rng, *words), "winograd1d") for words in WINOGRAD_1D]
+    algorithms = [{} for _ in programs]
+    for program, algorithm in by_name:
+        programs.append(program)
+        algorithms.append({node.name: algorithm for node in program.graph.nodes if node.op == "conv2d"})
     expected, prefixes = [], []
     for at, program in enumerate(programs):
         prefixes.append(tmp_path / str(at))
-        dots = [node.name for node in program.graph.nodes if node.op == "conv2d"] if at >= first_of_blocks else []
-        write_engine_file(compile_program(program, algorithms=dict.fromkeys(dots, "sparse4x4")), f"{prefixes[-1]}.dyqe")
+        write_engine_file(compile_program(program, algorithms=algorithms[at]), f"{prefixes[-1]}.dyqe")
         inputs = {}
         for i, name in enumerate(program.graph.inputs):
             shape = (N_SAMPLES, *program.graph.tensors[name].shape)

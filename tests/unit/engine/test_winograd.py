@@ -105,7 +105,7 @@ def test_extremes_neither_wrap_nor_saturate(channels, algorithm, kernel, most, n
     rng = np.random.default_rng(channels)
     b = ProgramBuilder(rng, worst=True)
     low = codes.qmax - n_codes + 1  # of a type with more codes: the upper half alone, which is what pads it too
-    x = b.requantize(b.input((channels, 7, 9), INT8, 1.0), codes, 1, 0, zero_point=low, clip=(low, codes.qmax))
+    x = b.requantize(b.input((channels, 7, 14), INT8, 1.0), codes, 1, 0, zero_point=low, clip=(low, codes.qmax))
     outputs = []
     for _ in range(2):
         y = b.conv2d(x, 17, kernel, padding=1, qtype=INT8)
@@ -114,7 +114,7 @@ def test_extremes_neither_wrap_nor_saturate(channels, algorithm, kernel, most, n
         weight[:2] = [[[[most]]], [[[-most]]]]  # the largest sums
         outputs += [y, b.requantize(y, INT8, multipliers(rng, 17, 16))]
     program = b.program(*outputs)
-    ends = rng.choice([-1000.0, 1000.0], (3, channels, 7, 9))
+    ends = rng.choice([-1000.0, 1000.0], (3, channels, 7, 14))
     ends[:2] = [[[[-1000.0]]], [[[1000.0]]]]
     assert_equal(by_winograd(program, algorithm), program, {"x0": ends}, tmp_path / "p.dyqe")
 
