@@ -93,7 +93,7 @@ def bits(rng, name, codes):
 def quads(rng):
     """Weights in blocks of 4 outputs, over planes of every stride, with a residual and without."""
     b = ProgramBuilder(rng)
-    x = b.input((7, 5, 9), UINT8)
+    x = b.input((7, 11, 9), UINT8)
     y = b.conv2d(x, 17, 3, padding=1)
     thin(b, rng, 0.3, outputs=4)
     y = b.requantize(y, INT8, multipliers(rng, 17, 16))

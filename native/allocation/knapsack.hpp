@@ -24,6 +24,9 @@
 
 namespace dyadiq {
 
+inline constexpr double kMargin = 0x1p-42;            // of the sizes that enter a bound; float64 errors stay well inside
+inline constexpr double kBranchMargin = 4 * kMargin;  // where losses of two solves meet
+
 struct KnapsackAnswer {
     bool feasible = false;
     bool proven = true;          // false: labels ran out

@@ -1,7 +1,7 @@
 """One budget, proven optimal: the multiple-choice knapsack problem, prepared once for any number of limits.
 
 Used by `solve`, the front, k best plans and everything else that asks for many optima; pair costs are merged away
-before (`merge_pairs`). The work is done by native code (native/allocation/knapsack.cpp, which explains the method) or,
+before (`merge_pairs`). The work is done by native code (native/allocation/knapsack.hpp, which explains the method) or,
 where that is not built, by `knapsack_numpy`; both give the same plans.
 
 Where one decision outweighs the others, the relaxation is far from any plan and labels are many: then its options are

@@ -1,6 +1,6 @@
 """The knapsack solver in numpy: what `knapsack` uses where the native one is not built.
 
-The same steps on the same integers as native/allocation/knapsack.cpp, which explains them, so that both give the same
+The same steps on the same integers as native/allocation/knapsack.hpp, which explains them, so that both give the same
 plans; tests compare the two with each other and with brute force. Some ten times slower for 54 layers.
 Sources: Pisinger 1995, "A minimal algorithm for the multiple-choice knapsack problem"; Dyer 1984.
 """
