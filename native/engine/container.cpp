@@ -37,8 +37,9 @@ Record read_record(const std::uint8_t* at, const std::uint8_t* data, std::uint64
     const unsigned dimensions = at[5];
     require(record.kind <= 1 && dimensions <= 6, "a record means nothing");
     for (unsigned d = 0; d < dimensions; ++d) {
-        record.count *= number<std::uint32_t>(at + 6 + 4 * d);
-        require(record.count <= static_cast<std::int64_t>(kMaxBytes), "a tensor is larger than any file");
+        const std::int64_t size = number<std::uint32_t>(at + 6 + 4 * d);
+        require(size == 0 || record.count <= static_cast<std::int64_t>(kMaxBytes) / size, "a tensor is larger than any file");
+        record.count *= size;
     }
     const auto bits = static_cast<std::uint64_t>(record.kind == 1 ? 64 : record.bits);
     require(bits >= 1 && bits <= 64, "a record means nothing");

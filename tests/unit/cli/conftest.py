@@ -1,5 +1,6 @@
 """A tiny run that the command line tests share, and the snapshot comparison."""
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ class Result:
     exit_code: int
     stdout: str
     stderr: str
+
+    def document(self, schema):
+        """The one JSON document on stdout."""
+        found = json.loads(self.stdout)
+        assert found["schema"] == schema
+        return found
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,6 @@ import pytest
 from dyadiq.core.errors import InfeasibleError
 
 
-def document(result, schema):
-    """Return the one JSON document on stdout."""
-    found = json.loads(result.stdout)
-    assert found["schema"] == schema
-    return found
-
-
 def test_help_lists_the_commands(cli, snapshot):
     snapshot(cli("--help"))
 
@@ -69,7 +62,7 @@ def test_run_again_keeps_every_stage(tiny, cli):
 
 def test_run_json_is_the_document_of_the_run(tiny, cli):
     _, run, _ = tiny
-    found = document(cli("run", run, "--json"), "dyadiq.run/1")
+    found = cli("run", run, "--json").document("dyadiq.run/1")
     assert found == json.loads((run / "summary.json").read_text())
     assert set(found["accuracy"]) == {"float", "integer"}
     assert 0.9 < found["accuracy"]["float"] <= 1
@@ -100,7 +93,7 @@ def test_exit_code_is_one_when_a_floor_is_missed(tiny, cli):
     assert result.exit_code == 1
     assert "Not accepted: size is 0." in result.stdout
     assert "accept.max_size_frac is 0.1." in result.stdout
-    found = document(cli("run", recipe, *overrides, "--json"), "dyadiq.run/1")
+    found = cli("run", recipe, *overrides, "--json").document("dyadiq.run/1")
     assert not found["accepted"]
     assert cli("run", recipe, "--set", f"out={run}").exit_code == 0
 
@@ -128,7 +121,7 @@ def test_earlier_result_is_not_taken_for_that_of_a_recipe_that_failed(tiny, cli,
     shown = cli("show", run)
     assert shown.stdout.startswith("tiny: not finished; the same recipe continues it at stage 'allocate'\n")
     assert "accuracy" not in shown.stdout
-    assert document(cli("show", run, "--json"), "dyadiq.unfinished-run/1")["next"] == "allocate"
+    assert cli("show", run, "--json").document("dyadiq.unfinished-run/1")["next"] == "allocate"
     for refused in (("report", run), ("verify", run), ("export", run, "--to", "dyq", "--out", tmp_path / "out")):
         result = cli(*refused)
         assert result.exit_code == 2
@@ -171,7 +164,7 @@ def test_uniform_plan_runs_without_certificate(tiny, cli, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     uniform = "allocate={ uniform = { weight = 8, activation = 8 } }"
     result = cli("run", recipe, "--set", f"out={tmp_path / 'run'}", "--set", uniform, "--json")
-    found = document(result, "dyadiq.run/1")
+    found = result.document("dyadiq.run/1")
     assert set(found["weight_bits"].values()) == {8}
     assert found["certificate"]["gap"] is None
     assert found["bops"] == 362_784  # the golden number of W8A8
@@ -186,7 +179,7 @@ def test_run_is_refused_when_recipe_has_an_unknown_key(tiny, cli, snapshot):
 
 def test_error_is_one_json_document_when_json_is_asked_for(cli):
     result = cli("run", "nowhere.toml", "--json")
-    found = document(result, "dyadiq.error/1")
+    found = result.document("dyadiq.error/1")
     assert (found["error"], found["exit_code"], result.exit_code) == ("ConfigError", 2, 2)
     assert "nowhere.toml: no such file" in found["message"]
 
@@ -247,7 +240,7 @@ def test_stage_command_shows_its_result(tiny, cli, snapshot, stage, schema):
     result = cli(stage, run)
     assert result.exit_code == 0
     snapshot(result, numbers=False, paths=((run, "<run>"),))
-    document(cli(stage, run, "--json"), schema)
+    cli(stage, run, "--json").document(schema)
 
 
 def test_distill_command_takes_the_defaults_of_its_section(tiny, cli, tmp_path):
@@ -257,7 +250,7 @@ def test_distill_command_takes_the_defaults_of_its_section(tiny, cli, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "zero-shot: 128 distilled inputs, seed 0" in result.stdout
     assert "bn3.running_mean" in result.stdout
-    payload = document(cli("distill", recipe, *options, "--json"), "dyadiq.distilled/1")["payload"]
+    payload = cli("distill", recipe, *options, "--json").document("dyadiq.distilled/1")["payload"]
     assert len(payload["history"]) == 40
 
 
@@ -278,7 +271,7 @@ def test_show_tells_of_an_unfinished_run(tiny, cli, tmp_path):
     assert cli("capture", recipe, "--set", f"out={tmp_path / 'run'}").exit_code == 0
     result = cli("show", tmp_path / "run")
     assert result.stdout.startswith("tiny: not finished; the same recipe continues it")
-    found = document(cli("show", tmp_path / "run", "--json"), "dyadiq.unfinished-run/1")
+    found = cli("show", tmp_path / "run", "--json").document("dyadiq.unfinished-run/1")
     assert set(found["seconds"]) == {"data", "float", "capture"}
 
 
@@ -321,96 +314,12 @@ def test_show_reads_the_schemas_that_are_written():
     assert set(show._SHOWERS) == written | {quant_store.SCHEMA, checkpoint.SCHEMA, zero_shot_store.SCHEMA}
 
 
-def test_verify_counts_integers_of_a_run(tiny, cli, snapshot):
-    _, run, _ = tiny
-    snapshot(cli("verify", run, "--against", "exact", "--against", "dyq", "--n-samples", "7"), paths=((run, "<run>"),))
-    found = document(cli("verify", run, "--against", "exact", "--json"), "dyadiq.verify/1")
-    assert found["verify"]["exact"]["compared"] == 500
-
-
-def test_verify_takes_options_of_its_targets(tiny, cli):
-    _, run, _ = tiny
-    options = ("--option", "engine.threads=2", "--option", "c.compiler=cc -O1")
-    result = cli("verify", run, "--against", "engine", "--against", "c", "--n-samples", "5", *options, "--json")
-    found = document(result, "dyadiq.verify/1")["verify"]
-    assert {name: row["mismatches"] for name, row in found.items()} == {"engine": 0, "c": 0}
-    result = cli("verify", run, "--against", "exact", "--option", "engine.threads=2")
-    assert result.exit_code == 2
-    assert "expected TARGET.NAME=VALUE with a target of --against" in result.stderr
-
-
-def test_verify_of_a_file_needs_inputs(tiny, cli, tmp_path):
-    _, run, _ = tiny
-    program = run / "export" / "dyq" / "program.dyq"
-    result = cli("verify", program)
-    assert result.exit_code == 2
-    assert "a program file has no data of its own. Give --inputs FILE.npy." in result.stderr
-    np.save(tmp_path / "x.npy", np.zeros((3, 16)))
-    assert cli("verify", program, "--against", "exact", "--inputs", tmp_path / "x.npy").exit_code == 0
-    (tmp_path / "x.npy").write_bytes(b"no array")
-    result = cli("verify", program, "--inputs", tmp_path / "x.npy")
-    assert result.exit_code == 2
-    assert "cannot be read as .npy without pickle" in result.stderr
-
-
-def test_verify_exits_with_one_when_an_exact_executor_differs(tiny, cli, monkeypatch):
-    from dyadiq.targets import get_target
-
-    _, run, _ = tiny
-    honest = type(get_target("exact")).emulate
-    monkeypatch.setattr(
-        type(get_target("exact")), "emulate", lambda self, *a: {k: v + 1 for k, v in honest(self, *a).items()}
-    )
-    result = cli("verify", run, "--against", "exact", "--n-samples", "3")
-    assert result.exit_code == 1
-    assert "sample 0, output 'fc4' at (0,)" in " ".join(result.stdout.split())
-
-
-def test_verify_exits_with_one_when_an_executor_is_not_proven(tiny, cli, tmp_path):
-    recipe, _, _ = tiny
-    run = tmp_path / "run"
-    assert cli("quantize", recipe, "--set", f"out={run}", "--set", "quant.product_bits=62").exit_code == 0
-    result = cli("verify", run, "--against", "qonnx", "--n-samples", "3")
-    assert result.exit_code == 1
-    assert "not proven for this program" in " ".join(result.stdout.split())
-    assert "Not accepted: qonnx" in result.stdout
-    found = document(cli("verify", run, "--against", "qonnx", "--n-samples", "3", "--json"), "dyadiq.verify/1")
-    assert not found["verify"]["qonnx"]["proven"]
-    assert not found["verify"]["qonnx:input"]["refusal"]
-
-
-def test_export_writes_targets(tiny, cli, snapshot, tmp_path):
-    _, run, _ = tiny
-    result = cli("export", run, "--to", "onnx", "--to", "dyq", "--out", tmp_path / "out")
-    snapshot(result, numbers=False, paths=((run, "<run>"), (tmp_path, "<tmp>")))
-    program = run / "lower" / "program.safetensors"
-    found = document(cli("export", program, "--to", "dyq", "--out", tmp_path, "--json"), "dyadiq.export/1")
-    assert (tmp_path / "program.dyq").read_bytes() == (run / "export" / "dyq" / "program.dyq").read_bytes()
-    assert found["files"]["dyq"] == [str(tmp_path / "program.dyq")]
-
-
-def test_export_refuses_an_unknown_target(tiny, cli, tmp_path):
-    _, run, _ = tiny
-    result = cli("export", run, "--to", "onxx", "--out", tmp_path)
-    assert result.exit_code == 2
-    assert "unknown target 'onxx'; did you mean 'onnx'?" in result.stderr
-
-
-def test_export_refuses_a_damaged_program(tiny, cli, tmp_path):
-    _, run, _ = tiny
-    shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "lower" / "program.safetensors").write_bytes(b"x")
-    result = cli("export", tmp_path / "run", "--to", "dyq", "--out", tmp_path)
-    assert result.exit_code == 2
-    assert "was changed or damaged: its hash differs" in result.stderr
-
-
 def test_report_is_written_again(tiny, cli, tmp_path):
     _, run, _ = tiny
     result = cli("report", run, "--out", tmp_path / "r.html")
     assert result.stdout == f"{tmp_path / 'r.html'}\n"
     assert (tmp_path / "r.html").read_text().startswith("<!")
-    document(cli("report", run, "--out", tmp_path / "r.html", "--json"), "dyadiq.report/1")
+    cli("report", run, "--out", tmp_path / "r.html", "--json").document("dyadiq.report/1")
 
 
 def test_report_needs_a_finished_run(tiny, cli, tmp_path):
@@ -429,12 +338,12 @@ KINDS = ("targets", "methods", "reconstructions", "costs", "models", "datasets",
 @pytest.mark.parametrize("kind", KINDS)
 def test_list_names_every_entry(cli, kind):
     result = cli("list", kind, "--json")
-    entries = document(result, "dyadiq.list/1")["entries"]
+    entries = result.document("dyadiq.list/1")["entries"]
     assert entries
     assert all(e["kind"] == kind and e["about"] and e["file"].startswith("dyadiq/") for e in entries)
     assert all(e["name"] in cli("list", kind).stdout for e in entries)
 
 
 def test_list_without_kind_has_all_kinds(cli):
-    entries = document(cli("list", "--json"), "dyadiq.list/1")["entries"]
+    entries = cli("list", "--json").document("dyadiq.list/1")["entries"]
     assert {e["kind"] for e in entries} == set(KINDS)

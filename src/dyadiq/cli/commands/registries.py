@@ -102,6 +102,6 @@ def _about(entry: Any) -> tuple[str, str]:
     thing = entry if inspect.isroutine(entry) or inspect.isclass(entry) else type(entry)
     module = inspect.getmodule(thing)
     text = getattr(entry, "about", None) or inspect.getdoc(thing) or inspect.getdoc(module) or ""
-    file = Path(inspect.getfile(thing))
+    file = Path(inspect.getfile(inspect.unwrap(thing)))  # decorators lie elsewhere
     inside = file.parts[file.parts.index("dyadiq") :] if "dyadiq" in file.parts else file.parts[-1:]
     return text.partition("\n")[0], "/".join(inside)
