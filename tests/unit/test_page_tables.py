@@ -21,6 +21,7 @@ TABLES = [
     "ptq_methods",
     "ptq_vs_peers",
     "qdq_import",
+    "what_costs",
 ]
 
 
