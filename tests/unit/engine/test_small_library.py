@@ -10,7 +10,7 @@ from c_library import HEADERS, compiled, guide, outputs, worth
 from dyadiq.engine import compile_program, write_engine_file
 from dyadiq.ir.reference import run_reference
 from embedded import embedded
-from programs import PROGRAMS
+from programs import PROGRAMS, ProgramBuilder
 
 missing = [tool for tool in ("cmake", "cc", "c++") if not shutil.which(tool)]
 pytestmark = pytest.mark.skipif(
@@ -65,6 +65,15 @@ def test_kernels_that_were_left_out_are_none_of_this_machine(small, monkeypatch)
     done = subprocess.run([binary, path, "x", "1"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "this machine has no such kernels" in done.stderr
+
+
+def test_steps_and_kinds_of_convolutions_are_found_in_a_program(tmp_path):
+    b = ProgramBuilder(np.random.default_rng(0))
+    program = b.program(b.conv2d(b.input((8, 6, 6)), 8, 3, padding=1))
+    algorithms = {node.name: "sparse4x4" for node in program.graph.nodes if node.op == "conv2d"}
+    write_engine_file(compile_program(program, algorithms=algorithms), tmp_path / "p.dyqe")
+    told = configured(tmp_path / "build", DYADIQ_PROGRAMS=tmp_path / "p.dyqe", DYADIQ_ISAS="portable")
+    assert "dyadiq_engine runs quantize quads sparse4x4\n" in told.stdout
 
 
 def test_options_that_mean_nothing_are_refused_by_cmake(tmp_path):
