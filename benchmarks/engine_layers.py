@@ -43,7 +43,7 @@ def program_of(channels, size, bits, kept=1.0, *, block=16, n_out=None, kernel=3
     return dq.lower(dq.quantize(graph, plan, [batch.numpy()])), batch[:1].numpy(), mask.float().mean().item()
 
 
-def compare(program, sample, algorithms, n_rounds, folder):
+def compare(program, sample, algorithms, n_rounds, folder, isa=None):
     """Times of the second convolution of a program by two algorithms, in turns, and how much faster the second is.
 
     In each round both are timed by the engine's own profile, least of 10 runs; both give the same integers.
@@ -52,7 +52,7 @@ def compare(program, sample, algorithms, n_rounds, folder):
     engines = {}
     for name in algorithms:
         write_engine_file(compile_program(program, algorithms={layer: name}), folder / f"{name}.dyqe")
-        engines[name] = EngineProgram(folder / f"{name}.dyqe")
+        engines[name] = EngineProgram(folder / f"{name}.dyqe", isa=isa)
     feeds = {next(iter(engines[algorithms[0]].inputs)): sample}
     found = [engine.run(feeds) for engine in engines.values()]
     assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0]), "algorithms differ"
