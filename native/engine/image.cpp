@@ -83,6 +83,7 @@ class PlanReader : Reader {
         std::memcpy(&s.scale, scale.payload, sizeof s.scale);
         require(s.scale > 0 && s.scale < std::numeric_limits<double>::infinity(), "a scale is not positive");
         s.zero_point = next(), s.low = next(), s.high = next();
+        require(s.low <= s.high, "codes of an input have no range");
         s.sign = flag();
         s.grid = int32s(3 * std::int64_t{s.out.channels}, "a grid", true);
         for (std::int32_t c = 0; s.grid != nullptr && c < s.out.channels; ++c) {

@@ -99,6 +99,19 @@ def test_hostile_plans_are_refused_or_harmless(name, tmp_path):
     assert ran > 16  # such as changed zero points: other integers, inside the arena
 
 
+def test_an_input_without_a_range_of_codes_is_refused(tmp_path):
+    path = tmp_path / "p.dyqe"
+    plan = written("conv_pool", path)
+    words = plan.words()
+    (step,) = (s for s in plan.steps if s.op == "quantize")
+    (at,) = (i for i in range(len(words)) if words[i : i + len(step.words)].tolist() == list(step.words))
+    qmin, qmax = words[at + 4 : at + 6].tolist()
+    words[at + 4 : at + 6] = qmax, qmin
+    write_engine_file(Hostile(plan, words), path)
+    with pytest.raises(ValueError, match="codes of an input have no range"):
+        native_state().module.Engine(aligned(np.fromfile(path, dtype=np.uint8)), "", 1)
+
+
 @pytest.mark.parametrize("name", ["conv_pool", "residual", "joins", "pow2_cnn"])
 def test_buffers_of_one_step_that_overlap_are_refused(name, tmp_path):
     path = tmp_path / "p.dyqe"
