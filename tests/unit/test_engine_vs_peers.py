@@ -40,8 +40,10 @@ def test_four_bits_halve_the_file_and_with_codes_of_six_take_less_time(script):
         assert sizes[plan] < 0.55 * sizes["engine"]
     assert row["w4a6_vs_openvino"] <= 0.8
     assert row["w4a6_vs_engine"] <= 0.8
-    assert row["w4a8_vs_engine"] <= 1  # never slower
-    assert row["w4a8_vs_openvino"] > 0.8  # the goal is missed, and the page says so
+    assert row["w4a8_vs_openvino"] > 0.8  # the goals of W4A8 are missed, and the page says so
     (line,) = (line for line in PAGE.read_text().splitlines() if line.startswith("| ResNet-18 W4A8 · W4A6"))
     ratios = [" · ".join(f"{row[f'{p}_vs_{peer}']:.2f}" for p in ("w4a8", "w4a6")) for peer in ("openvino", "engine")]
     assert f"| {'; '.join(ratios)}; " in line
+    slower = 100 * (row["w4a8_vs_engine"] - 1)  # above 0 misses "never slower than int8"
+    assert f"W4A8, whose codes do not fit it, takes {slower:.1f} % longer than int8" in line
+    assert "misses both" in line
