@@ -44,6 +44,7 @@ def test_four_bits_halve_the_file_and_with_codes_of_six_take_less_time(script):
     (line,) = (line for line in PAGE.read_text().splitlines() if line.startswith("| ResNet-18 W4A8 · W4A6"))
     ratios = [" · ".join(f"{row[f'{p}_vs_{peer}']:.2f}" for p in ("w4a8", "w4a6")) for peer in ("openvino", "engine")]
     assert f"| {'; '.join(ratios)}; " in line
-    slower = 100 * (row["w4a8_vs_engine"] - 1)  # above 0 misses "never slower than int8"
-    assert f"W4A8, whose codes do not fit it, takes {slower:.1f} % longer than int8" in line
-    assert "misses both" in line
+    # The goal stays at most 1, never slower than int8: beyond it the page must call it missed, and say by how much.
+    slower = row["w4a8_vs_engine"] - 1
+    assert ("misses both" in line) == (slower > 0)
+    assert (f"takes {100 * slower:.1f} % longer than int8" in line) == (slower > 0)
