@@ -1,10 +1,11 @@
 """CIFAR-10, ResNet-20, fine-tuned at few bits: accuracy of integer programs. Run: python benchmarks/qat_cifar.py
 
 For every case and seed: bits chosen by the Gram diagonal under an average width (exact allocation), ranges by squared
-error, weights rounded by GPTQ, then fine-tuned with distillation from a float network on mixed images, averages of
-weights at the end (5,000 training images are left out and logged, nothing is chosen by them), then the integer program
-on the 8,000 test images, once. Resumable: finished rows stay in results/qat_cifar.json, and a run that was stopped goes
-on after its last epoch. Exit code 1 if a row misses its floor or an executor differs.
+error, channels smoothed (in some cases), weights rounded by GPTQ, then fine-tuned with distillation from a float
+network on mixed images, averages of weights at the end (5,000 training images are left out and logged, nothing is
+chosen by them), then the integer program on the 8,000 test images, once. Resumable: finished rows stay in
+results/qat_cifar.json, and a run that was stopped goes on after its last epoch. Exit code 1 if a row misses its floor
+or an executor differs.
 """
 
 import argparse
@@ -37,7 +38,8 @@ N_SENSITIVITY, N_CALIBRATION, N_VERIFIED = 256, 512, 32
 class Case:
     """Average weight bits, activation bits, candidates for weights, and the most that may be lost.
 
-    ``teacher`` is the float network whose outputs are imitated: itself, or a larger one (Mishra and Marr 2018,
+    ``teacher`` is the float network whose outputs are imitated: itself, asked for an image and, with ``mirror`` as
+    ``teacher_views``, for its mirror image too; or a larger one (Mishra and Marr 2018,
     "Apprentice"; case w4a4_apprentice). What starts close to float is trained at a rate that stays there.
     """
 
@@ -48,14 +50,25 @@ class Case:
     learning_rate: float = 1e-3
     residual_bits: int | None = None
     teacher: str = "cifar_resnet20"
+    methods: tuple = ("gptq",)
+    teacher_views: str = "one"
 
 
 CASES = {
-    "w4a4": Case(4.0, 4, (3, 4, 5, 6, 8), 0.001, learning_rate=3e-4, residual_bits=8),
+    "w4a4": Case(
+        4.0,
+        4,
+        (3, 4, 5, 6, 8),
+        0.001,
+        learning_rate=4e-4,
+        residual_bits=8,
+        methods=("smooth", "gptq"),
+        teacher_views="mirror",
+    ),
     "w4a4_apprentice": Case(4.0, 4, (3, 4, 5, 6, 8), 0.001, residual_bits=8, teacher="cifar_resnet56"),
     "w3a4": Case(3.0, 4, (2, 3, 4, 5, 6, 8), 0.004, learning_rate=3e-4, residual_bits=8),
     "w3a8": Case(3.0, 8, (2, 3, 4, 5, 6, 8), 0.004, learning_rate=3e-4),
-    "w2a8": Case(2.0, 8, (1, 2, 3, 4, 5, 6, 8), 0.012),
+    "w2a8": Case(2.0, 8, (1, 2, 3, 4, 5, 6, 8), 0.012, teacher_views="mirror"),
     "w2a4": Case(2.0, 4, (1, 2, 3, 4, 5, 6, 8), 0.012, residual_bits=8),
 }
 
@@ -72,6 +85,7 @@ def settings(case, epochs, seed):
         learning_rate=case.learning_rate,
         distill_weight=1.0,
         temperature=2.0,
+        teacher_views=case.teacher_views,
         freeze_bn_epoch=0,
         augment="crop_flip_mixup",
         average_decay=0.998,
@@ -121,7 +135,7 @@ def run(name, seed, epochs, work, n_train):
     started, config = time.process_time(), settings(case, epochs, seed)
     finished = folder / "module.safetensors"
     if not finished.exists():
-        reconstruct_(qmod, list(images.split(128)), ("gptq",), seed=seed)
+        reconstruct_(qmod, list(images.split(128)), case.methods, seed=seed)
         before = evaluate(qmod, data.validation, batch_size=500).accuracy
         log(folder, {"epoch": -1, "validation_accuracy": before})
         finetune(
@@ -154,6 +168,7 @@ def run(name, seed, epochs, work, n_train):
         "activation_bits": case.activation_bits,
         "residual_bits": case.residual_bits,
         "teacher": case.teacher,
+        "methods": list(case.methods),
         "bits": dict(plan.bits),
         "gap": plan.certificate.gap,
         "config": config.to_json(),

@@ -136,7 +136,8 @@ class SparsifySection(Section):
 class FinetuneSection(TrainSection):
     """``[finetune]``: training of the quantized network; ``epochs = 0`` leaves it as calibrated.
 
-    ``distill = true`` imitates the float network as well, with the share ``distill_weight``.
+    ``distill = true`` imitates the float network as well, with the share ``distill_weight``; with
+    ``teacher_views = "mirror"`` the mean of what it says of every image and its mirror image.
     ``estimator = "lsq"`` (``dyadiq list estimators``) is how gradients pass the rounding.
     ``blockwise_frac = 0.5`` quantizes block by block over half of the epochs, the most sensitive first (HAWQ).
     ``real_data = true`` must stand beside ``[distill]``: fine-tuning reads training samples.
@@ -147,6 +148,7 @@ class FinetuneSection(TrainSection):
     distill: bool = False
     distill_weight: Fraction = 0.5
     temperature: Positive = 2.0
+    teacher_views: Literal["one", "mirror"] = "one"
     freeze_bn_epoch: Annotated[int, Field(ge=0)] | None = None
     scale_rate_frac: NotNegative = 1.0
     estimator: str = "log_lsq"

@@ -190,7 +190,15 @@ def test_hash_changes_with_the_content_and_not_with_the_folder():
 
 def test_train_section_has_the_fields_and_defaults_of_train_config():
     recipe = parse_recipe(MINIMAL)
-    finetune_only = {"distill_weight", "temperature", "freeze_bn_epoch", "scale_rate_frac", "estimator", "range_decay"}
+    finetune_only = {
+        "distill_weight",
+        "temperature",
+        "teacher_views",
+        "freeze_bn_epoch",
+        "scale_rate_frac",
+        "estimator",
+    }
+    finetune_only.add("range_decay")
     fields = {f.name for f in dataclasses.fields(TrainConfig)} - {"seed"}
     assert set(type(recipe.train).model_fields) == fields - finetune_only
     assert set(type(recipe.finetune).model_fields) == fields | {"distill", "sparsify", "blockwise_frac", "real_data"}

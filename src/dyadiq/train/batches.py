@@ -19,6 +19,7 @@ from dyadiq.train.config import TrainConfig
 from dyadiq.train.distributed import World
 from dyadiq.train.evaluate import device_of, evaluation_mode, predict, single_output
 from dyadiq.train.precision import autocast
+from dyadiq.train.views import AveragedViews
 from dyadiq.zoo.data import Split
 
 __all__ = ["Batches", "Step", "seed_of"]
@@ -64,6 +65,8 @@ class Batches:
         self._y = torch.as_tensor(split.y, device=device)
         self._augment = None if config.augment == "none" else AUGMENTATIONS[config.augment]
         self._black = self._x.amin([0, *range(2, self._x.ndim)])
+        if teacher is not None and config.teacher_views != "one":
+            teacher = AveragedViews(teacher, config.teacher_views)
         self._teacher, self._logits = teacher, None
         if teacher is not None and self._augment is None:
             self._logits = predict(teacher, split.x).to(device)

@@ -13,11 +13,12 @@ from typing import Any, Literal, get_args
 from dyadiq.core.errors import ConfigError
 from dyadiq.train.precision import PrecisionName
 
-__all__ = ["AugmentName", "OptimizerName", "ScheduleName", "TrainConfig"]
+__all__ = ["AugmentName", "OptimizerName", "ScheduleName", "TrainConfig", "ViewsName"]
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["cosine", "onecycle", "constant"]
 AugmentName = Literal["none", "crop_flip", "crop_flip_mixup"]
+ViewsName = Literal["one", "mirror"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class TrainConfig:
         seed: Decides the order of samples and any dropout.
         distill_weight: Share of the distillation loss, in [0, 1]; read only with a teacher.
         temperature: Of the distillation loss.
+        teacher_views: What the teacher is shown of a sample, a name in `views.VIEWS`; its logits are averaged.
         freeze_bn_epoch: From this epoch on (0: from the start) batch norm keeps its statistics; None: never.
         scale_rate_frac: Learning rate of quantizer scales (their log2), as a fraction of ``learning_rate``.
         estimator: How gradients pass quantizers, a name in `quant.estimators.ESTIMATORS`; read by `finetune`.
@@ -69,6 +71,7 @@ class TrainConfig:
     seed: int = 0
     distill_weight: float = 0.5
     temperature: float = 2.0
+    teacher_views: ViewsName = "one"
     freeze_bn_epoch: int | None = None
     scale_rate_frac: float = 1.0
     estimator: str = "log_lsq"
@@ -102,6 +105,7 @@ class TrainConfig:
             ("optimizer", OptimizerName),
             ("schedule", ScheduleName),
             ("augment", AugmentName),
+            ("teacher_views", ViewsName),
             ("precision", PrecisionName),
         ):
             known = get_args(literal)
