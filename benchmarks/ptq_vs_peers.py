@@ -190,7 +190,7 @@ def run_nncf(network, data, width, seed, cache):
     import nncf
 
     if width != 8.0:
-        raise CannotError("quantize() is 8 bits only; compress_weights() takes linear layers, not convolutions")
+        raise CannotError("quantize() is 8 bits only; compress_weights() with INT4_SYM leaves convolutions at 8 bits")
     start = time.perf_counter()
     model = build_model(network, pretrained=True).eval()
     samples = [torch.from_numpy(data.train.x[i : i + 1]) for i in range(len(data.train.x))]
