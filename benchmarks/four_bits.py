@@ -116,7 +116,7 @@ def knowledge(x, y):
             yield {"network": name, "views": views, "right": right, "nll": nll, "n_images": len(y)}
 
 
-def tables(document):
+def table(document):
     """Return the two Markdown tables."""
     lines = ["| network | photographs | mixed images |", "|---|---|---|"]
     lines += [f"| {row['way']} | {row['photographs']:.3f} | {row['mixed']:.3f} |" for row in document["costs"]]
@@ -142,7 +142,7 @@ def main():
         document["teachers"] = list(knowledge(*labelled(photographs, data.classes)))
         document["costs"] = list(costs(model, data, sets, arguments.trained))
         RESULTS.write_text(json.dumps(document, indent=1) + "\n")
-    print(tables(json.loads(RESULTS.read_text())))
+    print(table(json.loads(RESULTS.read_text())))
 
 
 if __name__ == "__main__":

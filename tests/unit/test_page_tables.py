@@ -17,6 +17,7 @@ TABLES = [
     "engine_sparse",
     "engine_vs_peers",
     "engine_winograd",
+    "four_bits",
     "latency_cost",
     "ptq_methods",
     "ptq_vs_peers",
