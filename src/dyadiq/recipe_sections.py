@@ -163,6 +163,12 @@ class FinetuneSection(TrainSection):
             raise ValueError("epochs of at least 1 for [finetune.sparsify], which happens while training")
         return self
 
+    @model_validator(mode="after")
+    def _views_of_a_teacher(self) -> Self:
+        if self.teacher_views != "one" and not self.distill:
+            raise ValueError("`distill = true` where `teacher_views` are asked for: without it there is no teacher")
+        return self
+
 
 class FormatSection(Section):
     """``[quant.weight]`` and ``[quant.activation]``: everything of a `Format` except its bits."""

@@ -77,6 +77,7 @@ def test_shipped_recipes_exist():
         ({"finetune": {"sparsify": {"luts": 9, "lut": 9}}}, "finetune.sparsify.luts: unknown key; did you mean 'lut'?"),
         ({"finetune": {"sparsify": {"lut": 9, "start_frac": 0.8}}}, "expected start_frac to be at most end_frac."),
         ({"finetune": {"epochs": 0, "sparsify": {"lut": 9}}}, "expected epochs of at least 1 for [finetune.sparsify]"),
+        ({"finetune": {"teacher_views": "mirror"}}, "expected `distill = true` where `teacher_views` are asked for"),
         ({"quant": {"activation": {"granularity": "channel"}}}, "quant: activations have one scale per tensor"),
         ({"quant": {"weight": {"granularity": "group"}}}, "quant: Format: group_size goes with granularity 'group'"),
     ],
@@ -197,8 +198,8 @@ def test_train_section_has_the_fields_and_defaults_of_train_config():
         "freeze_bn_epoch",
         "scale_rate_frac",
         "estimator",
+        "range_decay",
     }
-    finetune_only.add("range_decay")
     fields = {f.name for f in dataclasses.fields(TrainConfig)} - {"seed"}
     assert set(type(recipe.train).model_fields) == fields - finetune_only
     assert set(type(recipe.finetune).model_fields) == fields | {"distill", "sparsify", "blockwise_frac", "real_data"}
