@@ -1,8 +1,8 @@
 """What a teacher is shown of a sample: several views, whose logits are averaged.
 
 Used by `batches`. A network that is asked twice, once for the image and once for its mirror image, is right more often
-than it is when asked once, and its mean is close to what it said: a better teacher for a copy of itself than a larger
-network is. New views are one line in `VIEWS`.
+than it is when asked once (docs/validation.md, "What 4 bits cost ResNet-20"). It is for images whose class survives
+mirroring; nothing here checks that. New views are one line in `VIEWS` and a name in `TrainConfig` and recipes.
 Sources: Krizhevsky et al. 2012, section 4.1 (averages over mirrored crops); Radosavovic et al. 2018, Data distillation
 (a student learns what one network says of several transformations).
 """
