@@ -13,7 +13,7 @@ import json
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,15 @@ from dyadiq.train import TrainConfig, evaluate, finetune
 from dyadiq.zoo import build_model, load_dataset
 
 N_SENSITIVITY, N_CALIBRATION, N_VERIFIED = 256, 512, 32
+POOLED = "avg_pool2d"  # what the last layer of ResNet-20 reads
 
 
 @dataclass(frozen=True)
 class Case:
     """Average weight bits, activation bits, candidates for weights, and the most that may be lost.
 
+    ``pooled_bits`` is the width of the 64 pooled values that the last layer reads, if they have one of their own: as
+    in PACT, LSQ and HAWQ, whose first and last layers read 8 bits (the first one of all cases here does).
     ``teacher`` is the float network whose outputs are imitated: itself, asked for an image and, with ``mirror`` as
     ``teacher_views``, for its mirror image too; or a larger one (Mishra and Marr 2018,
     "Apprentice"; case w4a4_apprentice). What starts close to float is trained at a rate that stays there.
@@ -52,6 +55,8 @@ class Case:
     teacher: str = "cifar_resnet20"
     methods: tuple = ("gptq",)
     teacher_views: str = "one"
+    augment: str = "crop_flip_mixup"
+    pooled_bits: int | None = None
 
 
 CASES = {
@@ -64,6 +69,18 @@ CASES = {
         residual_bits=8,
         methods=("smooth", "gptq"),
         teacher_views="mirror",
+    ),
+    "w4a4_cutmix": Case(
+        4.0,
+        4,
+        (3, 4, 5, 6, 8),
+        0.001,
+        learning_rate=4e-4,
+        residual_bits=8,
+        methods=("smooth", "gptq"),
+        teacher_views="mirror",
+        augment="crop_flip_cutmix",
+        pooled_bits=8,
     ),
     "w4a4_apprentice": Case(4.0, 4, (3, 4, 5, 6, 8), 0.001, residual_bits=8, teacher="cifar_resnet56"),
     "w3a4": Case(3.0, 4, (2, 3, 4, 5, 6, 8), 0.004, learning_rate=3e-4, residual_bits=8),
@@ -87,7 +104,7 @@ def settings(case, epochs, seed):
         temperature=2.0,
         teacher_views=case.teacher_views,
         freeze_bn_epoch=0,
-        augment="crop_flip_mixup",
+        augment=case.augment,
         average_decay=0.998,
         precision="bfloat16",
         keep_best=False,
@@ -110,6 +127,9 @@ def chosen_plan(folder, graph, images, case, seed):
         budget = {"weight_bits": f"{100 * case.weight_bits / 32}%"}
         activations = (case.activation_bits,)
         plan = dq.allocate(table, budget, bits=case.candidates, activation_bits=activations, front_points=0)
+        if case.pooled_bits is not None:
+            wider = replace(plan.formats[POOLED], bits=case.pooled_bits)
+            plan = replace(plan, formats={**plan.formats, POOLED: wider})
         save_plan(path, plan)
     return load_plan(path)
 
@@ -167,6 +187,7 @@ def run(name, seed, epochs, work, n_train):
         "mean_weight_bits": sum(plan.bits[n] * size for n, size in sizes.items()) / sum(sizes.values()),
         "activation_bits": case.activation_bits,
         "residual_bits": case.residual_bits,
+        "pooled_bits": case.pooled_bits,
         "teacher": case.teacher,
         "methods": list(case.methods),
         "bits": dict(plan.bits),

@@ -90,7 +90,7 @@ class TrainSection(Section):
     momentum: BelowOne = 0.9
     label_smoothing: BelowOne = 0.0
     l1: NotNegative = 0.0
-    augment: Literal["none", "crop_flip", "crop_flip_mixup"] = "none"
+    augment: Literal["none", "crop_flip", "crop_flip_mixup", "crop_flip_cutmix"] = "none"
     average_decay: BelowOne = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     keep_best: bool = True

@@ -17,7 +17,7 @@ __all__ = ["AugmentName", "OptimizerName", "ScheduleName", "TrainConfig", "Views
 
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["cosine", "onecycle", "constant"]
-AugmentName = Literal["none", "crop_flip", "crop_flip_mixup"]
+AugmentName = Literal["none", "crop_flip", "crop_flip_mixup", "crop_flip_cutmix"]
 ViewsName = Literal["one", "mirror"]
 
 

@@ -6,7 +6,7 @@ import torch
 
 from dyadiq.core.errors import ConfigError, DataError
 from dyadiq.train import TrainConfig
-from dyadiq.train.augment import AUGMENTATIONS, crop_flip, crop_flip_mixup
+from dyadiq.train.augment import AUGMENTATIONS, MIXING, crop_flip, crop_flip_cutmix, crop_flip_mixup
 from dyadiq.train.batches import Batches
 from dyadiq.zoo import Split
 
@@ -93,10 +93,34 @@ def test_mixed_images_lie_between_two_changed_ones():
     assert len(partners) > 5
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 9), (2, 15)])
+def test_a_rectangle_comes_from_the_same_place_of_one_other_image(height, width):
+    x, black = torch.randn(60, 2, height, width), torch.full((2,), -9.0)
+    changed = crop_flip(x, black, torch.Generator().manual_seed(3))
+    mixed = crop_flip_cutmix(x, black, torch.Generator().manual_seed(3))
+    shares, partners, places = [], set(), set()
+    for own, got in zip(changed, mixed, strict=True):
+        new = (got != own).any(0)
+        if not new.any():
+            continue
+        rows, columns = new.any(1).nonzero().flatten(), new.any(0).nonzero().flatten()
+        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        same = (changed[:, :, top:bottom, left:right] == got[:, top:bottom, left:right]).flatten(1).all(1)
+        assert same.any()  # of one image, and nothing but the rectangle changed
+        partners.update(same.nonzero().flatten().tolist())
+        places.add((top, left))
+        shares.append((bottom - top) * (right - left) / (height * width))
+    assert len(partners) > 5
+    assert len(places) > 5
+    assert max(shares) > 0.6
+    assert min(shares) < 0.3
+
+
+@pytest.mark.parametrize("augment", sorted(MIXING))
 @pytest.mark.parametrize(("weight", "teacher"), [(0.5, True), (1.0, False)])
-def test_mixed_images_have_no_labels(weight, teacher):
+def test_mixed_images_have_no_labels(weight, teacher, augment):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
     split = Split(np.zeros((4, 3, 8, 8), np.float32), np.zeros(4, np.int64))
-    config = TrainConfig(augment="crop_flip_mixup", distill_weight=weight)
+    config = TrainConfig(augment=augment, distill_weight=weight)
     with pytest.raises(ConfigError, match="samples without labels, so it needs a teacher and distill_weight = 1"):
         Batches(model, split, config, model if teacher else None)

@@ -29,7 +29,7 @@ from dyadiq.train.config import AugmentName
         ("freeze_bn_epoch", -1, "not negative"),
         ("optimizer", "lion", "one of adam, adamw, sgd"),
         ("average_decay", 1.0, r"in \[0, 1\)"),
-        ("augment", "cutout", "one of none, crop_flip, crop_flip_mixup"),
+        ("augment", "cutout", "one of none, crop_flip, crop_flip_mixup, crop_flip_cutmix"),
         ("precision", "float16", "one of float32, bfloat16"),
         ("schedule", "step", "one of cosine, onecycle, constant"),
     ],

@@ -42,7 +42,7 @@ def test_mean_over_an_image_and_its_mirror_image(teacher, images):
     assert torch.equal(AveragedViews(teacher, "one")(x), teacher(x))
 
 
-@pytest.mark.parametrize("augment", ["none", "crop_flip", "crop_flip_mixup"])
+@pytest.mark.parametrize("augment", ["none", "crop_flip", "crop_flip_mixup", "crop_flip_cutmix"])
 def test_batches_carry_what_the_teacher_says_of_all_views(teacher, images, augment):
     config = TrainConfig(batch_size=5, augment=augment, distill_weight=1.0, teacher_views="mirror")
     for step in Batches(teacher, images, config, teacher).of_epoch(0):
