@@ -75,7 +75,7 @@ CASES = {
         4,
         (3, 4, 5, 6, 8),
         0.001,
-        learning_rate=4e-4,
+        learning_rate=6e-4,
         residual_bits=8,
         methods=("smooth", "gptq"),
         teacher_views="mirror",
