@@ -83,10 +83,8 @@ CASES = {
         pooled_bits=8,
     ),
     "w4a4_apprentice": Case(4.0, 4, (3, 4, 5, 6, 8), 0.001, residual_bits=8, teacher="cifar_resnet56"),
-    "w3a4": Case(3.0, 4, (2, 3, 4, 5, 6, 8), 0.004, learning_rate=3e-4, residual_bits=8),
     "w3a8": Case(3.0, 8, (2, 3, 4, 5, 6, 8), 0.004, learning_rate=3e-4),
     "w2a8": Case(2.0, 8, (1, 2, 3, 4, 5, 6, 8), 0.012, teacher_views="mirror"),
-    "w2a4": Case(2.0, 4, (1, 2, 3, 4, 5, 6, 8), 0.012, residual_bits=8),
 }
 
 
