@@ -16,7 +16,8 @@ def line_of(command):
 
 
 @pytest.mark.parametrize(
-    ("case", "epochs", "n_seeds", "allowed"), [("w2a8", 10, 3, 0.012), ("w3a8", 1, 3, 0.004), ("w4a4", 10, 3, 0.001)]
+    ("case", "epochs", "n_seeds", "allowed"),
+    [("w2a8", 10, 3, 0.012), ("w3a8", 1, 3, 0.004), ("w4a4", 10, 3, 0.001), ("w4a4_cutmix", 15, 3, 0.001)],
 )
 def test_fine_tuned_rows_are_those_of_the_file(case, epochs, n_seeds, allowed):
     rows = json.loads((BENCHMARKS / "results" / "qat_cifar.json").read_text())["rows"]

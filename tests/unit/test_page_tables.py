@@ -9,6 +9,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "validation.md"
 
 
 TABLES = [
+    "distill_images",
     "engine_baselines",
     "engine_binary",
     "engine_codebook",
