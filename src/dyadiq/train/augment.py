@@ -90,7 +90,7 @@ def crop_flip_cutmix(x: Tensor, black: Tensor, generator: torch.Generator) -> Te
     """Return images changed by `crop_flip`, a rectangle of each replaced by the same place of one other image.
 
     The rectangle has the image's proportions and a share of its area that is uniform in [0, 1], sides rounded,
-    and lies anywhere in it. Other than a mean of two images, it looks like a photograph nearly everywhere. The result
+    and lies anywhere in it. Unlike a mean of two images, it looks like a photograph nearly everywhere. The result
     has no label, so that it is for distillation only (``distill_weight = 1``).
 
     Args:
