@@ -59,29 +59,19 @@ class Case:
     pooled_bits: int | None = None
 
 
+W4A4 = Case(
+    4.0,
+    4,
+    (3, 4, 5, 6, 8),
+    0.001,
+    learning_rate=4e-4,
+    residual_bits=8,
+    methods=("smooth", "gptq"),
+    teacher_views="mirror",
+)
 CASES = {
-    "w4a4": Case(
-        4.0,
-        4,
-        (3, 4, 5, 6, 8),
-        0.001,
-        learning_rate=4e-4,
-        residual_bits=8,
-        methods=("smooth", "gptq"),
-        teacher_views="mirror",
-    ),
-    "w4a4_cutmix": Case(
-        4.0,
-        4,
-        (3, 4, 5, 6, 8),
-        0.001,
-        learning_rate=6e-4,
-        residual_bits=8,
-        methods=("smooth", "gptq"),
-        teacher_views="mirror",
-        augment="crop_flip_cutmix",
-        pooled_bits=8,
-    ),
+    "w4a4": W4A4,
+    "w4a4_cutmix": replace(W4A4, learning_rate=6e-4, augment="crop_flip_cutmix", pooled_bits=8),
     "w4a4_apprentice": Case(4.0, 4, (3, 4, 5, 6, 8), 0.001, residual_bits=8, teacher="cifar_resnet56"),
     "w3a8": Case(3.0, 8, (2, 3, 4, 5, 6, 8), 0.004, learning_rate=3e-4),
     "w2a8": Case(2.0, 8, (1, 2, 3, 4, 5, 6, 8), 0.012, teacher_views="mirror"),
